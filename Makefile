@@ -1,0 +1,47 @@
+# Everything that a fresh clone needs: Python 3.11 or newer with pip, and make.
+#
+#   make demo                   the whole pipeline on a small embedded phantom, on the CPU
+#   make demo DATASET=folder    the same on your own scans
+#   make source-only            the baseline: segmentation trained on untranslated ceT1
+#   make test                   lint, types, tests
+#   make clean                  remove the environment and the caches; models and results stay
+
+PYTHON ?= $(shell for p in python3.11 python3 python3.13 python3.12 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+UDA := bundles/vs_cochlea_uda
+TRAIN := $(BIN)/python -m monai.bundle run training --bundle_root "$(CURDIR)/$(UDA)"
+DATA = $(if $(DATASET),--dataset_dir "$$(cd "$(DATASET)" >/dev/null && pwd)")
+
+.PHONY: help demo source-only test clean dataset
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+demo: dataset $(INSTALLED)
+	$(TRAIN) --config_file "['$(UDA)/configs/train.json','$(UDA)/configs/cpu.json']" $(DATA)
+
+source-only: dataset $(INSTALLED)
+	$(TRAIN) --config_file "['$(UDA)/configs/train.json','$(UDA)/configs/cpu.json','$(UDA)/configs/source_only.json']" $(DATA)
+
+test: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	find plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+dataset:
+	@test -z "$(DATASET)" || test -d "$(DATASET)" || { echo "error: DATASET=$(DATASET) is not a folder" >&2; exit 2; }
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; name one with PYTHON=..." >&2; exit 2; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@

@@ -1,0 +1,36 @@
+"""Scans: readers, checks, the phantom, transforms, slices."""
+
+from plugins.data.checks import check_scans
+from plugins.data.crossmoda import crossmoda_datalist, heldout_labels, read_datalist, scan_datalist, write_datalist
+from plugins.data.datalists import (
+    dataset_or_phantom,
+    inference_datalist,
+    segmentation_datalist,
+    unpaired_datalist,
+)
+from plugins.data.phantom import write_phantom
+from plugins.data.slices import UnpairedSampler, UnpairedSlices, prepare_volumes
+from plugins.data.transforms import translation_transforms
+from plugins.data.translation import SaveTranslationd, TranslationProgress, WeightsLoader, untranslated
+
+__all__ = [
+    "SaveTranslationd",
+    "TranslationProgress",
+    "UnpairedSampler",
+    "UnpairedSlices",
+    "WeightsLoader",
+    "check_scans",
+    "crossmoda_datalist",
+    "dataset_or_phantom",
+    "heldout_labels",
+    "inference_datalist",
+    "prepare_volumes",
+    "read_datalist",
+    "scan_datalist",
+    "segmentation_datalist",
+    "translation_transforms",
+    "unpaired_datalist",
+    "untranslated",
+    "write_datalist",
+    "write_phantom",
+]

@@ -1,0 +1,242 @@
+"""Lists of scans: the CrossMoDA 2021 and 2022 folders, any flat folder, and datalist files."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.data import load_decathlon_datalist
+
+from plugins.errors import InputError
+from plugins.files import write_json
+
+SPLITS = {
+    "training_source": ("training_source", "source_training"),
+    "training_target": ("training_target", "target_training"),
+    "validation": ("validation", "target_validation", "crossmoda2022_validation"),
+}
+CONTRASTS = ("ceT1", "hrT2", "T2")
+
+_HELDOUT = {"validation": "validation_labels", "training_target": "training_target_labels"}
+_INNER_FOLDERS = {"crossmoda2022_training", *(name for names in SPLITS.values() for name in names)}
+_SEARCH_DEPTH = 3
+_NIFTI = re.compile(r"(?P<stem>[^.].*)\.nii(\.gz)?")
+_SITE = re.compile(r"crossmoda(20)?\d\d_(ldn|etz|ukm)_")
+
+
+def crossmoda_datalist(dataset_dir: str | os.PathLike[str], split: str) -> list[dict[str, str]]:
+    """The scans of one split of CrossMoDA 2021 or 2022, sorted naturally (``ldn_2`` before ``ldn_10``).
+
+    Files end in ``.nii`` or ``.nii.gz``; what macOS adds (``._*``) is passed over.
+
+    Args:
+        dataset_dir: the folder of the data set, a parent of it, or a folder within it.
+        split: ``training_source`` (ceT1 with labels), ``training_target`` or ``validation`` (hrT2).
+
+    Returns:
+        One ``{"case", "site", "image"}`` a scan, and ``"label"`` in the source; paths are absolute.
+
+    Raises:
+        InputError: if the folder is missing or ambiguous or holds no scan, if a case occurs twice, or if
+            in the source a scan has no label or a label no scan.
+    """
+    folder = _split_folder(Path(dataset_dir), split)
+    files = list(_nifti_files(folder, nested=SPLITS[split]))
+    contrast = "ceT1" if split == "training_source" else "hrT2"
+    images = _by_case(files, contrast)
+    if not images:
+        raise InputError(f"{folder}: holds no scan named *_{contrast}.nii.gz; unpack the data set there again.")
+    labels = _by_case(files, "Label") if split == "training_source" else {}
+    if labels:
+        _check_pairs(images, labels)
+    elif split == "training_source":
+        raise InputError(f"{folder}: holds no label named *_Label.nii.gz; unpack the data set there again.")
+    return _items(images, labels)
+
+
+def scan_datalist(folder: str | os.PathLike[str], contrast: str | None = None) -> list[dict[str, str]]:
+    """The scans that lie directly in any folder: every NIfTI file that is not a ``_Label``, sorted naturally.
+
+    A CrossMoDA data set without scans directly in ``folder`` gives its ``training_source`` for ``ceT1`` and its
+    ``validation`` for ``hrT2``.
+
+    Args:
+        folder: where the scans lie; ``<case>_Label.nii[.gz]`` beside a scan is attached as its label.
+        contrast: keeps only the files that end in ``_<contrast>``; ``None`` keeps all.
+
+    Returns:
+        One ``{"case", "site", "image"}`` a scan, and ``"label"`` where there is one; ``case`` is the file name without
+        a known contrast and ending, ``site`` is ``unknown`` outside CrossMoDA; paths are absolute.
+
+    Raises:
+        InputError: if the folder is missing or holds no such scan, or if a case occurs twice.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is not a folder; name the folder that holds the scans.")
+    files = list(_nifti_files(folder))
+    if not files:
+        split = {"ceT1": "training_source", "hrT2": "validation"}.get(contrast or "")
+        if split and _find_folders(folder, SPLITS[split]):
+            return crossmoda_datalist(folder, split)
+        raise InputError(f"{folder}: holds no NIfTI file; name the folder in which the .nii or .nii.gz scans lie.")
+    images = _by_case(files, contrast)
+    if not images:
+        wanted = f"no scan named *_{contrast}" if contrast else "labels only and no scan"
+        raise InputError(f"{folder}: holds {wanted}; put the scans there or choose another contrast.")
+    return _items(images, _by_case(files, "Label"))
+
+
+def heldout_labels(dataset_dir: str | os.PathLike[str], split: str) -> dict[str, str]:
+    """The truth of the targets that simulated data sets keep in ``heldout/``: for evaluation only, never for training.
+
+    Args:
+        dataset_dir: as in :func:`crossmoda_datalist`.
+        split: ``validation`` or ``training_target``; any other split has none.
+
+    Returns:
+        The absolute path of the label of each case; empty if the data set has none, as the real one.
+    """
+    if split not in _HELDOUT:
+        return {}
+    folders = _find_folders(_outermost(Path(dataset_dir)), (_HELDOUT[split],))
+    return {case: str(path) for case, path in _by_case(_nifti_files(folders[0]), "Label").items()} if folders else {}
+
+
+def write_datalist(path: str | os.PathLike[str], items: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``items`` as a MONAI datalist ``{"training": [...]}``; ``image`` and ``label`` become relative to it."""
+    folder = Path(path).absolute().parent
+    relative = [
+        {key: os.path.relpath(value, folder) if key in ("image", "label") else value for key, value in item.items()}
+        for item in items
+    ]
+    write_json(path, {"training": relative})
+
+
+def read_datalist(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read the list ``training`` of a MONAI datalist file.
+
+    Returns:
+        The items; ``image`` and ``label`` are absolute paths.
+
+    Raises:
+        InputError: if the file, or a file that it names, is missing, or if it is not such a list.
+    """
+    path = Path(path).absolute()
+    if not path.is_file():
+        raise InputError(f"{path}: this datalist does not exist; write it first or correct the path.")
+    try:
+        items: list[dict[str, Any]] = load_decathlon_datalist(path)
+        for item in items:
+            item.update({key: os.path.normpath(item[key]) for key in ("image", "label") if key in item})
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: is not JSON (line {error.lineno}: {error.msg}); correct or rewrite it.") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f'{path}: is not a datalist {{"training": [{{"image": ...}}]}}; rewrite it.') from error
+    for item in items:
+        if "image" not in item:
+            raise InputError(f'{path}: the item {item} has no "image"; add it or rewrite the datalist.')
+        for file in (item[key] for key in ("image", "label") if key in item):
+            if not os.path.isfile(file):
+                raise InputError(f"{file}: does not exist, though {path} lists it; restore it or rewrite the list.")
+    return items
+
+
+def _outermost(folder: Path) -> Path:
+    folder = folder.absolute()
+    while folder.name in _INNER_FOLDERS:
+        folder = folder.parent
+    return folder
+
+
+def _find_folders(root: Path, names: Sequence[str]) -> list[Path]:
+    """The folders of these names that are nearest to ``root``, all at the same depth."""
+    level = [root]
+    for _ in range(_SEARCH_DEPTH):
+        level = sorted(child for folder in level for child in _subfolders(folder))
+        found = [folder for folder in level if folder.name in names]
+        if found:
+            return found
+    return []
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    return [child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")]
+
+
+def _split_folder(dataset_dir: Path, split: str) -> Path:
+    if split not in SPLITS:
+        raise InputError(f"{split!r} is no split of CrossMoDA; choose one of {', '.join(SPLITS)}.")
+    if not dataset_dir.is_dir():
+        raise InputError(f"{dataset_dir}: is not a folder; set dataset_dir to the folder of the data set.")
+    found = _find_folders(_outermost(dataset_dir), SPLITS[split])
+    if not found:
+        names = " or ".join(SPLITS[split])
+        raise InputError(f"{dataset_dir}: has no folder {names}; set dataset_dir to the folder of the data set.")
+    if len(found) > 1:
+        both = " and ".join(str(folder) for folder in found)
+        raise InputError(f"{dataset_dir}: holds more than one data set ({both}); set dataset_dir to one of them.")
+    return found[0]
+
+
+def _nifti_files(folder: Path, nested: Sequence[str] = ()) -> Iterable[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and path.name in nested:
+            yield from _nifti_files(path, nested)
+        elif path.is_file() and _NIFTI.fullmatch(path.name):
+            yield path
+
+
+def _by_case(files: Iterable[Path], suffix: str | None) -> dict[str, Path]:
+    """The files that end in ``_<suffix>``, or all that are no labels, by case in natural order."""
+    found: dict[str, Path] = {}
+    for path in files:
+        case, kind = _split_name(path, suffix)
+        if kind != suffix if suffix else kind == "Label":
+            continue
+        if case in found:
+            raise InputError(f"{path}: is a second file of case {case}, beside {found[case]}; remove one of them.")
+        found[case] = path.absolute()
+    return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
+
+
+def _split_name(path: Path, wanted: str | None) -> tuple[str, str | None]:
+    """Case and kind of a file; a contrast that is unknown here stays in the case, even if it is the ``wanted`` one."""
+    match = _NIFTI.fullmatch(path.name)
+    stem = match["stem"] if match else path.name
+    for kind in (*CONTRASTS, "Label"):
+        if stem.endswith(f"_{kind}"):
+            return stem.removesuffix(f"_{kind}"), kind
+    return stem, wanted if wanted and stem.endswith(f"_{wanted}") else None
+
+
+def _natural(name: str) -> list[str | int]:
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
+
+
+def _site(case: str) -> str:
+    match = _SITE.match(case)
+    if match:
+        return match[2]
+    return "ldn" if re.fullmatch(r"crossmoda_\d+", case) else "unknown"
+
+
+def _check_pairs(images: Mapping[str, Path], labels: Mapping[str, Path]) -> None:
+    for case, path in images.items():
+        if case not in labels:
+            raise InputError(f"{path}: this scan has no label {case}_Label.nii.gz beside it; add it or move the scan.")
+    for case, path in labels.items():
+        if case not in images:
+            raise InputError(f"{path}: this label has no scan {case}_ceT1.nii.gz beside it; add it or move the label.")
+
+
+def _items(images: Mapping[str, Path], labels: Mapping[str, Path]) -> list[dict[str, str]]:
+    items = [{"case": case, "site": _site(case), "image": str(path)} for case, path in images.items()]
+    for item in items:
+        if item["case"] in labels:
+            item["label"] = str(labels[item["case"]])
+    return items

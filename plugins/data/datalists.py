@@ -1,0 +1,131 @@
+"""The lists of scans that the bundles' configs ask for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from plugins.data.crossmoda import CONTRASTS, crossmoda_datalist, read_datalist, scan_datalist
+from plugins.data.phantom import write_phantom
+from plugins.errors import InputError
+
+StrPath = str | os.PathLike[str]
+
+
+def dataset_or_phantom(dataset_dir: StrPath | None, bundle_root: StrPath) -> Path:
+    """``dataset_dir``, or, where there is none, the phantom in ``<bundle_root>/eval/phantom``, written if missing."""
+    if dataset_dir is not None:
+        return Path(dataset_dir)
+    phantom = Path(bundle_root) / "eval" / "phantom"
+    write_phantom(phantom)
+    return phantom
+
+
+def unpaired_datalist(
+    dataset_dir: StrPath | None, bundle_root: StrPath, label_dir: StrPath | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """Source scans with labels and target scans, of a folder in the CrossMoDA layout.
+
+    Args:
+        dataset_dir: that folder; ``None`` is the phantom.
+        bundle_root: below which the phantom lies.
+        label_dir: holds pseudo-labels ``<case>_Label.nii.gz``: target scans that have one get ``label`` and ``pseudo``.
+
+    Returns:
+        ``{"source": scans, "target": scans}``; the files are not read.
+
+    Raises:
+        InputError: if the folder does not hold both, or ``label_dir`` fits no target scan.
+    """
+    folder = dataset_or_phantom(dataset_dir, bundle_root)
+    source = crossmoda_datalist(folder, "training_source")
+    target: list[dict[str, Any]] = [*crossmoda_datalist(folder, "training_target")]
+    if label_dir is not None:
+        labelled = {item["case"]: {**item, "pseudo": True} for item in _with_labels(target, label_dir)}
+        target = [labelled.get(item["case"], item) for item in target]
+    return {"source": [*source], "target": target}
+
+
+def segmentation_datalist(
+    datalist: StrPath | None, dataset_dir: StrPath | None, bundle_root: StrPath, label_dir: StrPath | None = None
+) -> list[dict[str, Any]]:
+    """Scans with labels to train a segmentation on.
+
+    Args:
+        datalist: JSON datalist that is used as it is; its items may leave out all but ``image`` and ``label``.
+        dataset_dir: a folder of ``<case>[_<contrast>].nii.gz`` and ``<case>_Label.nii.gz``, or one in the CrossMoDA
+            layout, of which the training source is taken; ``None`` is the phantom.
+        bundle_root: below which the phantom lies.
+        label_dir: holds pseudo-labels ``<case>_Label.nii.gz``: the training target of ``dataset_dir`` is taken instead;
+            scans without one are left out.
+
+    Returns:
+        ``{"case", "patient", "image", "label", "origin"}`` a scan; ``origin`` is ``real`` unless the datalist says
+        otherwise. The files are not read.
+
+    Raises:
+        InputError: if there is no scan with a label.
+    """
+    if datalist is not None:
+        items, place = _read(datalist), Path(datalist)
+    else:
+        place = dataset_or_phantom(dataset_dir, bundle_root)
+        if label_dir is not None:
+            items = _with_labels(crossmoda_datalist(place, "training_target"), label_dir)
+        elif any(place.glob("*.nii*")):
+            items = [*scan_datalist(place)]
+        else:
+            items = [*crossmoda_datalist(place, "training_source")]
+    items = [{"patient": item["case"], "origin": "real", **item} for item in items if "label" in item]
+    if not items:
+        raise InputError(f"{place}: no scan has a label; put <case>_Label.nii.gz beside the scans.")
+    return items
+
+
+def inference_datalist(
+    datalist: StrPath | None, dataset_dir: StrPath | None, bundle_root: StrPath, contrast: str | None = None
+) -> list[dict[str, Any]]:
+    """Scans to predict from, with their labels where they have some.
+
+    Args:
+        datalist: JSON datalist; its items may leave out all but ``image``.
+        dataset_dir: see :func:`plugins.data.scan_datalist`; ``None`` is the phantom.
+        bundle_root: below which the phantom lies.
+        contrast: ``ceT1`` or ``hrT2``: which files of a folder; ``None`` is all.
+
+    Returns:
+        ``{"case", "image", optional "label"}`` a scan, and what else the datalist holds; the files are not read.
+
+    Raises:
+        InputError: if there is no scan, or a case occurs twice, so that one result would overwrite another.
+    """
+    if datalist is None:
+        return [*scan_datalist(dataset_or_phantom(dataset_dir, bundle_root), contrast)]
+    items = _read(datalist)
+    cases = [item["case"] for item in items]
+    twice = sorted({case for case in cases if cases.count(case) > 1})
+    if not items or twice:
+        fault = f"lists {', '.join(twice)} twice" if twice else "lists no scan"
+        raise InputError(f"{datalist}: {fault}; write it again with every scan once.")
+    return items
+
+
+def _read(datalist: StrPath) -> list[dict[str, Any]]:
+    return [{"case": _case(item["image"]), **item} for item in read_datalist(datalist)]
+
+
+def _case(image: str) -> str:
+    name = Path(image).name.removesuffix(".gz").removesuffix(".nii")
+    for contrast in CONTRASTS:
+        name = name.removesuffix(f"_{contrast}")
+    return name
+
+
+def _with_labels(scans: list[dict[str, Any]] | list[dict[str, str]], label_dir: StrPath) -> list[dict[str, Any]]:
+    """The scans that have a label in ``label_dir``."""
+    labels = [Path(label_dir).absolute() / f"{scan['case']}_Label.nii.gz" for scan in scans]
+    found = [{**scan, "label": str(label)} for scan, label in zip(scans, labels, strict=True) if label.is_file()]
+    if not found:
+        raise InputError(f"{label_dir}: holds no <case>_Label.nii.gz of a target scan; predict them first.")
+    return found

@@ -1,0 +1,264 @@
+"""Unpaired slices for training, read from volumes prepared once on disk: memory does not grow with the data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from plugins.data.checks import check_scans
+from plugins.errors import InputError
+from plugins.files import read_json, whole_file, write_json
+from plugins.progress import Progress
+
+FORMAT = 1  # of the prepared files: raise it when their content changes for the same settings
+
+
+@dataclass(frozen=True)
+class PreparedVolume:
+    """A transformed volume on disk, read slice by slice.
+
+    Attributes:
+        case: the scan it was made from.
+        image: uncompressed float32 NIfTI, ``(H, W, n_slices)``.
+        label: uncompressed uint8 NIfTI of the same grid, where the scan has a label.
+        record: JSON file, written last, that tells which slices hold foreground.
+    """
+
+    case: str
+    image: Path
+    label: Path | None
+    record: Path
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all files are there."""
+        return all(path.is_file() for path in (self.image, self.label, self.record) if path is not None)
+
+    @cached_property
+    def foreground(self) -> list[bool]:
+        """For each slice, whether its label holds anything."""
+        return list(read_json(self.record)["foreground"])
+
+    @property
+    def n_slices(self) -> int:
+        """Number of axial slices."""
+        return len(self.foreground)
+
+
+def prepare_volumes(
+    items: Sequence[Mapping[str, Any]],
+    transform: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+    cache_dir: str | Path,
+    output_dir: str | Path | None = None,
+) -> list[PreparedVolume]:
+    """Transform each scan once and keep the result in ``cache_dir``.
+
+    A prepared volume is found again as long as the transform's settings and the scan's files (size and time of change)
+    are the same; it is written whole or not at all. The folder may be removed at any time between runs.
+
+    Args:
+        items: scans ``{"case", "image", optional "label"}``.
+        transform: gives ``(1, H, W, Z)`` tensors and has ``settings``: :func:`plugins.data.translation_transforms`.
+        cache_dir: where the prepared volumes go, 4 bytes a voxel and 1 more with a label.
+        output_dir: where ``progress.json`` goes; none is written if omitted.
+
+    Raises:
+        InputError: if a new scan fails :func:`plugins.data.check_scans` or is refused by the transform.
+    """
+    volumes = [_volume(item, transform, Path(cache_dir)) for item in items]
+    missing = [(item, volume) for item, volume in zip(items, volumes, strict=True) if not volume.is_complete]
+    if missing:
+        check_scans([item for item, _ in missing])
+    with Progress(len(items), "preparing volumes", output_dir, initial=len(items) - len(missing)) as progress:
+        for item, volume in missing:
+            _prepare(item, transform, volume)
+            progress.advance(case=volume.case)
+    return volumes
+
+
+def _volume(item: Mapping[str, Any], transform: Any, cache_dir: Path) -> PreparedVolume:
+    stem = cache_dir / f"{item['case']}-{_key(item, transform)}"
+    label = Path(f"{stem}_label.nii") if "label" in item else None
+    return PreparedVolume(item["case"], Path(f"{stem}_image.nii"), label, Path(f"{stem}.json"))
+
+
+def _prepare(item: Mapping[str, Any], transform: Callable[[Any], Any], volume: PreparedVolume) -> None:
+    tensors = transform(item)
+    foreground = [False] * tensors["image"].shape[-1]
+    _write(tensors["image"], volume.image, np.float32)
+    if volume.label is not None:
+        _write(tensors["label"], volume.label, np.uint8)
+        foreground = (tensors["label"] > 0).any(0).any(0).any(0).tolist()
+    write_json(volume.record, {"foreground": foreground})
+
+
+def _key(item: Mapping[str, Any], transform: Any) -> str:
+    files = [Path(item[name]).stat() for name in ("image", "label") if name in item]
+    facts = [FORMAT, transform.settings, bool(item.get("pseudo")), [[file.st_size, file.st_mtime_ns] for file in files]]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _write(volume: Any, path: Path, dtype: type) -> None:
+    with whole_file(path) as part:
+        nib.save(nib.Nifti1Image(np.asarray(volume[0], dtype), np.asarray(volume.affine)), part)
+
+
+def read_slice(path: Path, index: int) -> Tensor:
+    """Read one axial slice of an uncompressed NIfTI file as a float32 tensor ``(1, H, W)``; the rest stays on disk."""
+    pixels = nib.load(path).dataobj[..., index]
+    return torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))[None]
+
+
+class _Slices:
+    """The slices of several volumes, numbered through."""
+
+    def __init__(self, volumes: Sequence[PreparedVolume]):
+        self._volumes = volumes
+        self._ends = np.cumsum([volume.n_slices for volume in volumes])
+        self.foreground = np.concatenate([volume.foreground for volume in volumes])
+
+    def read(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image and label map of a slice; the label map is zero where the volume has none."""
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        volume = self._volumes[number]
+        index -= int(self._ends[number]) - volume.n_slices
+        image = read_slice(volume.image, index)
+        return image, torch.zeros_like(image) if volume.label is None else read_slice(volume.label, index)
+
+
+class UnpairedSlices(Dataset[dict[str, Tensor]]):
+    """Pairs of a source slice and a target slice that have nothing to do with each other.
+
+    The index is ``(source slice, target slice, seed)``, as :class:`UnpairedSampler` draws it. An item depends on
+    nothing else, so batches are the same for any number of workers. The volumes are prepared on construction.
+
+    Shape: items hold float32 tensors ``(1, H, W)``: ``image`` and ``label`` of the source slice, ``reals`` and
+    ``reals_label`` of the target slice. A label map is zero where the scan has none.
+
+    Args:
+        data: ``{"source": scans, "target": scans}``, see :func:`plugins.data.unpaired_datalist`.
+        transform: see :func:`prepare_volumes`.
+        cache_dir: see :func:`prepare_volumes`.
+        augment: flip source and target slices left to right, each half of the time.
+        output_dir: where ``progress.json`` of the preparation goes; none is written if omitted.
+
+    Raises:
+        InputError: if there is no source or no target scan, or as :func:`prepare_volumes`.
+    """
+
+    def __init__(
+        self,
+        data: Mapping[str, Sequence[Mapping[str, Any]]],
+        transform: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+        cache_dir: str | Path,
+        augment: bool = True,
+        output_dir: str | Path | None = None,
+    ):
+        for domain in ("source", "target"):
+            if not data[domain]:
+                raise InputError(f"there are no {domain} scans to train on: check dataset_dir")
+        volumes = prepare_volumes([*data["source"], *data["target"]], transform, cache_dir, output_dir)
+        self._source = _Slices(volumes[: len(data["source"])])
+        self._target = _Slices(volumes[len(data["source"]) :])
+        self._augment = augment
+
+    @property
+    def source_foreground(self) -> np.ndarray:
+        """For each source slice, whether its label holds VS or cochlea."""
+        return self._source.foreground
+
+    @property
+    def target_foreground(self) -> np.ndarray:
+        """The same for target slices; all false without pseudo-labels."""
+        return self._target.foreground
+
+    def __len__(self) -> int:
+        return len(self.source_foreground)
+
+    def __getitem__(self, index: tuple[int, int, int]) -> dict[str, Tensor]:
+        source, target, seed = index
+        image, label = self._source.read(source)
+        reals, reals_label = self._target.read(target)
+        if self._augment:
+            flip_source, flip_target = np.random.default_rng(seed).random(2) < 0.5
+            if flip_source:
+                image, label = image.flip(1), label.flip(1)
+            if flip_target:
+                reals, reals_label = reals.flip(1), reals_label.flip(1)
+        return {"image": image, "label": label, "reals": reals, "reals_label": reals_label}
+
+
+class UnpairedSampler(DistributedSampler[dict[str, Tensor]]):
+    """Draws ``(source slice, target slice, seed)``: a pure function of the seed, the epoch and the rank.
+
+    An epoch goes through random orders of the source slices and, apart from them, of the target slices, beginning anew
+    when one is exhausted. MONAI's trainers call ``set_epoch`` because this is a ``DistributedSampler``.
+
+    Args:
+        dataset: what is drawn from.
+        seed: of the draws; ``None`` counts as 0.
+        slices_per_epoch: over all ranks; ``None`` is the number of source slices, each once.
+        foreground_probability: share of the slices that hold VS or cochlea, in source slices and, where there are
+            pseudo-labels, in target slices; ``None`` takes all slices alike.
+        num_replicas: processes that share an epoch; ``None`` asks ``torch.distributed``, which is 1 without it.
+        rank: of this process; ``None`` asks ``torch.distributed``, which is 0 without it.
+    """
+
+    def __init__(
+        self,
+        dataset: UnpairedSlices,
+        seed: int | None = 0,
+        slices_per_epoch: int | None = None,
+        foreground_probability: float | None = None,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+    ):
+        distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if num_replicas is None:
+            num_replicas = torch.distributed.get_world_size() if distributed else 1
+        if rank is None:
+            rank = torch.distributed.get_rank() if distributed else 0
+        super().__init__(dataset, num_replicas=num_replicas, rank=rank, seed=seed or 0)
+        self._slices = dataset
+        self._foreground_probability = foreground_probability
+        self.num_samples = math.ceil((slices_per_epoch or len(dataset)) / num_replicas)
+        self.total_size = self.num_samples * num_replicas
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:  # type: ignore[override]
+        random = np.random.default_rng([self.seed, self.epoch])
+        draws = [
+            _draw(foreground, self.total_size, self._foreground_probability, random)
+            for foreground in (self._slices.source_foreground, self._slices.target_foreground)
+        ]
+        seeds = random.integers(2**31, size=self.total_size)
+        drawn = np.stack([*draws, seeds], axis=1)[self.rank :: self.num_replicas]
+        return iter([(int(source), int(target), int(seed)) for source, target, seed in drawn])
+
+
+def _draw(foreground: np.ndarray, count: int, probability: float | None, random: np.random.Generator) -> np.ndarray:
+    """Draw ``count`` slices, of which a share of ``probability`` from those with foreground; without such, from all."""
+    chosen, others = np.flatnonzero(foreground), np.flatnonzero(~foreground)
+    if probability is None or len(chosen) == 0 or len(others) == 0:
+        return _orders(np.arange(len(foreground)), count, random)
+    wanted = round(probability * count)
+    drawn = np.concatenate([_orders(chosen, wanted, random), _orders(others, count - wanted, random)])
+    return random.permutation(drawn)
+
+
+def _orders(slices: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """The first ``count`` of random orders of ``slices``, one after another."""
+    orders = [random.permutation(slices) for _ in range(math.ceil(count / len(slices)))]
+    return np.concatenate([*orders, slices[:0]])[:count]

@@ -1,0 +1,152 @@
+"""Translated volumes: which are still missing, and how they reach the disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from monai.handlers import CheckpointLoader
+
+from plugins.data.checks import check_scans
+from plugins.errors import InputError
+from plugins.files import whole_file
+from plugins.progress import Progress
+
+StrPath = str | os.PathLike[str]
+_logger = logging.getLogger(__name__)
+
+
+def translation_path(output_dir: StrPath, case: str) -> Path:
+    """Where the translation of a case lies."""
+    return Path(output_dir) / f"{case}.nii.gz"
+
+
+def untranslated(data: Sequence[Mapping[str, Any]], output_dir: StrPath, weights: StrPath) -> list[Mapping[str, Any]]:
+    """The scans whose translation is missing, or older than the scan, its label or the weights.
+
+    Args:
+        data: scans ``{"case", "image", optional "label"}``.
+        output_dir: where the translations lie.
+        weights: file of the network's weights.
+
+    Raises:
+        InputError: if a scan that is left fails :func:`plugins.data.check_scans`.
+    """
+    left = [item for item in data if not _is_current(translation_path(output_dir, item["case"]), item, weights)]
+    if len(left) < len(data):
+        done = f"{len(data) - len(left)} of {len(data)} scans are translated already"
+        _logger.info(f"{done} in {output_dir}; remove a file there to translate that scan again.")
+    check_scans(left)
+    return left
+
+
+def _is_current(translation: Path, item: Mapping[str, Any], weights: StrPath) -> bool:
+    needed = [Path(path) for path in (item["image"], item.get("label"), weights) if path is not None]
+    if not all(path.is_file() for path in (translation, *needed)):
+        return False
+    return translation.stat().st_mtime_ns >= max(path.stat().st_mtime_ns for path in needed)
+
+
+class SaveTranslationd:
+    """Write ``<output_dir>/<case>.nii.gz``, float32, with the header of the scan that ``image`` was read from.
+
+    The file appears whole or not at all, with the scan's shape, affine, sform and qform codes and units.
+
+    Shape: ``item[keys]`` is ``(1, X, Y, Z)``, the scan's own grid.
+
+    Args:
+        keys: the translated volume.
+        output_dir: created if missing.
+
+    Raises:
+        InputError: if the volume holds values that are not finite.
+        ValueError: if the volume is not on the scan's grid.
+    """
+
+    def __init__(self, keys: str, output_dir: StrPath):
+        self._key = keys
+        self._output_dir = output_dir
+
+    def __call__(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Write the volume and return ``item`` as it is."""
+        volume = item[self._key]
+        scan = nib.load(item["image"].meta["filename_or_obj"])
+        voxels = volume[0].cpu().numpy().astype(np.float32)
+        if voxels.shape != scan.shape or not np.allclose(volume.affine, scan.affine, atol=1e-4):
+            raise ValueError(f"{item['case']}: the translation left the scan's grid {scan.shape}: {voxels.shape}")
+        if not np.isfinite(voxels).all():
+            raise InputError(f"{item['case']}: the network gives values that are not finite; train it again.")
+        header = scan.header.copy()
+        header.set_data_dtype(np.float32)
+        header["cal_min"], header["cal_max"] = 0, 0  # the window of the scan's intensities
+        with whole_file(translation_path(self._output_dir, item["case"])) as part:
+            nib.save(nib.Nifti1Image(voxels, None, header), part)
+        return item
+
+
+class WeightsLoader:
+    """MONAI's ``CheckpointLoader`` of one network, for users: what is wrong with the file is said in a sentence.
+
+    Args:
+        load_path: file of a plain dictionary of tensors.
+        network: which receives them, when the engine starts.
+        map_location: device on which the tensors are read.
+
+    Raises:
+        InputError: when the engine starts, if the file is missing or belongs to another network.
+    """
+
+    def __init__(self, load_path: StrPath, network: torch.nn.Module, map_location: Any = None):
+        self._path = Path(load_path)
+        self._loader = CheckpointLoader(str(load_path), {"model": network}, map_location=map_location)
+
+    def attach(self, engine: Engine) -> None:
+        """Load when ``engine`` starts."""
+        self._loader.logger = engine.logger
+        engine.add_event_handler(Events.STARTED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Load now."""
+        if not self._path.is_file():
+            raise InputError(f"{self._path}: there are no weights; train first or set ckpt_dir to their folder.")
+        try:
+            self._loader(engine)
+        except RuntimeError as error:
+            cure = "use the config files and overrides of its training"
+            raise InputError(f"{self._path}: the weights belong to a network of other settings; {cure}.") from error
+
+
+class TranslationProgress:
+    """Ignite handler that reports each translated volume on the terminal and in ``<output_dir>/progress.json``.
+
+    Args:
+        output_dir: see above.
+    """
+
+    def __init__(self, output_dir: StrPath):
+        self._output_dir = output_dir
+        self._progress: Progress | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Follow the iterations of ``engine``, each of them one volume."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+
+    def _start(self, engine: Engine) -> None:
+        self._progress = Progress(engine.state.epoch_length or 0, "translating volumes", self._output_dir)
+
+    def _advance(self, engine: Engine) -> None:
+        if self._progress is not None:
+            self._progress.advance()
+
+    def _close(self, engine: Engine) -> None:
+        if self._progress is not None:
+            self._progress.close()

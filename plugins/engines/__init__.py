@@ -1,0 +1,19 @@
+"""Trainers and their handlers."""
+
+from plugins.engines.contrastive import ContrastiveTranslationTrainer
+from plugins.engines.cyclegan import CycleGANTrainer
+from plugins.engines.handlers import Resume, SaveWeights, ShowProgress
+from plugins.engines.image_pool import ImagePool
+from plugins.engines.schedules import constant_then_linear
+from plugins.engines.translation import TranslationTrainer
+
+__all__ = [
+    "ContrastiveTranslationTrainer",
+    "CycleGANTrainer",
+    "ImagePool",
+    "Resume",
+    "SaveWeights",
+    "ShowProgress",
+    "TranslationTrainer",
+    "constant_then_linear",
+]

@@ -1,0 +1,75 @@
+"""Training of TANQ, QS-Attn and CUT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from plugins.engines.translation import Losses, TranslationTrainer
+
+
+class ContrastiveTranslationTrainer(TranslationTrainer):
+    r"""One-sided translation by adversarial, contrastive and segmentation losses.
+
+    .. math::
+        L_G = L_{adv} + L_{con}^X + L_{con}^Y + L_{seg}
+
+    Source and target pass the encoder once, together; that pass also gives the keys. Translation and identity pass it
+    once more up to the deepest feature; that gives the queries.
+
+    Source: Kang et al., Scientific Reports 14:27883 (2024), eq. (8) and (10).
+
+    Args:
+        network: with ``regions``, ``encode``, ``decode`` and ``segment``, as :class:`plugins.networks.ResnetGenerator`.
+        discriminator: of target images.
+        projector: takes the selected features of all layers to unit vectors.
+        contrastive_loss: ``(source features, translated features, projector) -> scalar``.
+        segmentation_loss: ``(logits, labels) -> scalar``; ``None`` leaves the SegDecoder out.
+        **settings: of :class:`TranslationTrainer`; ``optimizer`` holds the parameters of network and projector.
+    """
+
+    terms = ("adversarial", "contrastive_source", "contrastive_target", "segmentation")
+
+    def __init__(
+        self,
+        network: nn.Module,
+        discriminator: nn.Module,
+        projector: nn.Module,
+        contrastive_loss: Callable[..., Tensor],
+        segmentation_loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        **settings: Any,
+    ):
+        super().__init__(network=network, discriminators=[discriminator], **settings)
+        self.projector = projector
+        self.contrastive_loss, self.segmentation_loss = contrastive_loss, segmentation_loss
+
+    def _translate(self, batch: dict[str, Tensor]) -> dict[str, Any]:
+        images = torch.cat([batch["image"], batch["reals"]])
+        target_labels = batch.get("reals_label", torch.zeros_like(batch["label"]))
+        regions = self.network.regions(torch.cat([batch["label"], target_labels]), list(images.shape[2:]))
+        deepest, keys = self.network.encode(images, regions)
+        translated, identity = self.network.decode(deepest, regions).chunk(2)
+        return {"pred": translated, "identity": identity, "deepest": deepest, "keys": keys, "regions": regions}
+
+    def _discriminator_losses(self, batch: dict[str, Tensor], made: dict[str, Any]) -> Losses:
+        return {"discriminator": self._discriminator_loss(self.discriminators[0], batch["reals"], made["pred"])}
+
+    def _generator_losses(self, batch: dict[str, Tensor], made: dict[str, Any]) -> Losses:
+        losses = {"adversarial": self._fooling_loss(self.discriminators[0], made["pred"])}
+        outputs = torch.cat([made["pred"], made["identity"]])
+        queries = self.network.encode(outputs, made["regions"], features_only=True)[1]
+        halves = zip(("contrastive_source", "contrastive_target"), _halves(made["keys"]), _halves(queries), strict=True)
+        for name, keys, own_queries in halves:
+            losses[name] = self.contrastive_loss(keys, own_queries, self.projector)
+        if self.segmentation_loss is not None:
+            logits = self.network.segment(made["deepest"][: batch["image"].shape[0]])
+            losses["segmentation"] = self.segmentation_loss(logits, batch["label"][:, 0].round().long())
+        return losses
+
+
+def _halves(features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    pairs = [layer.chunk(2) for layer in features]
+    return [first for first, _ in pairs], [second for _, second in pairs]

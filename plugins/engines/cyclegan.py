@@ -1,0 +1,91 @@
+"""Training of CycleGAN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from plugins.engines.image_pool import ImagePool
+from plugins.engines.translation import Losses, TranslationTrainer
+
+
+class CycleGANTrainer(TranslationTrainer):
+    r"""Two-sided translation by adversarial, cycle and identity losses.
+
+    .. math::
+        L_{cycle} = \lVert F(G(I_s)) - I_s \rVert_1 + \lVert G(F(I_t)) - I_t \rVert_1
+
+    Source: Zhu et al., ICCV 2017; Kang et al., Scientific Reports 14:27883 (2024), eq. (11)-(12).
+
+    Args:
+        network: generator source to target, with ``regions``, ``encode``, ``decode`` and ``segment``.
+        generator_ts: generator target to source.
+        discriminator_t: of target images.
+        discriminator_s: of source images.
+        segmentation_loss: ``(logits, labels) -> scalar`` for a SegDecoder of ``network``; ``None`` leaves it out.
+        pool_size: see :class:`ImagePool`.
+        **settings: of :class:`TranslationTrainer`; ``optimizer`` holds the parameters of both generators.
+    """
+
+    terms = ("adversarial_target", "adversarial_source", "cycle", "identity", "segmentation")
+
+    def __init__(
+        self,
+        network: nn.Module,
+        generator_ts: nn.Module,
+        discriminator_t: nn.Module,
+        discriminator_s: nn.Module,
+        segmentation_loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        pool_size: int = 50,
+        **settings: Any,
+    ):
+        super().__init__(network=network, discriminators=[discriminator_t, discriminator_s], **settings)
+        self.generator_ts, self.segmentation_loss = generator_ts, segmentation_loss
+        self.pool_t, self.pool_s = ImagePool(pool_size), ImagePool(pool_size)
+
+    def _translate(self, batch: dict[str, Tensor]) -> dict[str, Any]:
+        source, target = batch["image"], batch["reals"]
+        label = batch.get("label", torch.zeros_like(source))
+        nothing = torch.zeros_like(label)
+        size = list(source.shape[2:])
+        regions = self.network.regions(torch.cat([label, nothing]), size)
+        deepest, _ = self.network.encode(torch.cat([source, target]), regions)
+        fake_t, identity_t = self.network.decode(deepest, regions).chunk(2)
+        fake_s, identity_s = self.generator_ts(torch.cat([target, source])).chunk(2)
+        return {
+            "pred": fake_t,
+            "fake_s": fake_s,
+            "identity_t": identity_t,
+            "identity_s": identity_s,
+            "cycled_s": self.generator_ts(fake_t),
+            "cycled_t": self.network(fake_s),
+            "deepest": deepest[: source.shape[0]],
+        }
+
+    def _steps(self, batch: dict[str, Tensor], made: dict[str, Any]) -> None:
+        self._generator_step(batch, made)
+        self._discriminator_step(batch, made)
+
+    def _generator_losses(self, batch: dict[str, Tensor], made: dict[str, Any]) -> Losses:
+        source, target = batch["image"], batch["reals"]
+        losses = {
+            "adversarial_target": self._fooling_loss(self.discriminators[0], made["pred"]),
+            "adversarial_source": self._fooling_loss(self.discriminators[1], made["fake_s"]),
+            "cycle": F.l1_loss(made["cycled_s"], source) + F.l1_loss(made["cycled_t"], target),
+            "identity": F.l1_loss(made["identity_t"], target) + F.l1_loss(made["identity_s"], source),
+        }
+        if self.segmentation_loss is not None:
+            logits = self.network.segment(made["deepest"])
+            losses["segmentation"] = self.segmentation_loss(logits, batch["label"][:, 0].round().long())
+        return losses
+
+    def _discriminator_losses(self, batch: dict[str, Tensor], made: dict[str, Any]) -> Losses:
+        fake_t, fake_s = self.pool_t.query(made["pred"]), self.pool_s.query(made["fake_s"])
+        return {
+            "discriminator_target": self._discriminator_loss(self.discriminators[0], batch["reals"], fake_t),
+            "discriminator_source": self._discriminator_loss(self.discriminators[1], batch["image"], fake_s),
+        }

@@ -1,0 +1,162 @@
+"""Handlers: exact resume, weights for export, progress."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Engine, Events
+from torch import nn
+
+from plugins.files import whole_file
+from plugins.progress import Progress
+
+
+def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
+    """``torch.save`` to a file that appears whole or not at all."""
+    with whole_file(path) as part:
+        torch.save(content, part)
+
+
+def random_state() -> dict[str, Any]:
+    """State of the generators of Python, NumPy and torch as tensors and plain numbers."""
+    version, internal, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Set the generators to a state of :func:`random_state`."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"].cpu())
+    if state["cuda"]:
+        torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
+
+
+class Resume:
+    """Saves everything a training needs at the end of an epoch, and continues from it when the training starts again.
+
+    Together with data whose order follows from seed and epoch, a continued training ends with the weights of the one
+    that was never stopped. Place it behind the handlers that change state at the end of an epoch. In a process group
+    rank 0 writes the file; each rank keeps its random state in a file of its own.
+
+    Args:
+        path: checkpoint, a tensor dictionary that loads with ``weights_only=True``.
+        objects: what has ``state_dict`` and ``load_state_dict``, by name.
+        attributes: names of trainer attributes to keep as well, e.g. image pools.
+        interval: epochs between two checkpoints; the last epoch is always kept.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        objects: Mapping[str, Any],
+        attributes: tuple[str, ...] | list[str] = (),
+        interval: int = 1,
+    ):
+        self.path, self.objects, self.attributes, self.interval = Path(path), dict(objects), attributes, interval
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.STARTED, self._load)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+
+    def _all(self, engine: Engine) -> dict[str, Any]:
+        return self.objects | {name: getattr(engine, name) for name in self.attributes}
+
+    def _rank_path(self) -> Path:
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        return self.path if rank == 0 else self.path.with_name(f"{self.path.stem}_rank{rank}{self.path.suffix}")
+
+    def _save(self, engine: Engine) -> None:
+        state = engine.state
+        if state.epoch % self.interval and state.epoch != state.max_epochs:
+            return
+        content: dict[str, Any] = {"epoch": state.epoch, "iteration": state.iteration, "random": random_state()}
+        if self._rank_path() == self.path:
+            content["objects"] = {name: each.state_dict() for name, each in self._all(engine).items()}
+            scaler = getattr(engine, "scaler", None)
+            content["scaler"] = scaler.state_dict() if scaler is not None else None
+        save_tensors(content, self._rank_path())
+
+    def _load(self, engine: Engine) -> None:
+        if not self.path.exists():
+            return
+        content = torch.load(self.path, map_location=engine.state.device, weights_only=True)
+        for name, each in self._all(engine).items():
+            each.load_state_dict(content["objects"][name])
+        if content["scaler"] is not None and getattr(engine, "scaler", None) is not None:
+            engine.scaler.load_state_dict(content["scaler"])
+        own = self._rank_path()
+        own_random = content if own == self.path else torch.load(own, map_location="cpu", weights_only=True)
+        set_random_state(own_random["random"])
+        engine.state.epoch, engine.state.iteration = content["epoch"], content["iteration"]
+
+
+class SaveWeights:
+    """Writes the weights of a network as a plain tensor dictionary when the training has ended.
+
+    Args:
+        path: e.g. ``models/model.pt``.
+        network: whose ``state_dict`` is written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], network: nn.Module):
+        self.path, self.network = path, network
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.COMPLETED, self._save)
+
+    def _save(self, engine: Engine) -> None:
+        if engine.state.rank == 0:
+            save_tensors({name: value.cpu() for name, value in self.network.state_dict().items()}, self.path)
+
+
+class ShowProgress:
+    """Shows iterations, time left and the latest losses; see :class:`plugins.progress.Progress`.
+
+    Args:
+        description: shown before the bar.
+        folder: where ``progress.json`` goes.
+        keys: entries of the trainer's output to show.
+    """
+
+    def __init__(self, description: str, folder: str | None = None, keys: tuple[str, ...] | list[str] = ("loss",)):
+        self.description, self.folder, self.keys = description, folder, keys
+        self._progress: Progress | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+
+    def _start(self, engine: Engine) -> None:
+        state = engine.state
+        if self._progress is None and state.rank == 0:
+            total = state.max_epochs * state.epoch_length
+            self._progress = Progress(total, self.description, self.folder, initial=state.iteration)
+
+    def _advance(self, engine: Engine) -> None:
+        if self._progress is not None:
+            output = engine.state.output if isinstance(engine.state.output, dict) else {}
+            shown = {key: round(float(output[key]), 4) for key in self.keys if key in output}
+            self._progress.advance(epoch=f"{engine.state.epoch}/{engine.state.max_epochs}", **shown)
+
+    def _close(self, engine: Engine) -> None:
+        if self._progress is not None:
+            self._progress.close()

@@ -1,0 +1,24 @@
+"""Learning-rate schedules."""
+
+from __future__ import annotations
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def constant_then_linear(optimizer: Optimizer, max_epochs: int, constant_fraction: float = 0.5) -> LambdaLR:
+    """The initial rate for the first part of the epochs, then linearly towards 0, which it would reach one epoch after the last.
+
+    Source: Kang et al., Scientific Reports 14:27883 (2024), "Implementation details".
+
+    Args:
+        optimizer: whose rate is set, once an epoch.
+        max_epochs: epochs in all.
+        constant_fraction: part of the epochs at the initial rate.
+    """
+    constant = int(max_epochs * constant_fraction)
+
+    def factor(epoch: int) -> float:
+        return 1.0 - max(0, epoch + 1 - constant) / (max_epochs - constant + 1)
+
+    return LambdaLR(optimizer, factor)

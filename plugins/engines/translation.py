@@ -1,0 +1,175 @@
+"""What the trainers of both translators share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+Losses = dict[str, Tensor]
+
+
+class TranslationTrainer(SupervisedTrainer):
+    """A MONAI trainer for one exported generator, its helpers and its discriminators.
+
+    Subclasses implement :meth:`_translate`, :meth:`_generator_losses` and :meth:`_discriminator_losses`. An iteration
+    emits ``image``, ``label``, ``pred``, ``loss`` (the generators' weighted sum), ``d_loss`` and every term by name, and
+    fires the events of MONAI's trainers. In a process group, weights start equal and gradients are averaged over ranks.
+
+    A batch holds ``image`` (source), ``label`` (its label map), ``reals`` (unpaired target) and optionally
+    ``reals_label``: each :math:`(N, 1, ...)`.
+
+    Args:
+        device: where to train.
+        max_epochs: epochs in all.
+        train_data_loader: batches as above.
+        network: the generator that is exported, source to target.
+        optimizer: of all that is trained on the generators' loss.
+        discriminators: networks trained on the discriminators' loss; the last of their outputs holds the logits.
+        d_optimizer: of the discriminators.
+        adversarial_loss: ``(logits, target_is_real, for_discriminator) -> scalar``.
+        loss_weights: weight of each term of the generators' loss.
+        clip_norm: largest norm of the gradients of an optimiser's parameters; ``None`` for no limit.
+        **settings: of :class:`monai.engines.SupervisedTrainer`, e.g. ``train_handlers``, ``amp``.
+
+    Raises:
+        ValueError: if ``loss_weights`` names a term that the trainer does not have.
+    """
+
+    terms: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        max_epochs: int,
+        train_data_loader: Iterable[Any],
+        network: nn.Module,
+        optimizer: Optimizer,
+        discriminators: Sequence[nn.Module],
+        d_optimizer: Optimizer,
+        adversarial_loss: Callable[..., Tensor],
+        loss_weights: dict[str, float],
+        clip_norm: float | None = None,
+        **settings: Any,
+    ):
+        unknown = set(loss_weights) - set(self.terms)
+        if unknown:
+            raise ValueError(f"loss_weights has {sorted(unknown)}, the terms are {list(self.terms)}.")
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            train_data_loader=train_data_loader,
+            network=network,
+            optimizer=optimizer,
+            loss_function=adversarial_loss,
+            **settings,
+        )
+        self.discriminators, self.d_optimizer = list(discriminators), d_optimizer
+        self.adversarial_loss, self.loss_weights, self.clip_norm = adversarial_loss, loss_weights, clip_norm
+        self.add_event_handler(Events.STARTED, self._equalise_ranks)
+
+    def _translate(self, batch: dict[str, Tensor]) -> dict[str, Any]:
+        """Everything the two losses need; ``pred`` is the translation of the source."""
+        raise NotImplementedError
+
+    def _generator_losses(self, batch: dict[str, Tensor], made: dict[str, Any]) -> Losses:
+        """Unweighted terms of the generators' loss."""
+        raise NotImplementedError
+
+    def _discriminator_losses(self, batch: dict[str, Tensor], made: dict[str, Any]) -> Losses:
+        """Unweighted terms of the discriminators' loss."""
+        raise NotImplementedError
+
+    def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Tensor]) -> dict[str, Any]:
+        batch = {
+            key: value.to(self.state.device, non_blocking=self.non_blocking)
+            for key, value in batchdata.items()
+            if isinstance(value, Tensor)
+        }
+        self.network.train()
+        with self._autocast():
+            made = self._translate(batch)
+        self.state.output = {"image": batch["image"], "label": batch.get("label"), "pred": made["pred"].detach()}
+        self.fire_event(IterationEvents.FORWARD_COMPLETED)
+        self._steps(batch, made)
+        self.fire_event(IterationEvents.MODEL_COMPLETED)
+        return self.state.output  # type: ignore[no-any-return]
+
+    def _steps(self, batch: dict[str, Tensor], made: dict[str, Any]) -> None:
+        """One step of the discriminators, then one of the generators."""
+        self._discriminator_step(batch, made)
+        self._generator_step(batch, made)
+
+    def _generator_step(self, batch: dict[str, Tensor], made: dict[str, Any]) -> None:
+        for discriminator in self.discriminators:
+            discriminator.requires_grad_(False)
+        with self._autocast():
+            losses = self._generator_losses(batch, made)
+            loss = torch.stack([self.loss_weights.get(name, 1.0) * value for name, value in losses.items()]).sum()
+        self.state.output |= {name: value.detach() for name, value in losses.items()} | {"loss": loss.detach()}
+        self.fire_event(IterationEvents.LOSS_COMPLETED)
+        self._update(loss, self.optimizer)
+        self.fire_event(IterationEvents.BACKWARD_COMPLETED)
+
+    def _discriminator_step(self, batch: dict[str, Tensor], made: dict[str, Any]) -> None:
+        for discriminator in self.discriminators:
+            discriminator.requires_grad_(True)
+        with self._autocast():
+            losses = self._discriminator_losses(batch, made)
+            loss = torch.stack(list(losses.values())).sum()
+        self.state.output |= {name: value.detach() for name, value in losses.items()} | {"d_loss": loss.detach()}
+        self._update(loss, self.d_optimizer)
+
+    def _discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
+        """Half the sum of the losses on real and on translated images, in one pass over both."""
+        logits = discriminator(torch.cat([real, fake.detach()]))[-1]
+        on_real, on_fake = logits.split([real.shape[0], fake.shape[0]])
+        return 0.5 * (
+            self.adversarial_loss(on_real, target_is_real=True, for_discriminator=True)
+            + self.adversarial_loss(on_fake, target_is_real=False, for_discriminator=True)
+        )
+
+    def _fooling_loss(self, discriminator: nn.Module, fake: Tensor) -> Tensor:
+        return self.adversarial_loss(discriminator(fake)[-1], target_is_real=True, for_discriminator=False)
+
+    def _update(self, loss: Tensor, optimizer: Optimizer) -> None:
+        optimizer.zero_grad(set_to_none=True)
+        if self.scaler is None:
+            loss.backward()  # type: ignore[no-untyped-call]
+        else:
+            self.scaler.scale(loss).backward()
+            self.scaler.unscale_(optimizer)
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self._average_gradients(parameters)
+        if self.clip_norm is not None:
+            nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        if self.scaler is None:
+            optimizer.step()
+        else:
+            self.scaler.step(optimizer)
+            self.scaler.update()
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        return torch.autocast(self.state.device.type, enabled=self.amp, **self.amp_kwargs)
+
+    def _equalise_ranks(self) -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for optimizer in (self.optimizer, self.d_optimizer):
+                for group in optimizer.param_groups:
+                    for parameter in group["params"]:
+                        torch.distributed.broadcast(parameter.data, src=0)
+
+    @staticmethod
+    def _average_gradients(parameters: list[Tensor]) -> None:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for parameter in parameters:
+                if parameter.grad is not None:
+                    torch.distributed.all_reduce(parameter.grad)
+                    parameter.grad /= torch.distributed.get_world_size()

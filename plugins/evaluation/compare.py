@@ -1,0 +1,111 @@
+"""Rounds side by side: the table and the paired t-test."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+from scipy.stats import ttest_rel
+
+from plugins.evaluation.metrics import STRUCTURE_TITLES, STRUCTURES
+
+MEASURES = ("dice", "assd_mm")
+UNKNOWN = "-"
+
+
+def paired_t_test(first: Sequence[float], second: Sequence[float]) -> dict[str, float | int | None]:
+    """Two-sided paired t-test of ``second`` against ``first``.
+
+    Returns:
+        ``n``, ``difference`` (mean of ``second - first``), ``t`` and ``p``; ``t`` and ``p`` are ``None`` where they are
+        undefined: fewer than two pairs, or differences that are all equal.
+
+    Example:
+        >>> paired_t_test([0.5, 0.6], [0.7, 0.8])["p"] is None
+        True
+    """
+    differences = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
+    n = differences.size
+    difference = float(differences.mean()) if n else None
+    if n < 2 or np.ptp(differences) <= 1e-12:
+        return {"n": n, "difference": difference, "t": None, "p": None}
+    result = ttest_rel(second, first)
+    t, p = float(result.statistic), float(result.pvalue)
+    defined = math.isfinite(t) and math.isfinite(p)
+    return {"n": n, "difference": difference, "t": t if defined else None, "p": p if defined else None}
+
+
+def compare_rounds(rounds: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Paired t-tests of every round against the one before it, over the cases that both have.
+
+    Args:
+        rounds: name of the round to the content of its metrics file, in order.
+
+    Returns:
+        One entry per pair of rounds, structure and measure: ``before``, ``after``, ``structure``, ``measure`` and
+        the fields of :func:`paired_t_test`.
+    """
+    tests = []
+    for (before, first), (after, second) in pairwise(rounds.items()):
+        for structure in STRUCTURES:
+            for measure in MEASURES:
+                pairs = [
+                    (first["cases"][case][structure][measure], second["cases"][case][structure][measure])
+                    for case in first["cases"]
+                    if case in second["cases"]
+                ]
+                known = [(a, b) for a, b in pairs if a is not None and b is not None]
+                test = paired_t_test([a for a, _ in known], [b for _, b in known])
+                tests.append({"before": before, "after": after, "structure": structure, "measure": measure, **test})
+    return tests
+
+
+def table_rows(rounds: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells of the results table: a row for every round and structure, and one for the mean of both."""
+    rows = []
+    for name, content in rounds.items():
+        mean = content["mean"]
+        for structure, title in STRUCTURE_TITLES.items():
+            values = mean[structure]
+            dice = _with_std(values["dice"], values["dice_std"])
+            assd = _with_std(values["assd_mm"], values["assd_mm_std"])
+            first = structure == next(iter(STRUCTURE_TITLES))
+            rows.append(
+                [round_title(name) if first else "", title, dice, assd, f"{values['failures']}/{values['cases']}"]
+            )
+        rows.append(["", "mean", _number(mean["both"]["dice"]), _number(mean["both"]["assd_mm"]), ""])
+    return ["", "structure", "Dice", "ASSD [mm]", "failures"], rows
+
+
+def results_table(rounds: Mapping[str, Mapping[str, Any]]) -> Table:
+    """The results of all rounds as a table for the terminal."""
+    heads, rows = table_rows(rounds)
+    table = Table(title="hrT2 validation scans, mean ± standard deviation over cases")
+    for position, head in enumerate(heads):
+        table.add_column(head, justify="left" if position < 2 else "right", no_wrap=position > 0)
+    for row in rows:
+        table.add_row(*row, end_section=row[1] == "mean")
+    return table
+
+
+def round_title(name: str) -> str:
+    """What a round is called in tables and pictures.
+
+    Example:
+        >>> round_title("round_0"), round_title("round_2")
+        ('before self-training', 'self-training, round 2')
+    """
+    number = name.removeprefix("round_")
+    return "before self-training" if number == "0" else f"self-training, round {number}"
+
+
+def _number(value: float | None) -> str:
+    return UNKNOWN if value is None else f"{value:.4f}"
+
+
+def _with_std(value: float | None, std: float | None) -> str:
+    return _number(value) if std is None else f"{_number(value)} ± {std:.4f}"

@@ -1,0 +1,180 @@
+"""Slices with contours, drawn without a display.
+
+All pictures show axial slices in the radiologist's view: the patient's right on the left, anterior up.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from plugins.errors import InputError
+from plugins.evaluation.metrics import STRUCTURE_TITLES, STRUCTURES
+from plugins.files import whole_file
+
+COLOURS = {"vs": "#ff5050", "cochlea": "#40e0ff"}
+PERCENTILES = (1.0, 99.5)
+FIELD_MM = 60.0
+PANEL_INCHES = 2.6
+
+
+def read_axial(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], tuple[float, float, float]]:
+    """Read a volume with its axes turned to the nearest of right, anterior, superior.
+
+    Returns:
+        The volume :math:`(R, A, S)` and its spacing in mm.
+
+    Raises:
+        InputError: if the file cannot be read as a volume.
+    """
+    try:
+        image = nib.as_closest_canonical(nib.load(path))
+        volume = np.asarray(image.dataobj, dtype=np.float32)
+    except Exception as error:
+        raise InputError(f"{path} cannot be read as an image ({error}): give a NIfTI file.") from error
+    if volume.ndim != 3:
+        raise InputError(f"{path} has {volume.ndim} dimensions where 3 are needed: give one volume.")
+    x, y, z = np.linalg.norm(image.affine[:3, :3], axis=0)
+    return volume, (float(x), float(y), float(z))
+
+
+def case_picture(
+    image_file: str | os.PathLike[str],
+    labels: Mapping[str, str | os.PathLike[str]],
+    output_file: str | os.PathLike[str],
+    title: str = "",
+) -> None:
+    """Draw one scan beside itself with the contours of every label map.
+
+    A row for each structure: the slice in which the label maps together have most of it.
+
+    Args:
+        image_file: the scan.
+        labels: head of the column to label map, on the scan's grid.
+        output_file: a PNG file.
+        title: above the picture.
+    """
+    image, spacing = read_axial(image_file)
+    maps = {head: np.rint(read_axial(path)[0]) for head, path in labels.items()}
+    rows = []
+    for name, value in STRUCTURES.items():
+        counts = np.sum([(volume == value).sum(axis=(0, 1)) for volume in maps.values()], axis=0)
+        if np.any(counts):
+            rows.append((STRUCTURE_TITLES[name], int(np.argmax(counts))))
+    rows = rows or [("no structure", image.shape[2] // 2)]
+    foreground = np.any([volume > 0 for volume in maps.values()], axis=0)
+    figure, axes = _panels(len(rows), 1 + len(maps))
+    for (row_title, index), line in zip(rows, axes, strict=True):
+        window = _window_around(foreground[:, :, index], spacing)
+        _draw_slice(line[0], image, index, spacing)
+        line[0].set_ylabel(f"{row_title}, slice {index + 1}")
+        for axis, (head, volume) in zip(line[1:], maps.items(), strict=True):
+            _draw_slice(axis, image, index, spacing, window)
+            _draw_contours(axis, volume, index, spacing, window)
+            axis.set_title(head)
+        line[0].set_title("hrT2")
+    _save(figure, output_file, title)
+
+
+def translation_picture(
+    cases: Sequence[Mapping[str, Any]],
+    translations: Mapping[str, str | os.PathLike[str]],
+    output_file: str | os.PathLike[str],
+    title: str = "",
+) -> None:
+    """Draw source slices beside their translations, all with the contours of the source's label map.
+
+    Args:
+        cases: scans with ``case``, ``image`` and ``label``; a row for each.
+        translations: head of the column to the folder of the volumes ``<case>.nii.gz``.
+        output_file: a PNG file.
+        title: above the picture.
+    """
+    figure, axes = _panels(len(cases), 1 + len(translations))
+    for case, line in zip(cases, axes, strict=True):
+        label = np.rint(read_axial(case["label"])[0])
+        index = _slice_with_both(label)
+        files = {"ceT1": case["image"]}
+        files.update({head: os.path.join(folder, f"{case['case']}.nii.gz") for head, folder in translations.items()})
+        for axis, (head, path) in zip(line, files.items(), strict=True):
+            volume, spacing = read_axial(path)
+            _draw_slice(axis, volume, index, spacing)
+            _draw_contours(axis, label, index, spacing)
+            axis.set_title(head)
+        line[0].set_ylabel(f"{case['case']}\nslice {index + 1}", fontsize=6)
+    _save(figure, output_file, title)
+
+
+def _slice_with_both(label: NDArray[np.float32]) -> int:
+    """The slice in which the scarcer structure's share of itself is largest; without it, that with most foreground."""
+    shares = [(label == value).sum(axis=(0, 1)) / max(1, (label == value).sum()) for value in STRUCTURES.values()]
+    both = np.minimum(*shares)
+    return int(np.argmax(both if both.any() else np.sum(shares, axis=0)))
+
+
+def _panels(rows: int, columns: int) -> tuple[Figure, NDArray[np.object_]]:
+    figure = Figure(figsize=(PANEL_INCHES * columns, PANEL_INCHES * rows + 0.6), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _window_around(mask: NDArray[np.bool_], spacing: Sequence[float]) -> tuple[slice, slice]:
+    """The square of ``FIELD_MM`` around the foreground, or the whole slice where there is none."""
+    if not mask.any():
+        return slice(None), slice(None)
+    window = []
+    for axis in (0, 1):
+        places = np.flatnonzero(mask.any(axis=1 - axis))
+        half = max(FIELD_MM / 2 / spacing[axis], (places[-1] - places[0]) / 2 + 3)
+        middle = (places[0] + places[-1]) / 2
+        window.append(slice(max(0, int(middle - half)), int(middle + half) + 1))
+    return window[0], window[1]
+
+
+def _frame(shape: Sequence[int], spacing: Sequence[float]) -> tuple[float, float, float, float]:
+    return 0.0, shape[0] * spacing[0], 0.0, shape[1] * spacing[1]
+
+
+def _draw_slice(
+    axis: Axes,
+    volume: NDArray[np.float32],
+    index: int,
+    spacing: Sequence[float],
+    window: tuple[slice, slice] = (slice(None), slice(None)),
+) -> None:
+    low, high = np.nanpercentile(volume[:, :, index], PERCENTILES)
+    piece = volume[:, :, index][window]
+    axis.imshow(
+        piece.T, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", extent=_frame(piece.shape, spacing)
+    )
+    axis.invert_xaxis()
+    axis.set(xticks=[], yticks=[])
+
+
+def _draw_contours(
+    axis: Axes,
+    label: NDArray[np.float32],
+    index: int,
+    spacing: Sequence[float],
+    window: tuple[slice, slice] = (slice(None), slice(None)),
+) -> None:
+    piece = label[:, :, index][window]
+    centres = [(np.arange(n) + 0.5) * s for n, s in zip(piece.shape, spacing, strict=False)]
+    for name, value in STRUCTURES.items():
+        if (piece == value).any() and min(piece.shape) > 1:
+            axis.contour(*centres, (piece == value).T, levels=[0.5], colors=COLOURS[name], linewidths=1.0)
+
+
+def _save(figure: Figure, output_file: str | os.PathLike[str], title: str) -> None:
+    if title:
+        figure.suptitle(title, fontsize=9)
+    with whole_file(output_file) as part:
+        figure.savefig(part)

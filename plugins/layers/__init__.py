@@ -1,0 +1,17 @@
+"""Layers: normalisation by regions, anti-aliased resampling."""
+
+from plugins.layers.region_norm import RAIN, RegionNorm, region_norm, register_norms
+from plugins.layers.regions import Regions, list_regions, one_hot_regions
+from plugins.layers.resample import BlurDown, BlurUp
+
+__all__ = [
+    "RAIN",
+    "BlurDown",
+    "BlurUp",
+    "RegionNorm",
+    "Regions",
+    "list_regions",
+    "one_hot_regions",
+    "region_norm",
+    "register_norms",
+]

@@ -1,0 +1,224 @@
+"""Region normalisation and region-aware adaptive instance normalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from monai.networks.layers.factories import Norm
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from plugins.layers.regions import Regions
+
+
+def _centred_rest(x: Tensor, regions: Regions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Deviation from a provisional mean of "others" (0 at target pixels), that mean, its correction, and the variance.
+
+    Two passes: a provisional mean, then the deviations, whose own mean corrects it however few pixels "others" has.
+    """
+    num_samples, num_channels = x.shape[0], x.shape[1]
+    count = regions.rest_count.to(x.dtype).clamp_min(1).unsqueeze(1)
+    listed = x.transpose(1, 2)[regions.sample, regions.position]
+    listed_sum = torch.zeros([num_samples, num_channels], dtype=x.dtype, device=x.device)
+    listed_sum = listed_sum.index_add(0, regions.sample, listed)
+    mean = (x.sum(dim=2) - listed_sum) / count
+    mean = mean * (regions.rest_count > 0).to(x.dtype).unsqueeze(1)
+    deviation = x - mean.unsqueeze(2)
+    deviation.transpose(1, 2)[regions.sample, regions.position] = torch.zeros_like(listed)
+    correction = deviation.sum(dim=2) / count
+    norm = torch.linalg.vector_norm(deviation, dim=2)
+    variance = (norm * norm / count - correction * correction).clamp_min(0)
+    return deviation, mean, correction, variance
+
+
+def _targets(
+    listed: Tensor,
+    rest_mean: Tensor,
+    rest_variance: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    regions: Regions,
+    eps: float,
+    styled_region: int,
+) -> Tensor:
+    """Normalised (and, in the styled region, restyled) values of the listed pixels: ``(P, C)``."""
+    num_targets = weight.shape[0]
+    group = regions.group
+    count = regions.target_count.to(listed.dtype).clamp_min(1).unsqueeze(1)
+    zeros = torch.zeros([regions.target_count.shape[0], listed.shape[1]], dtype=listed.dtype, device=listed.device)
+    mean = zeros.index_add(0, group, listed) / count
+    deviation = listed - mean[group]
+    variance = zeros.index_add(0, group, deviation * deviation) / count
+    normalised = deviation * torch.rsqrt(variance + eps)[group]
+    region = group % num_targets
+    if styled_region > 0:
+        restyled = normalised * torch.sqrt(rest_variance + eps)[regions.sample] + rest_mean[regions.sample]
+        styled = (region == styled_region - 1) & (regions.rest_count > 0)[regions.sample]
+        normalised = torch.where(styled.unsqueeze(1), restyled, normalised)
+    return normalised * weight[region] + bias[region]
+
+
+def _forward(
+    x: Tensor, weight: Tensor, bias: Tensor, regions: Regions, eps: float, styled_region: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Output ``(N, C, L)``, mean ``(N, C)`` and variance ``(N, C)`` of "others"."""
+    deviation, mean, correction, variance = _centred_rest(x, regions)
+    scale = torch.rsqrt(variance + eps) * weight[0]
+    shift = bias[0] - correction * scale
+    y = torch.addcmul(shift.unsqueeze(2), deviation, scale.unsqueeze(2))
+    mean = mean + correction
+    listed = x.transpose(1, 2)[regions.sample, regions.position]
+    y.transpose(1, 2)[regions.sample, regions.position] = _targets(
+        listed, mean, variance, weight[1:], bias[1:], regions, eps, styled_region
+    )
+    return y, mean, variance
+
+
+class _RegionNorm(torch.autograd.Function):
+    """:func:`_forward` with the gradient of "others" written out; that of the listed pixels is autograd's."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, regions: Regions, eps: float, styled_region: int
+    ) -> Tensor:
+        y, mean, variance = _forward(x, weight, bias, regions, eps, styled_region)
+        ctx.save_for_backward(x, weight, bias, mean, variance, *regions)
+        ctx.eps, ctx.styled_region = eps, styled_region
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
+        x, weight, bias, mean, variance, *listing = ctx.saved_tensors
+        regions, grad = Regions(*listing), grads[0]
+        pixels = (regions.sample, regions.position)
+        leaves = [tensor.detach().requires_grad_() for tensor in (x.transpose(1, 2)[pixels], mean, variance)]
+        leaves += [tensor[1:].detach().requires_grad_() for tensor in (weight, bias)]
+        listed_grad = grad.transpose(1, 2)[pixels]
+        with torch.enable_grad():
+            values = _targets(*leaves, regions, ctx.eps, ctx.styled_region)
+            parts = torch.autograd.grad(
+                values, leaves, listed_grad, allow_unused=True, materialize_grads=True
+            )
+        grad_listed, grad_mean, grad_variance, grad_weight, grad_bias = parts
+
+        deviation = x - mean.unsqueeze(2)
+        deviation.transpose(1, 2)[pixels] = torch.zeros_like(grad_listed)
+        inverse_std = torch.rsqrt(variance + ctx.eps)
+        count = regions.rest_count.to(x.dtype).clamp_min(1).unsqueeze(1)
+        total = grad.sum(dim=2).index_add(0, regions.sample, -listed_grad)
+        along = (grad * deviation).sum(dim=2) * inverse_std
+
+        scale = inverse_std * weight[0]
+        slope = (2 * grad_variance - scale * along * inverse_std) / count
+        shift = (grad_mean - scale * total) / count
+        grad_x = torch.addcmul(shift.unsqueeze(2), deviation, slope.unsqueeze(2))
+        grad_x.addcmul_(grad, scale.unsqueeze(2))
+        grad_x.transpose(1, 2)[pixels] = grad_listed
+        grad_weight = torch.cat([along.sum(dim=0, keepdim=True), grad_weight])
+        grad_bias = torch.cat([total.sum(dim=0, keepdim=True), grad_bias])
+        return grad_x, grad_weight, grad_bias, None, None, None
+
+
+def region_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, regions: Regions, eps: float = 1e-5, styled_region: int = 0
+) -> Tensor:
+    r"""Normalise every region of every sample and channel by its own mean and standard deviation.
+
+    With regions :math:`r`, their pixels' mean :math:`\mu^r` and standard deviation :math:`\sigma^r`,
+
+    .. math::
+        y^r = w_r \frac{x^r - \mu^r}{\sigma^r} + b_r, \qquad
+        y^{styled} = w \left( \frac{x - \mu^{styled}}{\sigma^{styled}} \sigma^{others} + \mu^{others} \right) + b
+
+    where :math:`\sigma^2` is the biased variance plus ``eps``. A region without pixels contributes nothing; a styled
+    region in a sample without "others" is normalised only.
+
+    Source: Kang et al., Scientific Reports 14:27883 (2024), eq. (1)-(3) and, with a styled region, (4)-(7).
+
+    Args:
+        x: features.
+        weight: scale of each region and channel.
+        bias: shift of each region and channel.
+        regions: from :func:`plugins.layers.list_regions` at the resolution of ``x``.
+        eps: added to each variance.
+        styled_region: target region that takes the style of "others"; 0 for none.
+
+    Shape:
+        - x: :math:`(N, C, ...)`, any float dtype; statistics are at least float32.
+        - weight, bias: :math:`(R, C)`.
+        - output: shape and dtype of ``x``.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    flat = x.flatten(2).to(dtype)
+    weight, bias = weight.to(dtype), bias.to(dtype)
+    if torch.jit.is_scripting():
+        y = _forward(flat, weight, bias, regions, eps, styled_region)[0]
+    else:
+        y = _RegionNorm.apply(flat, weight, bias, regions, eps, styled_region)
+    return y.reshape(x.shape).to(x.dtype)
+
+
+class RegionNorm(nn.Module):
+    r"""Region normalisation (RN): instance normalisation inside each region of a map.
+
+    Source: Kang et al., Scientific Reports 14:27883 (2024), eq. (1)-(3), after Yu et al., AAAI 2020.
+
+    Args:
+        num_features: channels :math:`C`.
+        num_regions: regions :math:`R`; region 0 is "others".
+        eps: added to each variance.
+        affine: learn a scale and a shift for each region and channel.
+
+    Shape:
+        - x: :math:`(N, C, ...)`.
+        - output: shape and dtype of ``x``.
+
+    Example:
+        >>> from plugins.layers import list_regions
+        >>> norm = RegionNorm(num_features=8)
+        >>> cochlea = torch.rand(2, 1, 16, 16) > 0.9
+        >>> norm(torch.randn(2, 8, 16, 16), list_regions(cochlea, [16, 16])).shape
+        torch.Size([2, 8, 16, 16])
+    """
+
+    def __init__(self, num_features: int, num_regions: int = 2, eps: float = 1e-5, affine: bool = True):
+        super().__init__()
+        if num_regions < 1:
+            raise ValueError(f"The number of regions must be at least 1, not {num_regions}.")
+        self.num_regions, self.eps, self.styled_region = num_regions, eps, 0
+        self.weight = nn.Parameter(torch.ones(num_regions, num_features), requires_grad=affine)
+        self.bias = nn.Parameter(torch.zeros(num_regions, num_features), requires_grad=affine)
+
+    def forward(self, x: Tensor, regions: Regions | None = None) -> Tensor:
+        """Normalise ``x``; without ``regions`` all of it is "others" and this is instance normalisation."""
+        if regions is None:
+            return F.instance_norm(x, weight=self.weight[0], bias=self.bias[0], eps=self.eps)
+        return region_norm(x, self.weight, self.bias, regions, self.eps, self.styled_region)
+
+
+class RAIN(RegionNorm):
+    r"""Region-aware adaptive instance normalisation: RN whose region 1 takes the style of "others".
+
+    Source: Kang et al., Scientific Reports 14:27883 (2024), eq. (4)-(7), after Ling et al., CVPR 2021.
+
+    Args:
+        num_features: channels :math:`C`.
+        num_regions: regions :math:`R`: "others", the styled region, and any further ones.
+        eps: added to each variance.
+        affine: learn a scale and a shift for each region and channel.
+    """
+
+    def __init__(self, num_features: int, num_regions: int = 3, eps: float = 1e-5, affine: bool = True):
+        super().__init__(num_features, num_regions, eps, affine)
+        self.styled_region = 1
+
+
+def register_norms() -> None:
+    """Make ``"region"`` and ``"rain"`` names of MONAI's ``Norm`` factory; registering twice is harmless."""
+    for name, kind in (("region", RegionNorm), ("rain", RAIN)):
+        if name.upper() not in Norm.names:
+            Norm.add_factory_callable(name, lambda _dim, kind=kind: kind)
+
+
+register_norms()

@@ -1,0 +1,89 @@
+"""Regions of an image: from a one-hot map to the short list of pixels that region-aware layers need."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Regions(NamedTuple):
+    r"""Which pixels belong to which target region, at one resolution.
+
+    Targets are tiny, so their :math:`P` pixels are listed; every pixel that is not listed belongs to region 0, "others".
+
+    Attributes:
+        sample: :math:`(P,)`, index of the sample in the batch.
+        position: :math:`(P,)`, flat index of the pixel in its sample.
+        group: :math:`(P,)`, ``sample * (R - 1) + region - 1`` for target regions ``1 .. R - 1``.
+        target_count: :math:`(N (R - 1),)`, pixels of each group, as floats.
+        rest_count: :math:`(N,)`, pixels of "others" in each sample, as floats.
+    """
+
+    sample: Tensor
+    position: Tensor
+    group: Tensor
+    target_count: Tensor
+    rest_count: Tensor
+
+
+def one_hot_regions(label: Tensor, num_classes: int = 3) -> Tensor:
+    """One-hot regions of a label map; labels are rounded, never truncated.
+
+    Args:
+        label: :math:`(N, 1, ...)`, integers in any dtype.
+        num_classes: number of labels, background included.
+
+    Shape:
+        - output: :math:`(N, num_classes, ...)`, bool.
+    """
+    rounded = torch.round(label.to(torch.float32)).to(torch.int64)
+    return torch.cat([rounded == value for value in range(num_classes)], dim=1)
+
+
+def list_regions(targets: Tensor, size: list[int], reduction: str = "any", min_pixels: int = 1) -> Regions:
+    r"""List the pixels of the target regions at the resolution ``size``.
+
+    Args:
+        targets: :math:`(N, R - 1, ...)`, bool or 0/1, disjoint masks of the regions ``1 .. R - 1``.
+        size: spatial size of the feature map the regions are for.
+        reduction: how masks shrink: ``"nearest"`` samples one pixel a block; ``"any"`` keeps a pixel if any in its
+            block is set, and where several regions claim one pixel the last region takes it.
+        min_pixels: a region with fewer pixels in a sample is counted as "others" there.
+
+    Raises:
+        ValueError: if ``reduction`` is unknown.
+    """
+    if reduction != "any" and reduction != "nearest":
+        raise ValueError(f"Reduction must be 'any' or 'nearest', not '{reduction}'.")
+    masks = targets.to(torch.float32)
+    if list(masks.shape[2:]) != list(size):
+        if reduction == "nearest":
+            masks = F.interpolate(masks, size=size, mode="nearest")
+        elif masks.dim() == 5:
+            masks = F.adaptive_max_pool3d(masks, size)
+        else:
+            masks = F.adaptive_max_pool2d(masks, size)
+    num_samples, num_targets = masks.shape[0], masks.shape[1]
+    masks = masks.flatten(2) > 0
+    num_pixels = masks.shape[2]
+    later = torch.zeros_like(masks[:, 0])
+    disjoint: list[Tensor] = []
+    for region in range(num_targets - 1, -1, -1):
+        disjoint.append(masks[:, region] & ~later)
+        later = later | masks[:, region]
+    disjoint.reverse()
+    masks = torch.stack(disjoint, dim=1)
+    count = masks.sum(dim=2)
+    masks = masks & (count >= min_pixels).unsqueeze(2)
+    sample, region_index, position = torch.where(masks)
+    target_count = masks.sum(dim=2).to(torch.float32)
+    return Regions(
+        sample=sample,
+        position=position,
+        group=sample * num_targets + region_index,
+        target_count=target_count.reshape(num_samples * num_targets),
+        rest_count=num_pixels - target_count.sum(dim=1),
+    )

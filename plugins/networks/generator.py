@@ -1,0 +1,229 @@
+"""One ResNet generator for TANQ, QS-Attn, CUT and CycleGAN."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from monai.networks.layers.factories import Conv, Norm
+from torch import Tensor, nn
+
+from plugins.layers import BlurDown, BlurUp, Regions, list_regions, one_hot_regions
+from plugins.networks.initialisation import initialise
+
+NORMS = ("instance", "region", "rain")
+REFLECTION_PAD = {2: nn.ReflectionPad2d, 3: nn.ReflectionPad3d}
+
+
+class _Normalise(nn.Module):
+    """A norm layer that takes regions if it knows them."""
+
+    __constants__ = ("regional",)
+
+    def __init__(self, spatial_dims: int, channels: int, norm: str, num_regions: int):
+        super().__init__()
+        self.regional = norm != "instance"
+        kind = Norm[norm, spatial_dims]
+        self.norm = kind(channels, num_regions=num_regions) if self.regional else kind(channels)
+
+    def forward(self, x: Tensor, regions: Regions | None) -> Tensor:
+        if self.regional:
+            return self.norm(x, regions)
+        return self.norm(x)
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, spatial_dims: int, channels: int, norm: str, num_regions: int):
+        super().__init__()
+        self.pad = REFLECTION_PAD[spatial_dims](1)
+        self.conv1 = Conv["conv", spatial_dims](channels, channels, 3)
+        self.norm1 = _Normalise(spatial_dims, channels, norm, num_regions)
+        self.conv2 = Conv["conv", spatial_dims](channels, channels, 3)
+        self.norm2 = _Normalise(spatial_dims, channels, norm, num_regions)
+
+    def forward(self, x: Tensor, regions: Regions | None) -> Tensor:
+        y = torch.relu(self.norm1(self.conv1(self.pad(x)), regions))
+        return x + self.norm2(self.conv2(self.pad(y)), regions)
+
+
+class _Decoder(nn.Module):
+    """Two upsampling stages and a 7x7 head; the caller applies the last activation."""
+
+    def __init__(self, spatial_dims: int, channels: int, out_channels: int, norm: str, num_regions: int, blur: bool):
+        super().__init__()
+        conv, transposed = Conv["conv", spatial_dims], Conv["convtrans", spatial_dims]
+
+        def up(width: int) -> nn.Module:
+            if blur:
+                return nn.Sequential(BlurUp(spatial_dims), conv(width, width // 2, 3, padding=1))
+            return transposed(width, width // 2, 3, stride=2, padding=1, output_padding=1)
+
+        self.up1, self.up2 = up(4 * channels), up(2 * channels)
+        self.norm1 = _Normalise(spatial_dims, 2 * channels, norm, num_regions)
+        self.norm2 = _Normalise(spatial_dims, channels, norm, num_regions)
+        self.head = nn.Sequential(REFLECTION_PAD[spatial_dims](3), conv(channels, out_channels, 7))
+
+    def forward(self, x: Tensor, half: Regions | None, full: Regions | None) -> Tensor:
+        x = torch.relu(self.norm1(self.up1(x), half))
+        x = torch.relu(self.norm2(self.up2(x), full))
+        return self.head(x)
+
+
+class ResnetGenerator(nn.Module):
+    r"""ResNet encoder-decoder whose normalisation may follow the regions of a label map.
+
+    A 7x7 stem, two stages that halve the map and double the channels, residual blocks, two stages back, a 7x7 head and
+    tanh. Borders are reflected in stem, blocks and head. The encoder, residual blocks included, normalises the regions
+    {others, cochlea}; the decoder {others, VS, cochlea}, of which ``"rain"`` gives the VS the style of "others".
+
+    | method | arguments |
+    |---|---|
+    | TANQ | the defaults |
+    | QS-Attn, CUT | ``encoder_norm="instance", decoder_norm="instance", seg_classes=0`` |
+    | CycleGAN | those, ``num_res_blocks=9, anti_aliased=False, init="normal"`` |
+
+    Source: Kang et al., Scientific Reports 14:27883 (2024), section "Target-aware encoder-decoder construction".
+
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image; neighbouring slices may be channels.
+        out_channels: channels of the translation.
+        channels: width of the stem.
+        num_res_blocks: residual blocks.
+        encoder_norm: ``"instance"``, ``"region"`` (RN) or ``"rain"``.
+        decoder_norm: the same for the decoder.
+        anti_aliased: blur before subsampling and interpolate before convolving, instead of strides.
+        seg_classes: classes of the SegDecoder; 0 for none.
+        feature_blocks: residual blocks whose outputs are contrastive features.
+        region_reduction: how label maps shrink, see :func:`plugins.layers.list_regions`.
+        min_region_pixels: smaller regions share the statistics of "others".
+        init: see :func:`plugins.networks.initialise`.
+
+    Shape:
+        - x: :math:`(N, C_{in}, ...)`, each axis a multiple of 4.
+        - condition: label map :math:`(N, 1, ...)` of the same size; 0 others, 1 VS, 2 cochlea.
+        - output: :math:`(N, C_{out}, ...)` in (-1, 1).
+
+    Raises:
+        ValueError: if an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        spatial_dims: int = 2,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        channels: int = 64,
+        num_res_blocks: int = 6,
+        encoder_norm: str = "region",
+        decoder_norm: str = "rain",
+        anti_aliased: bool = True,
+        seg_classes: int = 3,
+        feature_blocks: Sequence[int] = (0, 4),
+        region_reduction: str = "any",
+        min_region_pixels: int = 1,
+        init: str = "xavier",
+    ):
+        super().__init__()
+        for norm in (encoder_norm, decoder_norm):
+            if norm not in NORMS:
+                raise ValueError(f"Norm must be one of {', '.join(NORMS)}, not '{norm}'.")
+        if not all(0 <= block < num_res_blocks for block in feature_blocks):
+            raise ValueError(f"feature_blocks {list(feature_blocks)} must lie below num_res_blocks {num_res_blocks}.")
+        conv = Conv["conv", spatial_dims]
+        encoder_regions, stride = 3 if encoder_norm == "rain" else 2, 1 if anti_aliased else 2
+        self.encoder_regions, self.feature_blocks = encoder_regions, sorted(feature_blocks)
+        self.uses_regions = encoder_norm != "instance" or decoder_norm != "instance"
+        self.region_reduction, self.min_region_pixels = region_reduction, min_region_pixels
+        self.anti_aliased = anti_aliased
+        self.in_channels = in_channels
+
+        self.pad = REFLECTION_PAD[spatial_dims](3)
+        self.stem = conv(in_channels, channels, 7)
+        self.stem_norm = _Normalise(spatial_dims, channels, encoder_norm, encoder_regions)
+        self.down1 = conv(channels, 2 * channels, 3, stride=stride, padding=1)
+        self.down1_norm = _Normalise(spatial_dims, 2 * channels, encoder_norm, encoder_regions)
+        self.down2 = conv(2 * channels, 4 * channels, 3, stride=stride, padding=1)
+        self.down2_norm = _Normalise(spatial_dims, 4 * channels, encoder_norm, encoder_regions)
+        self.halve = BlurDown(spatial_dims) if anti_aliased else nn.Identity()
+        self.blocks = nn.ModuleList(
+            _ResidualBlock(spatial_dims, 4 * channels, encoder_norm, encoder_regions) for _ in range(num_res_blocks)
+        )
+        self.decoder = _Decoder(spatial_dims, channels, out_channels, decoder_norm, 3, anti_aliased)
+        self.seg_decoder: nn.Module | None = None
+        if seg_classes:
+            self.seg_decoder = _Decoder(spatial_dims, channels, seg_classes, "instance", 1, anti_aliased)
+        initialise(self, init)
+
+    @property
+    def feature_channels(self) -> list[int]:
+        """Channels of the contrastive features, shallowest first."""
+        widths = [self.in_channels, self.down1.out_channels, self.down2.out_channels]
+        return widths + [self.down2.out_channels] * len(self.feature_blocks)
+
+    @torch.jit.export
+    def regions(self, condition: Tensor | None, size: list[int]) -> list[Regions | None]:
+        """Regions for the encoder at full, half and quarter size and for the decoder at half and full size."""
+        regions: list[Regions | None] = []
+        if condition is None or not self.uses_regions:
+            for _ in range(5):
+                regions.append(None)
+            return regions
+        if list(condition.shape[2:]) != list(size):
+            raise ValueError(f"The condition must have the image's size {size}, not {list(condition.shape[2:])}.")
+        targets = one_hot_regions(condition)[:, 1:]
+        encoder = targets if self.encoder_regions == 3 else targets[:, 1:]
+        half, quarter = [axis // 2 for axis in size], [axis // 4 for axis in size]
+        for masks, shape in ((encoder, size), (encoder, half), (encoder, quarter), (targets, half), (targets, size)):
+            regions.append(list_regions(masks, shape, self.region_reduction, self.min_region_pixels))
+        return regions
+
+    @torch.jit.export
+    def encode(
+        self, x: Tensor, regions: list[Regions | None], features_only: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Deepest map and contrastive features: padded image, two downsampling convolutions, chosen blocks.
+
+        With ``features_only`` the blocks behind the deepest feature are left out.
+        """
+        full, half, quarter = regions[0], regions[1], regions[2]
+        if not self.anti_aliased:
+            after1, after2 = half, quarter
+        else:
+            after1, after2 = full, half
+        features = [self.pad(x)]
+        x = torch.relu(self.stem_norm(self.stem(features[0]), full))
+        x = self.down1(x)
+        features.append(x)
+        x = self.halve(torch.relu(self.down1_norm(x, after1)))
+        x = self.down2(x)
+        features.append(x)
+        x = self.halve(torch.relu(self.down2_norm(x, after2)))
+        deepest = self.feature_blocks[-1] if len(self.feature_blocks) > 0 else -1
+        for index, block in enumerate(self.blocks):
+            if not features_only or index <= deepest:
+                x = block(x, quarter)
+                if index in self.feature_blocks:
+                    features.append(x)
+        return x, features
+
+    @torch.jit.export
+    def decode(self, deepest: Tensor, regions: list[Regions | None]) -> Tensor:
+        """Translation from the encoder's deepest map."""
+        return torch.tanh(self.decoder(deepest, regions[3], regions[4]))
+
+    def segment(self, deepest: Tensor) -> Tensor:
+        """Logits of the SegDecoder, eq. (8); training only."""
+        if self.seg_decoder is None:
+            raise ValueError("This generator has no SegDecoder: set seg_classes.")
+        logits: Tensor = self.seg_decoder(deepest, None, None)
+        return logits
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Translate ``x``; without ``condition`` every pixel is "others"."""
+        size = list(x.shape[2:])
+        for axis in size:
+            if axis % 4 != 0:
+                raise ValueError(f"Each axis of the image must be a multiple of 4, not {size}.")
+        regions = self.regions(condition, size)
+        return self.decode(self.encode(x, regions, False)[0], regions)

@@ -1,0 +1,132 @@
+"""From a list of scans to an nnU-Net dataset that refers to them in place, and to its splits."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
+
+from plugins.errors import InputError
+from plugins.files import whole_file, write_json
+from plugins.nnunet.workspace import LABELS, Workspace
+
+Item = Mapping[str, Any]
+
+# reorients to RAS when reading and back when writing, so scans may be stored in any orientation
+READER = "NibabelIOWithReorient"
+
+
+def check_items(items: Sequence[Item]) -> None:
+    """Refuse a list nnU-Net could not train on.
+
+    Raises:
+        InputError: if the list is empty, a key is missing, a case stands twice, or an origin is unknown.
+    """
+    if not items:
+        raise InputError("the list of training scans is empty: give a datalist or dataset_dir that holds some.")
+    seen: set[str] = set()
+    for item in items:
+        missing = [key for key in ("case", "patient", "image", "label", "origin") if key not in item]
+        if missing:
+            raise InputError(f"training scan {item.get('case', item)} lacks {missing}: add them to the datalist.")
+        if item["origin"] not in ("translated", "real"):
+            raise InputError(f"origin of {item['case']} is {item['origin']!r}: write 'translated' or 'real'.")
+        if item["case"] in seen:
+            raise InputError(f"case {item['case']} stands twice in the list of training scans: rename one view of it.")
+        seen.add(item["case"])
+
+
+def _corners(affine: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+    corners = (np.array(shape) - 1) * np.array(list(product((0, 1), repeat=3)))
+    return np.asarray(apply_affine(affine, corners))
+
+
+def integer_label(label: str | os.PathLike[str], image: str | os.PathLike[str]) -> nib.Nifti1Image:
+    """The label map of a scan as ``uint8``, on exactly the grid of the image.
+
+    Labels on disk may be floats that miss their integer by a rounding error.
+
+    Raises:
+        InputError: if a file cannot be read, the grids differ, or a value is not one of the labels.
+    """
+    try:
+        scan, drawn = nib.load(image), nib.load(label)
+        values = np.asarray(drawn.dataobj, dtype=np.float64)
+    except (OSError, ValueError, EOFError, ImageFileError) as error:
+        raise InputError(f"{label} or {image} cannot be read as NIfTI ({error}): replace it.") from error
+    if scan.ndim != 3 or scan.shape != drawn.shape:
+        raise InputError(f"{label} has shape {drawn.shape}, its image {scan.shape}: give two volumes on the same grid.")
+    apart = np.abs(_corners(scan.affine, scan.shape) - _corners(drawn.affine, scan.shape)).max()
+    if apart > 0.5 * voxel_sizes(scan.affine).min():
+        raise InputError(f"{label} lies {apart:.1f} mm away from its image {image}: correct one of the affines.")
+    rounded = np.rint(values)
+    odd = set(np.unique(rounded)) - set(LABELS.values())
+    if odd or not np.allclose(values, rounded, rtol=0, atol=0.01):
+        wrong = sorted(odd) or "values between the integers"
+        raise InputError(f"{label} holds {wrong}: only {LABELS} are known.")
+    header = scan.header.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    return nib.Nifti1Image(rounded.astype(np.uint8), scan.affine, header)
+
+
+def write_dataset(items: Sequence[Item], workspace: Workspace) -> None:
+    """Write ``dataset.json`` and integer label copies; images are referred to where they lie.
+
+    Raises:
+        InputError: see :func:`integer_label`.
+    """
+    entries = {}
+    for item in items:
+        copy = workspace.labels / f"{item['case']}.nii.gz"
+        if not copy.exists():
+            with whole_file(copy) as part:
+                nib.save(integer_label(item["label"], item["image"]), part)
+        entries[item["case"]] = {
+            "images": [str(Path(item["image"]).resolve())],
+            "label": os.path.relpath(copy, workspace.raw),
+        }
+    content = {
+        "channel_names": {"0": "MRI"},
+        "labels": LABELS,
+        "numTraining": len(items),
+        "file_ending": ".nii.gz",
+        "overwrite_image_reader_writer": READER,
+    }
+    # the copy that travels with the networks names no file of this machine
+    write_json(workspace.preprocessed / "dataset.json", content)
+    write_json(workspace.raw / "dataset.json", {**content, "dataset": entries})
+
+
+def make_splits(items: Sequence[Item], num_folds: int, seed: int) -> list[dict[str, list[str]]]:
+    """Cross-validation splits by patient: all views of a patient lie on the same side.
+
+    Translated scans are validated on; their patients fall into the same folds whatever real scans are added, and real
+    scans train in every fold. Where no scan is translated, all are validated on.
+
+    Returns:
+        one ``{"train": [case, ...], "val": [case, ...]}`` per fold.
+
+    Raises:
+        InputError: if there are fewer patients than folds.
+    """
+    validated = [item for item in items if item["origin"] == "translated"] or items
+    patients = sorted({str(item["patient"]) for item in validated})
+    if not 2 <= num_folds <= len(patients):
+        raise InputError(f"num_folds is {num_folds}: but there are {len(patients)} patients: choose from 2 to that.")
+    order = np.random.RandomState(seed).permutation(len(patients))
+    splits = []
+    for fold in range(num_folds):
+        held_out = {patients[index] for index in order[fold::num_folds]}
+        train = [item["case"] for item in items if str(item["patient"]) not in held_out]
+        val = [item["case"] for item in validated if str(item["patient"]) in held_out]
+        splits.append({"train": sorted(train), "val": sorted(val)})
+    return splits

@@ -1,0 +1,233 @@
+"""The whole of a segmentation training, from a list of scans to a folder of chosen networks."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Executor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from plugins.errors import InputError
+from plugins.files import read_json, write_json
+from plugins.nnunet.dataset import Item, check_items, make_splits, write_dataset
+from plugins.nnunet.planning import adopt_plans, make_plans, preprocess
+from plugins.nnunet.prediction import SELECTION, predict_scans
+from plugins.nnunet.processes import InlineExecutor, pools_on
+from plugins.nnunet.selection import drop_probabilities, export, select
+from plugins.nnunet.sliding_window import SlidingWindow
+from plugins.nnunet.trainer import TrainerSettings
+from plugins.nnunet.training import is_done, train_fold
+from plugins.nnunet.workspace import Workspace
+from plugins.progress import FILE_NAME, Progress
+
+CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")
+
+
+class NnUNetTraining:
+    """Plans, preprocesses, trains every configuration on every fold, selects, and writes ``model_dir``.
+
+    Every step is skipped when complete; a killed run is continued by the same call, each network from its last
+    checkpoint, to exactly the weights of a run that was not killed (on the CPU with ``num_workers`` 0).
+
+    Args:
+        items: dictionaries with ``case``, ``patient``, ``image``, ``label`` and ``origin``, ``translated`` or ``real``.
+        output_dir: keeps all state, in ``nnunet``, and ``progress.json``.
+        model_dir: what prediction needs; written last.
+        configurations: of nnU-Net: ``2d``, ``3d_fullres``, ``3d_lowres``.
+        num_folds: of the cross-validation, by patient.
+        folds: those to train; ``None`` for all.
+        members: configurations to predict with; ``None`` lets the cross-validation choose.
+        batch_size: of all configurations; ``None`` leaves the planner's.
+        target_spacing: mm, in (S, A, R) order; ``None`` leaves the planner's.
+        gpu_memory_gb: the memory nnU-Net plans for.
+        plan_changes: per configuration: ``batch_size``, ``patch_size``, ``n_stages``, ``features_per_stage``,
+            ``n_conv_per_stage``.
+        plans_from: ``model_dir`` of an earlier training whose plans are used unchanged, with none of the five above.
+        window: how validation scans are predicted.
+        executor: runs jobs, one network each; ``None`` runs them one after the other here.
+        tensorboard: write losses for TensorBoard.
+        settings: see :class:`TrainerSettings`: ``max_epochs``, ``initial_lr``, ``device``, ``seed`` and others.
+
+    Raises:
+        InputError: for a list, a key or a folder that cannot be used.
+    """
+
+    def __init__(
+        self,
+        items: Sequence[Item],
+        output_dir: str | Path,
+        model_dir: str | Path,
+        configurations: Sequence[str] = ("2d", "3d_fullres"),
+        num_folds: int = 5,
+        folds: Sequence[int] | None = None,
+        members: Sequence[str] | None = None,
+        batch_size: int | None = None,
+        target_spacing: Sequence[float] | None = None,
+        gpu_memory_gb: float = 8,
+        plan_changes: Mapping[str, Mapping[str, Any]] | None = None,
+        plans_from: str | Path | None = None,
+        window: SlidingWindow | None = None,
+        executor: Executor | None = None,
+        tensorboard: bool = True,
+        **settings: Any,
+    ):
+        device = torch.device(settings.pop("device", TrainerSettings.device))
+        try:
+            self.settings = TrainerSettings(device=str(device), **settings)
+        except TypeError as error:
+            known = ", ".join(TrainerSettings.__annotations__)
+            raise InputError(f"a key of the training is unknown ({error}): known are {known}.") from error
+        self.items, self.output_dir, self.model_dir = list(items), Path(output_dir).absolute(), Path(model_dir)
+        self.workspace = Workspace(self.output_dir / "nnunet")
+        self.configurations, self.num_folds = list(configurations), num_folds
+        self.folds = list(range(num_folds)) if folds is None else list(folds)
+        self.members = None if members is None else list(members)
+        self.plan: dict[str, Any] = {
+            "batch_size": batch_size,
+            "target_spacing": target_spacing,
+            "gpu_memory_gb": gpu_memory_gb,
+            "changes": plan_changes or {},
+        }
+        self.plans_from = None if plans_from is None else Path(plans_from)
+        self.window = window or SlidingWindow()
+        self.executor: Executor = executor or InlineExecutor()
+        self.tensorboard = tensorboard
+
+    def run(self) -> dict[str, Any]:
+        """Do what is left to do.
+
+        Returns:
+            the content of ``selection.json``.
+        """
+        self._check()
+        self._prepare()
+        marker = self.workspace.root / SELECTION
+        request = {"folds": self.folds, "max_epochs": self.settings.max_epochs, "members": self.members}
+        if not marker.exists() or read_json(marker)["request"] != request:
+            self._train([(name, fold) for fold in self.folds for name in self.configurations])
+            with self.workspace.active():
+                selection = select(self.workspace, self.configurations, self.folds, self.executor, self.members)
+            write_json(marker, {**selection, "request": request})
+        selection = {key: value for key, value in read_json(marker).items() if key != "request"}
+        exported = self.model_dir / SELECTION
+        if not exported.exists() or read_json(exported) != selection:
+            export(self.workspace, selection, self.model_dir)
+        drop_probabilities(self.workspace, self.configurations)
+        return selection
+
+    def _check(self) -> None:
+        check_items(self.items)
+        for name in self.configurations:
+            if name not in CONFIGURATIONS:
+                raise InputError(f"configurations names {name!r}: known are {list(CONFIGURATIONS)}.")
+        if not self.configurations or not set(self.members or []) <= set(self.configurations):
+            raise InputError(f"members {self.members} must be among the configurations {self.configurations}.")
+        if not self.folds or not set(self.folds) <= set(range(self.num_folds)):
+            raise InputError(f"folds is {self.folds}, but must be among the {self.num_folds} folds from 0.")
+
+    def _prepare(self) -> None:
+        """Dataset, plans, splits and preprocessed scans."""
+        marker = self.workspace.root / "prepared.json"
+        wanted = {
+            "items": [{key: str(value) for key, value in item.items()} for item in self.items],
+            "configurations": self.configurations,
+            "num_folds": self.num_folds,
+            "seed": self.settings.seed,
+            "plan": self.plan,
+            "plans_from": str(self.plans_from),
+        }
+        if not marker.exists():
+            with self.workspace.active(num_workers=1), pools_on(self.executor):  # with 0 workers the planner crashes
+                write_dataset(self.items, self.workspace)
+                if self.plans_from is None:
+                    make_plans(self.workspace, self.configurations, **self.plan)
+                else:
+                    adopt_plans(self.plans_from, self.workspace)
+            splits = make_splits(self.items, self.num_folds, self.settings.seed)
+            write_json(self.workspace.preprocessed / "splits_final.json", splits)
+            write_json(marker, wanted)
+        elif read_json(marker) != wanted:
+            raise InputError(f"{self.output_dir} holds a training of other scans or plans: choose another output_dir.")
+        with self.workspace.active():
+            preprocess(self.workspace, self.configurations, self.executor, self.output_dir)
+
+    def _train(self, jobs: Sequence[tuple[str, int]]) -> None:
+        probabilities = len(self.configurations) > 1
+        with self._watched(jobs):
+            futures = [
+                self.executor.submit(
+                    train_fold,
+                    self.workspace,
+                    *job,
+                    self.settings,
+                    self.window,
+                    save_probabilities=probabilities,
+                    tensorboard=self.tensorboard,
+                )
+                for job in jobs
+                if not is_done(self.workspace, *job, self.settings.max_epochs)
+            ]
+            done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
+            for future in waiting:
+                future.cancel()
+            for future in done:
+                future.result()
+
+    @contextmanager
+    def _watched(self, jobs: Sequence[tuple[str, int]]) -> Iterator[None]:
+        """Show the epochs of all jobs, in whatever process they run."""
+        total = len(jobs) * self.settings.max_epochs
+        stop = threading.Event()
+
+        def look() -> tuple[int, dict[str, float | str]]:
+            done = 0
+            shown: dict[str, float | str] = {}
+            for job in jobs:
+                file = self.workspace.fold(*job) / FILE_NAME
+                state: dict[str, Any] = read_json(file) if file.exists() else {"done": 0, "shown": {}}
+                done += state["done"]
+                if 0 < state["done"] < self.settings.max_epochs or not shown:
+                    shown = {"job": " fold ".join(map(str, job)), **state["shown"]}
+            finished = sum(is_done(self.workspace, *job, self.settings.max_epochs) for job in jobs)
+            return done, {"networks": f"{finished}/{len(jobs)}", **shown}
+
+        def watch(progress: Progress, before: int) -> None:
+            while True:
+                last = stop.wait(1)
+                done, shown = look()
+                progress.advance(done - before, **shown)
+                before = done
+                if last:
+                    return
+
+        before, _ = look()
+        with Progress(total, "training", self.output_dir, initial=before) as progress:
+            watcher = threading.Thread(target=watch, args=(progress, before), daemon=True)
+            watcher.start()
+            try:
+                yield
+            finally:
+                stop.set()
+                watcher.join()
+
+
+class NnUNetPrediction:
+    """Segments a list of scans with what :class:`NnUNetTraining` has chosen; the arguments of :func:`predict_scans`."""
+
+    def __init__(
+        self,
+        items: Sequence[Mapping[str, Any]],
+        model_dir: str | Path,
+        output_dir: str | Path,
+        window: SlidingWindow | None = None,
+        device: str | torch.device = "cpu",
+    ):
+        self.arguments = (items, model_dir, output_dir, window, device)
+
+    def run(self) -> list[Path]:
+        """Segment what is not segmented yet; see :func:`predict_scans`."""
+        return predict_scans(*self.arguments)

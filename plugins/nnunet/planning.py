@@ -1,0 +1,163 @@
+"""Fingerprint, plans and preprocessing, by nnU-Net; a training may bend the plans by a few named keys."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from plugins.errors import InputError
+from plugins.files import read_json, write_json
+from plugins.nnunet.processes import exit_with_parent
+from plugins.nnunet.workspace import DATASET, PLANS, Workspace
+from plugins.progress import Progress
+
+FINGERPRINT = "dataset_fingerprint.json"
+PLAN_KEYS = ("batch_size", "patch_size", "n_stages", "features_per_stage", "n_conv_per_stage")
+
+
+def bend_configuration(configuration: dict[str, Any], changes: Mapping[str, Any], name: str) -> None:
+    """Change one configuration of the plans in place.
+
+    Args:
+        configuration: from ``plans["configurations"]``.
+        changes: ``batch_size``; ``patch_size`` (slice axis first); ``n_stages``, an upper limit;
+            ``features_per_stage``, at least as many as there are stages; ``n_conv_per_stage``, one number.
+        name: of the configuration, for messages.
+
+    Raises:
+        InputError: for an unknown key, or a patch the network cannot halve as often as it wants to.
+    """
+    unknown = sorted(set(changes) - set(PLAN_KEYS))
+    if unknown:
+        raise InputError(f"plan_changes of {name} has the unknown keys {unknown}: known are {list(PLAN_KEYS)}.")
+    network = configuration["architecture"]["arch_kwargs"]
+    stages = min(changes.get("n_stages") or network["n_stages"], network["n_stages"])
+    features = changes.get("features_per_stage") or network["features_per_stage"]
+    if len(features) < stages:
+        raise InputError(f"features_per_stage of {name} names {len(features)} stages, but there are {stages}.")
+    convs = changes.get("n_conv_per_stage")
+    network["n_stages"] = stages
+    network["features_per_stage"] = list(features[:stages])
+    for key in ("kernel_sizes", "strides", "n_conv_per_stage"):
+        network[key] = network[key][:stages]
+    network["n_conv_per_stage_decoder"] = network["n_conv_per_stage_decoder"][: stages - 1]
+    if convs is not None:
+        network["n_conv_per_stage"] = [convs] * stages
+        network["n_conv_per_stage_decoder"] = [convs] * (stages - 1)
+    for key in ("batch_size", "patch_size"):
+        if changes.get(key) is not None:
+            configuration[key] = changes[key]
+    factor = np.prod(network["strides"], axis=0)
+    if len(factor) != len(configuration["patch_size"]) or np.any(np.mod(configuration["patch_size"], factor)):
+        raise InputError(
+            f"patch_size of {name} is {configuration['patch_size']}, but must be a multiple of {factor.tolist()}."
+        )
+
+
+def make_plans(
+    workspace: Workspace,
+    configurations: Sequence[str],
+    changes: Mapping[str, Mapping[str, Any]],
+    batch_size: int | None = None,
+    target_spacing: Sequence[float] | None = None,
+    gpu_memory_gb: float = 8,
+) -> None:
+    """Let nnU-Net measure the dataset and plan, then bend its plans; must run inside ``workspace.active``.
+
+    Args:
+        workspace: its ``dataset.json`` must exist.
+        configurations: that will be trained; each must be in the plans.
+        changes: per configuration, see :func:`bend_configuration`.
+        batch_size: of all configurations; ``None`` leaves the planner's.
+        target_spacing: of ``3d_fullres`` (and in-plane of ``2d``), mm, (S, A, R) order; ``None`` leaves the planner's.
+        gpu_memory_gb: the memory the planner aims at.
+
+    Raises:
+        InputError: see :func:`bend_configuration`; also for a configuration that nnU-Net does not plan for these data.
+    """
+    for name in changes:
+        if name not in configurations:
+            raise InputError(f"plan_changes names {name!r}, but the configurations are {list(configurations)}.")
+    for old in (FINGERPRINT, f"{PLANS}.json"):
+        (workspace.preprocessed / old).unlink(missing_ok=True)
+    extractor = DatasetFingerprintExtractor(DATASET, 1)
+    extractor.show_progress_bar = False
+    # intensity statistics serve the normalisation of CT only; nnU-Net's 1e8 samples would take 0.8 GB
+    extractor.num_foreground_voxels_for_intensitystats = 1e6
+    extractor.run(overwrite_existing=True)
+    spacing = None if target_spacing is None else [float(mm) for mm in target_spacing]
+    planner = ExperimentPlanner(DATASET, gpu_memory_gb, plans_name=PLANS, overwrite_target_spacing=spacing)
+    planner.plan_experiment()
+    file = workspace.preprocessed / f"{PLANS}.json"
+    plans = load_json(str(file))
+    for name in configurations:
+        if name not in plans["configurations"]:
+            raise InputError(f"nnU-Net plans no configuration {name!r} for these scans: take it out of configurations.")
+        bend_configuration(plans["configurations"][name], {"batch_size": batch_size, **changes.get(name, {})}, name)
+    write_json(file, plans)
+
+
+def adopt_plans(model_dir: Path, workspace: Workspace) -> None:
+    """Take plans and fingerprint of an earlier training, so that its networks fit this one.
+
+    Raises:
+        InputError: if ``model_dir`` is no finished training.
+    """
+    for name in (f"{PLANS}.json", FINGERPRINT):
+        if not (model_dir / name).is_file():
+            raise InputError(f"plans_from: {model_dir} has no {name}; give the model_dir of a finished training.")
+        workspace.preprocessed.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(model_dir / name, workspace.preprocessed / name)
+
+
+def _preprocess_case(workspace: Workspace, configuration: str, case: str) -> None:
+    """Preprocess one case; its three files appear in an order that leaves the properties for last."""
+    exit_with_parent()
+    plans = PlansManager(str(workspace.preprocessed / f"{PLANS}.json"))
+    manager = plans.get_configuration(configuration)
+    folder = workspace.preprocessed / manager.data_identifier
+    folder.mkdir(parents=True, exist_ok=True)
+    dataset = read_json(workspace.raw / "dataset.json")
+    entry = dataset["dataset"][case]
+    label = (workspace.raw / entry["label"]).resolve()
+    part = folder / f".part-{case}"
+    manager.preprocessor_class(verbose=False).run_case_save(
+        str(part), entry["images"], str(label), plans, manager, dataset
+    )
+    for ending in (".b2nd", "_seg.b2nd", ".pkl"):
+        part.with_name(part.name + ending).replace(folder / f"{case}{ending}")
+
+
+def preprocess(workspace: Workspace, configurations: Sequence[str], executor: Executor, output_dir: Path) -> None:
+    """Preprocess what is not preprocessed yet, one case and configuration a job."""
+    plans = PlansManager(str(workspace.preprocessed / f"{PLANS}.json"))
+    cases = sorted(read_json(workspace.raw / "dataset.json")["dataset"])
+    jobs = [(name, case) for name in configurations for case in cases]
+    folders = {name: workspace.preprocessed / plans.get_configuration(name).data_identifier for name in configurations}
+    missing = [(name, case) for name, case in jobs if not (folders[name] / f"{case}.pkl").exists()]
+    for folder in folders.values():
+        for stale in folder.glob(".part-*"):
+            stale.unlink()
+    turn = threading.Lock()
+
+    def count(_: Future[None]) -> None:
+        with turn:  # may be called in any thread
+            progress.advance()
+
+    with Progress(len(jobs), "preprocessing", output_dir, initial=len(jobs) - len(missing)) as progress:
+        futures = []
+        for job in missing:
+            futures.append(executor.submit(_preprocess_case, workspace, *job))
+            futures[-1].add_done_callback(count)
+        for future in futures:
+            future.result()

@@ -1,0 +1,102 @@
+"""Work in other processes: an executor whose workers never outlive us, and nnU-Net's pools led to an executor."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.connection
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+from nnunetv2.ensembling import ensemble
+from nnunetv2.evaluation import evaluate_predictions
+from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
+from nnunetv2.postprocessing import remove_connected_components
+
+_USERS_OF_POOLS = (ensemble, evaluate_predictions, fingerprint_extractor, remove_connected_components)
+_watching = threading.Event()
+
+
+def exit_with_parent() -> None:
+    """End this process as soon as the one that started it ends, however that happens; a main process stays."""
+    parent = multiprocessing.parent_process()
+    if parent is None or _watching.is_set():
+        return
+    _watching.set()
+
+    def watch(sentinel: int) -> None:
+        multiprocessing.connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
+
+
+def process_pool(max_workers: int) -> ProcessPoolExecutor:
+    """A pool of freshly started processes that end with this one, even if it is killed."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(max_workers, mp_context=context, initializer=exit_with_parent)
+
+
+class InlineExecutor(Executor):
+    """Runs what is submitted at once, in the calling thread."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Run ``fn`` and return its finished future."""
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class _Result:
+    """What ``starmap_async`` returns, of futures."""
+
+    def __init__(self, futures: list[Future[Any]]):
+        self._futures = futures
+
+    def ready(self) -> bool:
+        return all(future.done() for future in self._futures)
+
+    def get(self) -> list[Any]:
+        return [future.result() for future in self._futures]
+
+
+class _Pool:
+    """The part of ``multiprocessing.Pool`` that nnU-Net uses, on an executor."""
+
+    _pool: tuple[()] = ()
+
+    def __init__(self, executor: Executor):
+        self._executor = executor
+
+    def __enter__(self) -> _Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def starmap_async(self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> _Result:
+        return _Result([self._executor.submit(function, *items) for items in arguments])
+
+    def starmap(self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
+        return self.starmap_async(function, arguments).get()
+
+
+@contextmanager
+def pools_on(executor: Executor) -> Iterator[None]:
+    """nnU-Net's functions use ``executor`` inside the block, instead of a new pool of processes per call."""
+    context = SimpleNamespace(Pool=lambda _: _Pool(executor))
+    before = [module.multiprocessing for module in _USERS_OF_POOLS]
+    for module in _USERS_OF_POOLS:
+        module.multiprocessing = SimpleNamespace(get_context=lambda _: context)
+    try:
+        yield
+    finally:
+        for module, original in zip(_USERS_OF_POOLS, before, strict=True):
+            module.multiprocessing = original

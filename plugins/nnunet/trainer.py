@@ -1,0 +1,174 @@
+"""nnU-Net's own trainer with settings from outside, silent, and with exact and safe checkpoints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as StockTrainer
+
+from plugins.files import read_json
+from plugins.nnunet.checkpoints import FINAL, LATEST, PREVIOUS, plain, random_states, write_checkpoint
+from plugins.nnunet.workspace import PLANS, TRAINER, Workspace
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """Hyper-parameters of one training; the defaults are nnU-Net's.
+
+    Attributes:
+        max_epochs: of ``iterations_per_epoch`` training steps.
+        iterations_per_epoch: training steps.
+        val_iterations_per_epoch: patches batches for the pseudo Dice.
+        initial_lr: decays as ``(1 - epoch / max_epochs) ** 0.9``.
+        weight_decay: of the optimizer.
+        optimizer: called with parameters, ``lr`` and ``weight_decay``; ``None`` is nnU-Net's SGD, momentum 0.99.
+        oversample_foreground: share of a batch that is centred on foreground.
+        mirroring: augment by mirroring; without it nothing is mirrored in prediction either.
+        save_every: epochs between checkpoints.
+        num_workers: augmentation processes, 0 for none; ``None`` is nnU-Net's choice. Only 0 is reproducible.
+        num_threads: torch's threads of one training.
+        seed: of weights and sampling; the fold is added.
+        device: torch device.
+    """
+
+    max_epochs: int = 1000
+    iterations_per_epoch: int = 250
+    val_iterations_per_epoch: int = 50
+    initial_lr: float = 1e-2
+    weight_decay: float = 3e-5
+    optimizer: Callable[..., torch.optim.Optimizer] | None = None
+    oversample_foreground: float = 0.33
+    mirroring: bool = True
+    save_every: int = 1
+    num_workers: int | None = None
+    num_threads: int | None = None
+    seed: int = 0
+    device: str = "cuda"
+
+
+class nnUNetTrainer(StockTrainer):  # type: ignore[misc]  # its base is untyped
+    """nnU-Net's trainer under nnU-Net's name, which checkpoints carry, so that stock nnU-Net can use them.
+
+    It differs in what does not touch the optimisation: messages go to the log file only, no picture is drawn each
+    epoch, the blur does not choose its algorithm by a stopwatch, and checkpoints are exact, atomic and free of pickled
+    objects.
+    """
+
+    mirroring = True
+    make_optimizer: Callable[..., torch.optim.Optimizer] | None = None
+
+    def apply(self, settings: TrainerSettings) -> None:
+        """Take hyper-parameters; must come before ``initialize``, whose scheduler reads them."""
+        self.num_epochs = settings.max_epochs
+        self.num_iterations_per_epoch = settings.iterations_per_epoch
+        self.num_val_iterations_per_epoch = settings.val_iterations_per_epoch
+        self.initial_lr = settings.initial_lr
+        self.make_optimizer = settings.optimizer
+        self.weight_decay = settings.weight_decay
+        self.oversample_foreground_percent = settings.oversample_foreground
+        self.save_every = settings.save_every
+        self.mirroring = settings.mirroring
+        self.logger.plot_progress_png = lambda folder: None
+
+    def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
+        """Write to the log file only."""
+        super().print_to_log_file(*args, also_print_to_console=False, add_timestamp=add_timestamp)
+
+    def plot_network_architecture(self) -> None:
+        """Not wanted."""
+
+    def _save_debug_information(self) -> None:
+        """Not wanted: it records this machine."""
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:
+        """nnU-Net's choice, without mirroring if that is switched off."""
+        *others, mirror_axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        if not self.mirroring:
+            self.inference_allowed_mirroring_axes = mirror_axes = None
+        return (*others, mirror_axes)
+
+    @staticmethod
+    def get_training_transforms(*args: Any, **kwargs: Any) -> Any:
+        """nnU-Net's augmentation; the blur always convolves."""
+        transforms = StockTrainer.get_training_transforms(*args, **kwargs)
+        for transform in transforms.transforms:
+            blur = getattr(transform, "transform", transform)
+            if isinstance(blur, GaussianBlurTransform):
+                blur.benchmark = False
+        return transforms
+
+    def configure_optimizers(self) -> tuple[Any, Any]:
+        """nnU-Net's, or the optimizer of the settings with nnU-Net's schedule."""
+        if self.make_optimizer is None:
+            optimizer, scheduler = super().configure_optimizers()
+            return optimizer, scheduler
+        optimizer = self.make_optimizer(self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
+        return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write the whole state; ``checkpoint_best`` is not kept, nothing reads it."""
+        path = Path(filename)
+        if path.name not in (FINAL, LATEST):
+            return
+        content = {
+            "network_weights": bare(self.network).state_dict(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "grad_scaler_state": None if self.grad_scaler is None else self.grad_scaler.state_dict(),
+            "logging": self.logger.get_checkpoint(),
+            "_best_ema": self._best_ema,
+            "current_epoch": self.current_epoch + 1,
+            "init_args": {"configuration": self.configuration_name, "fold": self.fold},
+            "trainer_name": TRAINER,
+            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
+            "random_states": random_states(),
+        }
+        write_checkpoint(path, content)
+
+    def load_checkpoint(self, filename_or_checkpoint: str | Mapping[str, Any]) -> None:
+        """Take the whole state of a checkpoint but the random generators'; see :func:`restore_random_states`."""
+        if not self.was_initialized:
+            self.initialize()
+        checkpoint = filename_or_checkpoint
+        if isinstance(checkpoint, str):
+            checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        bare(self.network).load_state_dict(checkpoint["network_weights"])
+        self.optimizer.load_state_dict(checkpoint["optimizer_state"])
+        if self.grad_scaler is not None and checkpoint["grad_scaler_state"] is not None:
+            self.grad_scaler.load_state_dict(checkpoint["grad_scaler_state"])
+        self.logger.load_checkpoint(checkpoint["logging"])
+        self._best_ema = checkpoint["_best_ema"]
+        self.current_epoch = checkpoint["current_epoch"]
+        self.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
+
+    def on_epoch_end(self) -> None:
+        """nnU-Net's; the log holds plain numbers, so that it continues from a checkpoint exactly."""
+        self.logger.load_checkpoint(plain(self.logger.get_checkpoint()))
+        super().on_epoch_end()
+
+    def on_train_end(self) -> None:
+        """Write the final checkpoint and drop the others."""
+        super().on_train_end()
+        (Path(self.output_folder) / PREVIOUS).unlink(missing_ok=True)
+
+
+def bare(network: torch.nn.Module) -> torch.nn.Module:
+    """The module inside a compiled one."""
+    inner: torch.nn.Module = getattr(network, "_orig_mod", network)
+    return inner
+
+
+def make_trainer(workspace: Workspace, configuration: str, fold: int, settings: TrainerSettings) -> nnUNetTrainer:
+    """A trainer that is not initialized yet; must run inside ``workspace.active``."""
+    plans = read_json(workspace.preprocessed / f"{PLANS}.json") | {"continue_training": False}
+    dataset = read_json(workspace.preprocessed / "dataset.json")
+    os.makedirs(workspace.fold(configuration, fold), exist_ok=True)
+    trainer = nnUNetTrainer(plans, configuration, fold, dataset, torch.device(settings.device))
+    trainer.apply(settings)
+    return trainer

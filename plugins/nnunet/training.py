@@ -1,0 +1,208 @@
+"""One training, of one configuration on one fold: a MONAI engine around nnU-Net's trainer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Events
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.handlers import TensorBoardStatsHandler
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
+from nnunetv2.inference.export_prediction import export_prediction_from_logits
+
+from plugins.files import read_json, write_json
+from plugins.nnunet.checkpoints import newest_checkpoint, restore_random_states
+from plugins.nnunet.processes import InlineExecutor, exit_with_parent, pools_on
+from plugins.nnunet.sliding_window import SlidingWindow
+from plugins.nnunet.trainer import TrainerSettings, make_trainer, nnUNetTrainer
+from plugins.nnunet.workspace import TRAINER, Workspace
+from plugins.progress import FILE_NAME
+
+DONE = "done.json"
+
+
+class NnUNetEngine(SupervisedTrainer):  # type: ignore[misc]  # its base is untyped
+    """Runs nnU-Net's trainer as a MONAI trainer: any handler can be attached.
+
+    Every iteration is nnU-Net's ``train_step``; nnU-Net's hooks run at the start and the end of every epoch. The output
+    is ``{"loss": float}``; ``state.metrics`` holds ``val_loss`` and ``pseudo_dice``, the mean over the classes.
+
+    Args:
+        trainer: after ``on_train_start``, which makes its data loaders.
+        handlers: MONAI or ignite handlers.
+    """
+
+    def __init__(self, trainer: nnUNetTrainer, handlers: Sequence[Any] = ()):
+        super().__init__(
+            device=trainer.device,
+            max_epochs=trainer.num_epochs,
+            train_data_loader=trainer.dataloader_train,
+            epoch_length=trainer.num_iterations_per_epoch,
+            network=trainer.network,
+            optimizer=trainer.optimizer,
+            loss_function=trainer.loss,
+            decollate=False,
+        )
+        self._trainer = trainer
+        self._outputs: list[dict[str, Any]] = []
+        self.state.epoch = trainer.current_epoch
+        self.state.iteration = trainer.current_epoch * trainer.num_iterations_per_epoch
+        self.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        self.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
+        for handler in handlers:
+            handler.attach(self)
+
+    def _start_epoch(self) -> None:
+        self._outputs = []
+        self._trainer.on_epoch_start()
+        self._trainer.on_train_epoch_start()
+
+    def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Any]) -> dict[str, float]:
+        self._outputs.append(self._trainer.train_step(batchdata))
+        engine.state.output = {"loss": float(self._outputs[-1]["loss"])}
+        engine.fire_event(IterationEvents.MODEL_COMPLETED)
+        return dict(engine.state.output)
+
+    def _end_epoch(self) -> None:
+        trainer = self._trainer
+        trainer.on_train_epoch_end(self._outputs)
+        with torch.no_grad():
+            trainer.on_validation_epoch_start()
+            batches = range(trainer.num_val_iterations_per_epoch)
+            trainer.on_validation_epoch_end([trainer.validation_step(next(trainer.dataloader_val)) for _ in batches])
+        self.state.metrics["val_loss"] = float(trainer.logger.get_value("val_losses", step=-1))
+        self.state.metrics["pseudo_dice"] = float(trainer.logger.get_value("mean_fg_dice", step=-1))
+        trainer.on_epoch_end()
+
+
+class _Reporter:
+    """Writes ``progress.json`` of one training after every epoch."""
+
+    def __init__(self, folder: Path, name: str):
+        self._folder, self._name = folder, name
+
+    def attach(self, engine: NnUNetEngine) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: NnUNetEngine) -> None:
+        shown = {"epoch": engine.state.epoch, "loss": engine.state.output["loss"], **engine.state.metrics}
+        report(self._folder, self._name, engine.state.epoch, engine.state.max_epochs, shown)
+
+
+def report(folder: Path, name: str, done: int, total: int, shown: dict[str, Any]) -> None:
+    """Write ``progress.json``; numbers that are none are left out."""
+    shown = {key: round(value, 4) for key, value in shown.items() if np.isfinite(value)}
+    write_json(folder / FILE_NAME, {"description": name, "done": done, "total": total, "shown": shown})
+
+
+def is_done(workspace: Workspace, configuration: str, fold: int, max_epochs: int) -> bool:
+    """Whether a training has reached ``max_epochs`` and been validated."""
+    done = workspace.fold(configuration, fold) / DONE
+    return done.is_file() and bool(read_json(done)["epochs"] == max_epochs)
+
+
+def train_fold(
+    workspace: Workspace,
+    configuration: str,
+    fold: int,
+    settings: TrainerSettings,
+    window: SlidingWindow,
+    save_probabilities: bool = True,
+    tensorboard: bool = False,
+) -> None:
+    """Train one network from where it was left, then predict its validation scans; nothing if that is done.
+
+    May run in a process of its own; it then ends with the process that started it.
+
+    Args:
+        workspace: with plans, splits and preprocessed scans.
+        configuration: of the plans.
+        fold: of ``splits_final.json``.
+        settings: hyper-parameters.
+        window: how the validation scans are predicted.
+        save_probabilities: keep what the ensemble of configurations needs.
+        tensorboard: write losses and pseudo Dice for TensorBoard into the fold's folder.
+    """
+    exit_with_parent()
+    if is_done(workspace, configuration, fold, settings.max_epochs):
+        return
+    folder = workspace.fold(configuration, fold)
+    if settings.num_threads is not None:
+        torch.set_num_threads(settings.num_threads)
+    random.seed(settings.seed + fold)
+    np.random.seed(settings.seed + fold)
+    torch.manual_seed(settings.seed + fold)
+    with workspace.active(settings.num_workers):
+        trainer = make_trainer(workspace, configuration, fold, settings)
+        for stale in folder.glob(".part-*"):
+            stale.unlink()
+        checkpoint = newest_checkpoint(folder)
+        trainer.initialize()
+        if checkpoint is not None:
+            trainer.load_checkpoint(checkpoint)
+        name = f"{configuration} fold {fold}"
+        report(folder, name, trainer.current_epoch, settings.max_epochs, {})
+        trainer.on_train_start()
+        if trainer.current_epoch < trainer.num_epochs:
+            handlers: list[Any] = [_Reporter(folder, name)]
+            if tensorboard:
+                handlers.append(_tensorboard(folder / "events"))
+            engine = NnUNetEngine(trainer, handlers)
+            if checkpoint is not None:
+                restore_random_states(checkpoint["random_states"])
+            engine.run()
+        trainer.on_train_end()
+        validate(trainer, window, save_probabilities)
+    write_json(folder / DONE, {"epochs": settings.max_epochs})
+
+
+def _tensorboard(folder: Path) -> TensorBoardStatsHandler:
+    return TensorBoardStatsHandler(log_dir=str(folder), output_transform=lambda output: output["loss"])
+
+
+def validate(trainer: nnUNetTrainer, window: SlidingWindow, save_probabilities: bool) -> None:
+    """Predict and score the validation scans of a trained fold, as nnU-Net does, into its ``validation`` folder."""
+    folder = Path(trainer.output_folder) / "validation"
+    folder.mkdir(exist_ok=True)
+    trainer.set_deep_supervision_enabled(False)
+    predictor = window.predictor(trainer.device)
+    predictor.manual_initialization(
+        trainer.network,
+        trainer.plans_manager,
+        trainer.configuration_manager,
+        None,
+        trainer.dataset_json,
+        TRAINER,
+        trainer.inference_allowed_mirroring_axes,
+    )
+    _, cases = trainer.do_split()
+    dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, cases)
+    ending = trainer.dataset_json["file_ending"]
+    for case in cases:
+        data, _, _, properties = dataset.load_case(case)
+        logits = predictor.predict_sliding_window_return_logits(torch.from_numpy(np.array(data[:]))).cpu()
+        export_prediction_from_logits(
+            logits,
+            properties,
+            trainer.configuration_manager,
+            trainer.plans_manager,
+            trainer.dataset_json,
+            str(folder / case),
+            save_probabilities,
+            torch.get_num_threads(),
+        )
+    with pools_on(InlineExecutor()):
+        compute_metrics_on_folder(
+            str(Path(trainer.preprocessed_dataset_folder_base) / "gt_segmentations"),
+            str(folder),
+            str(folder / "summary.json"),
+            trainer.plans_manager.image_reader_writer_class(),
+            ending,
+            trainer.label_manager.foreground_labels,
+        )

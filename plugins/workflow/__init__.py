@@ -1,0 +1,10 @@
+"""Stages, their fingerprints, their execution, and the driver of domain adaptation."""
+
+from plugins.workflow.driver import UdaWorkflow
+from plugins.workflow.execution import is_complete, run_stage
+from plugins.workflow.graph import run_stages
+from plugins.workflow.plan import Plan
+from plugins.workflow.segment import RunInference
+from plugins.workflow.stage import Stage, fingerprint
+
+__all__ = ["Plan", "RunInference", "Stage", "UdaWorkflow", "fingerprint", "is_complete", "run_stage", "run_stages"]

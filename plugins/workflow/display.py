@@ -1,0 +1,154 @@
+"""What the driver shows of its stages: bars on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import TimeRemainingColumn as TimeLeftColumn
+
+from plugins.files import read_json
+from plugins.progress import FILE_NAME
+from plugins.workflow.execution import working_folder
+
+LINE_SECONDS = 30.0
+
+
+class Display(Protocol):
+    """What the driver tells of a run; every call is cheap."""
+
+    def update(self, running: Iterable[str]) -> None:
+        """Called about twice a second with the stages that are running."""
+
+    def finished(self, name: str, seconds: float | None) -> None:
+        """A stage is complete; ``None`` seconds if it was so already."""
+
+    def close(self) -> None:
+        """The run has ended."""
+
+
+def make_display(names: Sequence[str], run_dir: Path) -> Display:
+    """Bars if stdout is a terminal, else plain lines.
+
+    Args:
+        names: all stages in the order of work.
+        run_dir: folder of the run, in whose stages' folders ``progress.json`` is looked for.
+    """
+    return TerminalDisplay(names, run_dir) if sys.stdout.isatty() else LineDisplay(names, run_dir)
+
+
+def read_progress(run_dir: Path, name: str) -> dict[str, Any] | None:
+    """The content of a running stage's ``progress.json``, ``None`` as long as there is none."""
+    try:
+        state = read_json(working_folder(name, run_dir) / FILE_NAME)
+    except (OSError, ValueError):
+        return None
+    return state if isinstance(state, dict) and {"done", "total"} <= state.keys() else None
+
+
+def duration(seconds: float) -> str:
+    """A duration in words.
+
+    Example:
+        >>> duration(7.4), duration(132), duration(7300)
+        ('7 s', '2 min 12 s', '2 h 1 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 1:
+        return f"{rest} s"
+    hours, left = divmod(minutes, 60)
+    return f"{hours} h {left} min" if hours else f"{minutes} min {rest} s"
+
+
+class LineDisplay:
+    """Plain lines: one when a stage begins, one when it ends, and its progress every half a minute."""
+
+    def __init__(self, names: Sequence[str], run_dir: Path):
+        self._names, self._run_dir = list(names), run_dir
+        self._began: dict[str, tuple[float, float]] = {}
+        self._shown: dict[str, float] = {}
+
+    def update(self, running: Iterable[str]) -> None:
+        """Print what has begun, and the progress of every stage whose last line is old."""
+        now = time.monotonic()
+        for name in running:
+            if name not in self._shown:
+                self._shown[name] = now
+                self._print(name, "started")
+            state = read_progress(self._run_dir, name)
+            if state is None:
+                continue
+            began, initial = self._began.setdefault(name, (now, state["done"]))
+            if now - self._shown[name] >= LINE_SECONDS:
+                self._shown[name] = now
+                self._print(name, _progress_line(state, initial, now - began))
+
+    def finished(self, name: str, seconds: float | None) -> None:
+        """Print that a stage is complete."""
+        self._print(name, "already complete" if seconds is None else f"done in {seconds:.0f} s")
+
+    def close(self) -> None:
+        """Nothing is left to do."""
+
+    def _print(self, name: str, text: str) -> None:
+        total = len(self._names)
+        print(f"[{self._names.index(name) + 1:{len(str(total))}}/{total}] {name} ... {text}", flush=True)
+
+
+def _progress_line(state: dict[str, Any], initial: float, seconds: float) -> str:
+    done, total = state["done"], state["total"]
+    line = f"{done / max(total, 1):.0%} ({done}/{total} {state.get('description', '')})".replace(" )", ")")
+    if done > initial and seconds > 0:
+        line += f", {duration((total - done) * seconds / (done - initial))} left"
+    return line
+
+
+class TerminalDisplay:
+    """A bar for the whole run, and one for every stage that is running and reports its progress."""
+
+    def __init__(self, names: Sequence[str], run_dir: Path):
+        self._run_dir = run_dir
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeLeftColumn(),
+            TextColumn("{task.fields[shown]}", style="dim"),
+        )
+        self._lines = LineDisplay(names, run_dir)
+        self._tasks: dict[str, TaskID] = {}
+        self._all = self._progress.add_task("stages", total=len(names), shown="")
+        self._progress.start()
+
+    def update(self, running: Iterable[str]) -> None:
+        """Bring the bars up to date; a stage's bar appears with its first report, where its time left starts."""
+        for name in running:
+            state = read_progress(self._run_dir, name)
+            if state is None:
+                continue
+            shown = " ".join(f"{key} {_short(value)}" for key, value in state.get("shown", {}).items())
+            done, total = state["done"], state["total"]
+            if name not in self._tasks:
+                self._tasks[name] = self._progress.add_task(name, completed=done, total=total, shown=shown)
+            self._progress.update(self._tasks[name], completed=done, total=total, shown=shown)
+
+    def finished(self, name: str, seconds: float | None) -> None:
+        """Print the line of the stage and advance the bar of the run."""
+        if name in self._tasks:
+            self._progress.remove_task(self._tasks.pop(name))
+        self._lines.finished(name, seconds)
+        self._progress.advance(self._all)
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._progress.stop()
+
+
+def _short(value: float | str) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,169 @@
+"""Unsupervised domain adaptation as one command."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from plugins.data import crossmoda_datalist, dataset_or_phantom, heldout_labels
+from plugins.errors import InputError
+from plugins.evaluation import results_table
+from plugins.evaluation.labels import labels_in
+from plugins.files import read_json
+from plugins.workflow.functions import SPLITS
+from plugins.workflow.graph import run_stages
+from plugins.workflow.names import refuse_unknown_options
+from plugins.workflow.plan import Plan
+
+REPORT_PAGE = "report/index.html"
+REPORT_METRICS = "report/metrics.json"
+TESTS = "paired_t_test"
+
+StrPath = str | os.PathLike[str]
+
+
+class UdaWorkflow:
+    """Translate, segment, train on pseudo-labels, evaluate and report; what is done already is never repeated.
+
+    Calling :meth:`run` again with the same settings continues where the last call ended, however it ended.
+
+    Args:
+        bundle_root: root of this bundle; the phantom lies below it.
+        bundles_dir: folder of the bundles that the stages run.
+        executor: of ``concurrent.futures``; runs independent stages side by side.
+        dataset_dir: data set in the layout of CrossMoDA; ``None`` is the phantom.
+        output_dir: folder of the run; ``None`` is ``<runs_dir>/<run_name><run_suffix>``.
+        runs_dir: folder of all runs.
+        run_name: ``None`` is the name of the data set's folder.
+        run_suffix: appended to the name.
+        views: translators by name: ``tanq`` is the bundle ``tanq_translation``. ``ceT1`` takes the scans as they are.
+        rounds: rounds of self-training.
+        overlays: config files, such as ``cpu.json``, that are merged over those of every bundle that has them.
+        settings: bundle to config ids to values.
+        truth_dir: reference label maps ``<case>_Label.nii.gz`` of validation scans; ``None`` looks for those that
+            simulated data sets keep beside the scans.
+        device: torch device of all stages.
+        seed: of all stages.
+        num_threads: of each stage; ``None`` leaves each bundle's own.
+        max_epochs: of every training; ``None`` leaves each bundle's own.
+    """
+
+    def __init__(
+        self,
+        bundle_root: StrPath,
+        bundles_dir: StrPath,
+        executor: Executor,
+        dataset_dir: StrPath | None = None,
+        output_dir: StrPath | None = None,
+        runs_dir: StrPath = "runs",
+        run_name: str | None = None,
+        run_suffix: str = "",
+        views: Sequence[str] = ("tanq", "cyclegan"),
+        rounds: int = 1,
+        overlays: Sequence[str] = (),
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        truth_dir: StrPath | None = None,
+        device: Any = "cpu",
+        seed: int = 0,
+        num_threads: int | None = None,
+        max_epochs: int | None = None,
+    ):
+        self.bundle_root, self.bundles_dir = Path(bundle_root).absolute(), Path(os.path.abspath(bundles_dir))
+        self.executor, self.dataset_dir, self.truth_dir = executor, dataset_dir, truth_dir
+        self.output_dir, self.runs_dir, self.run_name, self.run_suffix = output_dir, runs_dir, run_name, run_suffix
+        self.views = [views] if isinstance(views, str) else [*views]
+        self.overlays = [overlays] if isinstance(overlays, str) else [*overlays]
+        self.settings = {} if settings is None else settings
+        self.rounds, self.max_epochs = rounds, max_epochs
+        self.device, self.seed, self.num_threads = device, seed, num_threads
+
+    @property
+    def run_dir(self) -> Path:
+        """Folder of the run.
+
+        Raises:
+            InputError: if the run's name is no plain name.
+        """
+        if self.output_dir is not None:
+            return Path(self.output_dir).absolute()
+        name = self.run_name
+        if name is None:
+            name = "phantom" if self.dataset_dir is None else Path(self.dataset_dir).absolute().name
+        name = f"{name}{self.run_suffix}"
+        if not name or Path(name).name != name:
+            raise InputError(f"run_name is {name!r}: give a plain folder name, and runs_dir for the place.")
+        return Path(self.runs_dir).absolute() / name
+
+    def plan(self) -> Plan:
+        """What is to be done; writes the phantom if it is needed and missing.
+
+        Raises:
+            InputError: if a setting or the data set's layout is wrong; the scans are not read yet.
+        """
+        if not isinstance(self.rounds, int) or self.rounds < 0:
+            raise InputError(f"rounds is {self.rounds!r}: give a whole number, 0 for no self-training.")
+        if not isinstance(self.settings, Mapping) or not all(isinstance(s, Mapping) for s in self.settings.values()):
+            raise InputError(
+                'settings must be a dictionary of dictionaries, e.g. {"tanq_translation": {"max_epochs": 3}}.'
+            )
+        dataset_dir = dataset_or_phantom(self.dataset_dir, self.bundle_root).absolute()
+        if self.run_dir.is_relative_to(dataset_dir) or dataset_dir.is_relative_to(self.run_dir):
+            raise InputError(f"the run folder {self.run_dir} and {dataset_dir} overlap: choose another runs_dir.")
+        scans = {name: crossmoda_datalist(dataset_dir, split) for name, split in SPLITS.items()}
+        common = {"device": f"$torch.device('{self.device}')", "seed": self.seed}
+        if self.num_threads is not None:
+            common["num_threads"] = self.num_threads
+        return Plan(
+            bundles_dir=self.bundles_dir,
+            dataset_dir=dataset_dir,
+            scans=scans,
+            truth=self._truth(dataset_dir, {scan["case"] for scan in scans["validation"]}),
+            views=self.views,
+            rounds=self.rounds,
+            overlays=self.overlays,
+            settings=self.settings,
+            common=common,
+            max_epochs=self.max_epochs,
+        )
+
+    def run(self) -> None:
+        """Bring the run to its end and print its results.
+
+        Raises:
+            InputError: if a setting or a scan is wrong; no training has begun then.
+            RuntimeError: if a stage fails; the message names its log.
+        """
+        refuse_unknown_options()
+        plan = self.plan()
+        stages = plan.stages()
+        print(f"run folder: {self.run_dir}", flush=True)
+        try:
+            run_stages(stages, self.run_dir, self.executor)
+        except KeyboardInterrupt:
+            print("stopped; the same command continues from here", flush=True)
+            raise SystemExit(130) from None
+        self._print_results(has_truth=bool(plan.truth))
+
+    def _truth(self, dataset_dir: Path, cases: set[str]) -> dict[str, str]:
+        if self.truth_dir is None:
+            found = heldout_labels(dataset_dir, "validation")
+        else:
+            found = {case: os.path.abspath(path) for case, path in labels_in(self.truth_dir).items()}
+        truth = {case: path for case, path in sorted(found.items()) if case in cases}
+        if self.truth_dir is not None and not truth:
+            raise InputError(f"{self.truth_dir} has no label map of a validation scan: give another truth_dir.")
+        return truth
+
+    def _print_results(self, has_truth: bool) -> None:
+        if has_truth:
+            metrics = {key: value for key, value in read_json(self.run_dir / REPORT_METRICS).items() if key != TESTS}
+            Console().print(results_table(metrics))
+        else:
+            print("no reference label maps of the validation scans are known (truth_dir), so there are no metrics")
+        print(f"label maps: {self.run_dir / f'round_{self.rounds}' / 'validation'}")
+        print(f"report: {self.run_dir / REPORT_PAGE}", flush=True)

@@ -1,0 +1,154 @@
+"""One stage, from nothing or from where it stopped, to its complete folder."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import pydoc
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from plugins.errors import InputError
+from plugins.files import read_json, write_json
+from plugins.workflow.names import refuse_unknown_overrides
+from plugins.workflow.process import die_with_parent, run_command
+from plugins.workflow.stage import Stage, fill_in, fingerprint
+
+RECORD, LOG, OVERRIDES = "stage.json", "log.txt", "overrides.json"
+
+
+def complete_folder(name: str, run_dir: str | os.PathLike[str]) -> Path:
+    """Where a stage lies when it is complete."""
+    return Path(run_dir, name)
+
+
+def working_folder(name: str, run_dir: str | os.PathLike[str]) -> Path:
+    """Where a stage lies while it is being made."""
+    return Path(run_dir, f"{name}.partial")
+
+
+def recorded_fingerprint(folder: Path) -> str | None:
+    """The fingerprint in a stage's folder, ``None`` if there is none."""
+    try:
+        value = read_json(folder / RECORD)["fingerprint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(value)
+
+
+def current_fingerprint(stage: Stage, run_dir: str | os.PathLike[str]) -> str:
+    """The stage's fingerprint, given the complete stages that it needs.
+
+    Raises:
+        RuntimeError: if a stage that it needs is not complete.
+        InputError: as :func:`fingerprint`.
+    """
+    needed = {}
+    for name in stage.needs:
+        value = recorded_fingerprint(complete_folder(name, run_dir))
+        if value is None:
+            raise RuntimeError(f"stage {stage.name} needs {name}, which is not complete in {run_dir}")
+        needed[name] = value
+    return fingerprint(stage, needed)
+
+
+def is_complete(stage: Stage, run_dir: str | os.PathLike[str]) -> bool:
+    """Whether the stage's results exist and are those of its settings; the stages that it needs must be complete."""
+    return recorded_fingerprint(complete_folder(stage.name, run_dir)) == current_fingerprint(stage, run_dir)
+
+
+def run_stage(stage: Stage, run_dir: str | os.PathLike[str], stop_file: Path | None = None) -> float:
+    """Bring one stage to its end.
+
+    The work happens in ``<run>/<stage>.partial``. What an earlier attempt left there is continued if its fingerprint
+    is the same, else removed. When all is done the folder becomes ``<run>/<stage>`` in one step and takes the place of
+    what a stage with other settings left there. ``stage.json`` in it has ``fingerprint``, ``command`` and ``seconds``
+    (of work; attempts that were killed are not counted).
+
+    Args:
+        stage: the stage; those it needs must be complete.
+        run_dir: folder of the run.
+        stop_file: as soon as this file exists the stage is stopped.
+
+    Returns:
+        The seconds.
+
+    Raises:
+        InputError: if an input, a config file or an override is wrong, or the stage's process says so.
+        RuntimeError: if the stage's process fails in another way; the message names its log.
+        Stopped: if it was stopped.
+    """
+    if (parent := multiprocessing.parent_process()) is not None and parent.pid is not None:
+        die_with_parent(parent.pid)
+    run_dir = Path(run_dir).absolute()
+    partial, complete = working_folder(stage.name, run_dir), complete_folder(stage.name, run_dir)
+    refuse_foreign_folder(stage.name, run_dir)
+    refuse_unknown_overrides(stage)
+    mark = current_fingerprint(stage, run_dir)
+    if recorded_fingerprint(partial) != mark:
+        shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True, exist_ok=True)
+    command = _command(stage, partial)
+    before = read_json(partial / RECORD)["seconds"] if (partial / RECORD).is_file() else 0.0
+    start = time.monotonic()
+    write_json(partial / RECORD, {"fingerprint": mark, "command": command, "seconds": before})
+    try:
+        _work(stage, command, partial, run_dir, stop_file)
+    finally:
+        seconds = round(before + time.monotonic() - start, 3)
+        write_json(partial / RECORD, {"fingerprint": mark, "command": command, "seconds": seconds})
+    _replace(complete, partial)
+    return seconds
+
+
+def bundle_command(bundle: str, run_id: str, config_files: list[str]) -> list[str]:
+    """``python -m monai.bundle run`` with this Python, for a bundle's root folder and config files in order."""
+    files = ["--config_file", json.dumps(config_files), "--bundle_root", bundle]
+    return [sys.executable, "-m", "monai.bundle", "run", run_id, *files]
+
+
+def refuse_foreign_folder(name: str, run_dir: Path) -> None:
+    """Refuse to work where the stage's folder was not made by a stage.
+
+    Raises:
+        InputError: naming the folder.
+    """
+    for folder in (complete_folder(name, run_dir), working_folder(name, run_dir)):
+        foreign = folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file())
+        if foreign:
+            raise InputError(f"{folder} was not made by this workflow: choose another runs_dir or run_name.")
+
+
+def _command(stage: Stage, partial: Path) -> list[str]:
+    if stage.bundle is None:
+        return [str(stage.function)]
+    files = [*map(str, stage.config_paths), str(partial / OVERRIDES)]
+    return bundle_command(str(Path(stage.bundle).absolute()), stage.run_id, files)
+
+
+def _work(stage: Stage, command: list[str], partial: Path, run_dir: Path, stop_file: Path | None) -> None:
+    settings: dict[str, Any] = fill_in(stage.overrides, partial, run_dir)
+    if stage.bundle is None:
+        function = pydoc.locate(str(stage.function))
+        if not callable(function):
+            raise RuntimeError(f"stage {stage.name}: no function is called {stage.function}")
+        function(**settings)
+    else:
+        write_json(partial / OVERRIDES, settings)
+        run_command(command, stage.bundle, partial / LOG, f"stage {stage.name}", stop_file)
+
+
+def _replace(complete: Path, partial: Path) -> None:
+    """Give a finished folder its final name; what had that name is removed."""
+    if complete.exists():
+        old = complete.with_name(f"{complete.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        complete.rename(old)
+        partial.rename(complete)
+        shutil.rmtree(old)
+    else:
+        partial.rename(complete)

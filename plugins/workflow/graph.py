@@ -1,0 +1,101 @@
+"""All stages of a run, in the order their needs allow, by any executor of ``concurrent.futures``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from contextlib import contextmanager
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from plugins.workflow.display import Display, make_display
+from plugins.workflow.execution import is_complete, refuse_foreign_folder, run_stage
+from plugins.workflow.names import refuse_unknown_overrides
+from plugins.workflow.stage import Stage
+
+LOCK, STOP = ".lock", ".stop"
+UPDATE_SECONDS = 0.5
+
+
+@contextmanager
+def sole_driver(run_dir: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold the run folder; wait, and say so, as long as another driver holds it. The lock ends with its process."""
+    run_dir = Path(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(run_dir / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another driver is at work in {run_dir}: waiting for it to end", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def run_stages(stages: Sequence[Stage], run_dir: str | os.PathLike[str], executor: Executor) -> None:
+    """Bring all stages to their end; those that are complete are not repeated.
+
+    One failure, or Ctrl-C, stops every stage that is running; what they have done stays in their partial folders and is
+    continued by the next call.
+
+    Args:
+        stages: the stages, in any order.
+        run_dir: folder of the run.
+        executor: runs stages whose needs are complete side by side, as many as it has workers. It is shut down
+            after a failure.
+
+    Raises:
+        InputError: if any stage has a misspelt override or a foreign folder, before anything is run, and as
+            :func:`run_stage`.
+        RuntimeError: as :func:`run_stage`.
+    """
+    run_dir = Path(run_dir).absolute()
+    by_name = {stage.name: stage for stage in stages}
+    for stage in stages:
+        refuse_unknown_overrides(stage)
+        refuse_foreign_folder(stage.name, run_dir)
+    order = TopologicalSorter({stage.name: stage.needs for stage in stages})
+    names = [*TopologicalSorter({stage.name: stage.needs for stage in stages}).static_order()]
+    order.prepare()
+    with sole_driver(run_dir):
+        (run_dir / STOP).unlink(missing_ok=True)
+        display = make_display(names, run_dir)
+        running: dict[Future[float], str] = {}
+        try:
+            while order.is_active():
+                for name in order.get_ready():
+                    if is_complete(by_name[name], run_dir):
+                        display.finished(name, None)
+                        order.done(name)
+                    else:
+                        running[executor.submit(run_stage, by_name[name], run_dir, run_dir / STOP)] = name
+                _collect(running, order, display)
+        except BaseException:
+            _stop(run_dir, executor)
+            raise
+        finally:
+            display.close()
+
+
+def _collect(running: dict[Future[float], str], order: TopologicalSorter[str], display: Display) -> None:
+    """Show what is running until something has finished, and hand that to the order."""
+    done: set[Future[float]] = set()
+    while running and not done:
+        done, _ = wait(running, timeout=UPDATE_SECONDS, return_when=FIRST_COMPLETED)
+        for future in done:
+            name = running.pop(future)
+            display.finished(name, future.result())
+            order.done(name)
+        display.update([name for future, name in running.items() if future.running()])
+
+
+def _stop(run_dir: Path, executor: Executor) -> None:
+    """End what is running and wait for it."""
+    (run_dir / STOP).touch()
+    executor.shutdown(wait=True, cancel_futures=True)
+    (run_dir / STOP).unlink(missing_ok=True)

@@ -1,0 +1,124 @@
+"""Misspelt names, and the right ones nearest to them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import fire
+from monai.bundle import ConfigParser
+
+from plugins.errors import InputError
+from plugins.workflow.stage import Stage
+
+# what `monai.bundle run` takes itself
+RUN_OPTIONS = frozenset(
+    ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file")
+)
+
+
+def refuse_unknown(names: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Refuse names that are not among the known ones.
+
+    Raises:
+        InputError: naming the first unknown name and the nearest known one.
+
+    Example:
+        >>> refuse_unknown(["tanc"], ["tanq", "cyclegan"], what="views")
+        Traceback (most recent call last):
+        plugins.errors.InputError: views has no 'tanc': did you mean 'tanq'?
+    """
+    known = [str(name) for name in known]
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, n=1, cutoff=0.5)
+            cure = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(sorted(known))}."
+            raise InputError(f"{what} has no {name!r}: {cure}")
+
+
+def refuse_unknown_ids(config: Mapping[str, Any], ids: Iterable[str], what: str) -> None:
+    """Refuse ids that a config does not have; MONAI would add them silently and leave the misspelt setting as it was.
+
+    Args:
+        config: a parsed config.
+        ids: nested ids such as ``train::trainer::max_epochs``; ``#`` separates as well, a leading ``+`` is ignored.
+        what: what has no such id, for the message.
+
+    Raises:
+        InputError: naming the first unknown id and the nearest known one.
+    """
+    for name in ids:
+        level: Any = config
+        path = name.lstrip("+").replace("#", "::").split("::")
+        for depth, key in enumerate(path):
+            names = level if isinstance(level, Mapping) else range(len(level)) if isinstance(level, list) else ()
+            prefix = "::".join(path[:depth]) + "::" if depth else ""
+            refuse_unknown([prefix + key], [f"{prefix}{known}" for known in names], what)
+            level = level[int(key)] if isinstance(level, list) else level[key]
+
+
+def fitting(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the settings whose ids the config has."""
+    found = {}
+    for name, value in settings.items():
+        with suppress(InputError):
+            refuse_unknown_ids(config, [name], "config")
+            found[name] = value
+    return found
+
+
+def refuse_unknown_overrides(stage: Stage) -> None:
+    """Refuse overrides of a bundle that its config files do not have.
+
+    Raises:
+        InputError: naming the first unknown id and the nearest known one, or a missing config file.
+    """
+    if stage.bundle is None:
+        return
+    for path in stage.config_paths:
+        if not path.is_file():
+            raise InputError(f"{path} is missing: bundles_dir must be the folder of the bundles.")
+    config = merged(stage.config_paths)
+    refuse_unknown_ids(config, stage.overrides, f"{Path(stage.bundle).name} ({', '.join(stage.config_files)})")
+
+
+def merged(config_files: Sequence[Path]) -> dict[str, Any]:
+    """The config files merged as ``monai.bundle run`` merges them."""
+    parser = ConfigParser()
+    parser.read_config([str(path) for path in config_files])
+    config: dict[str, Any] = parser.get()
+    return config
+
+
+def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
+    """Refuse options of this process's ``monai.bundle run`` that the first config file does not have.
+
+    MONAI adds ``--round 2`` to the config as a new entry, and whoever meant ``--rounds 2`` gets the default.
+
+    Args:
+        arguments: the command line; that of this process if omitted. Any that is not ``monai.bundle run`` passes.
+
+    Raises:
+        InputError: naming the first unknown option and the nearest known one.
+    """
+    arguments = sys.argv if arguments is None else arguments
+    if not arguments or Path(arguments[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
+        return
+    options = {}
+    for position, argument in enumerate(arguments):
+        if argument.startswith("--"):
+            name, equals, value = argument[2:].partition("=")
+            following = arguments[position + 1] if position + 1 < len(arguments) else ""
+            options[name] = value if equals else following
+    if "config_file" not in options:
+        return
+    parsed = fire.parser.DefaultParseValue(options["config_file"])
+    files = [Path(str(file)) for file in ([parsed] if isinstance(parsed, str) else parsed)]
+    base = merged(files[:1])
+    for later in files[1:]:
+        refuse_unknown_ids(base, ConfigParser.load_config_file(later), later.name)
+    refuse_unknown_ids(base, options.keys() - RUN_OPTIONS, files[0].name)

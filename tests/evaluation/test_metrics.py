@@ -1,0 +1,169 @@
+"""Dice and ASSD against slow, plain float64 code; the policy for empty structures; what goes into the files."""
+
+import json
+import math
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage, stats
+
+from plugins.errors import InputError
+from plugins.evaluation import case_metrics, compare_rounds, evaluate_folder, paired_t_test, results_table, summarise
+
+OBLIQUE = np.array([[-0.39, 0.06, 0.2, 5], [0.08, -0.4, 0.3, -7], [0.05, 0.07, 1.45, 11], [0, 0, 0, 1.0]])
+
+
+def blob(rng, shape, value):
+    """A random smooth blob as a label map."""
+    noise = ndimage.gaussian_filter(rng.standard_normal(shape), 1.5)
+    return np.where(noise > np.quantile(noise, 0.9), value, 0).astype(np.uint8)
+
+
+def surface(mask):
+    padded = np.pad(mask, 1)
+    inside = padded.copy()
+    for axis in range(3):
+        for step in (1, -1):
+            inside &= np.roll(padded, step, axis)
+    return np.argwhere((padded & ~inside)[1:-1, 1:-1, 1:-1]).astype(np.float64)
+
+
+def naive_assd(a, b, spacing):
+    pa, pb = surface(a) * spacing, surface(b) * spacing
+    distances = np.linalg.norm(pa[:, None] - pb[None], axis=2)
+    return np.concatenate([distances.min(1), distances.min(0)]).mean()
+
+
+@pytest.mark.parametrize("spacing", [(0.4, 0.5, 1.5), (1.0, 1.0, 1.0), (3.0, 0.3, 0.7)])
+@pytest.mark.parametrize("value", [1, 2])
+def test_dice_and_assd_equal_plain_code(spacing, value):
+    rng = np.random.default_rng(value)
+    pred, truth = blob(rng, (17, 14, 9), value), blob(rng, (17, 14, 9), value)
+    found = case_metrics(pred, truth, spacing)["vs" if value == 1 else "cochlea"]
+    a, b = pred == value, truth == value
+    assert found["dice"] == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()), abs=1e-6)
+    assert found["assd_mm"] == pytest.approx(naive_assd(a, b, spacing), abs=1e-5)
+
+
+def test_assd_is_symmetric_and_pools_both_surfaces():
+    small, large = np.zeros((2, 12, 11, 10), dtype=np.uint8)
+    small[2, 2, 2] = 1
+    large[2:9, 2:8, 2:7] = 1
+    spacing = (0.5, 0.5, 2.0)
+    there, back = case_metrics(small, large, spacing)["vs"], case_metrics(large, small, spacing)["vs"]
+    assert there["assd_mm"] == pytest.approx(back["assd_mm"], abs=1e-5)
+    assert there["assd_mm"] == pytest.approx(naive_assd(small > 0, large > 0, spacing), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("pred", "truth", "expected"),
+    [
+        (0, 1, {"dice": 0.0, "assd_mm": 350.0, "failure": True}),
+        (1, 0, {"dice": 0.0, "assd_mm": 350.0, "failure": True}),
+        (0, 0, {"dice": None, "assd_mm": None, "failure": False}),
+    ],
+)
+def test_empty_structures_follow_the_written_policy(pred, truth, expected):
+    maps = np.zeros((2, 4, 5, 6), dtype=np.uint8)
+    maps[0, 1:3, 1:3, 1:3] = pred
+    maps[1, 1:3, 1:3, 1:3] = truth
+    assert case_metrics(maps[0], maps[1], (1, 1, 1))["vs"] == expected
+
+
+def test_excluded_cases_and_failures_in_the_means():
+    def row(dice, assd, failure=False):
+        return {"dice": dice, "assd_mm": assd, "failure": failure}
+
+    cases = {
+        "a": {"vs": row(0.8, 1.0), "cochlea": row(None, None)},
+        "b": {"vs": row(0.0, 350.0, True), "cochlea": row(0.6, 0.2)},
+    }
+    mean = summarise(cases)
+    assert mean["vs"]["dice"] == pytest.approx(0.4)
+    assert mean["vs"]["dice_std"] == pytest.approx(np.std([0.8, 0], ddof=1))
+    assert mean["vs"]["assd_mm"] == pytest.approx(175.5)
+    assert mean["vs"]["assd_mm_found"] == 1.0
+    assert (mean["vs"]["cases"], mean["vs"]["failures"]) == (2, 1)
+    assert (mean["cochlea"]["cases"], mean["cochlea"]["dice_std"]) == (1, None)
+    assert mean["both"]["dice"] == pytest.approx(0.5)
+
+
+def save(path, array, affine=OBLIQUE):
+    path.parent.mkdir(exist_ok=True)
+    nib.save(nib.Nifti1Image(array, affine), path)
+
+
+def test_folder_uses_mm_of_an_oblique_affine_and_rounds(tmp_path):
+    rng = np.random.default_rng(0)
+    pred, truth = blob(rng, (11, 12, 13), 1), blob(rng, (11, 12, 13), 1)
+    save(tmp_path / "pred" / "x_1_Label.nii.gz", pred)
+    save(tmp_path / "truth" / "x_1_Label.nii.gz", truth * 0.9999999997)
+    save(tmp_path / "truth" / "x_2_Label.nii.gz", truth)
+    content = evaluate_folder(tmp_path / "pred", tmp_path / "truth", tmp_path / "out" / "metrics.json")
+    text = (tmp_path / "out" / "metrics.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail) == content
+    spacing = np.sqrt((OBLIQUE[:3, :3] ** 2).sum(0))
+    assert content["cases"]["x_1"]["vs"]["assd_mm"] == pytest.approx(naive_assd(pred > 0, truth > 0, spacing), abs=1e-5)
+    assert content["cases"]["x_1"]["cochlea"]["dice"] is None
+    assert content["mean"]["cochlea"]["assd_mm"] is None
+    assert content["not_compared"] == ["x_2"]
+
+
+def test_unequal_grids_are_refused_by_name(tmp_path):
+    label = np.ones((4, 5, 6), dtype=np.uint8)
+    save(tmp_path / "truth" / "x_Label.nii.gz", label)
+    save(tmp_path / "pred" / "x_Label.nii.gz", label[:3])
+    with pytest.raises(InputError, match=r"pred.x_Label.*truth.x_Label"):
+        evaluate_folder(tmp_path / "pred", tmp_path / "truth", tmp_path / "m.json")
+    save(tmp_path / "pred" / "x_Label.nii.gz", label, OBLIQUE @ np.diag([-1, 1, 1, 1.0]))
+    with pytest.raises(InputError, match="half a voxel"):
+        evaluate_folder(tmp_path / "pred", tmp_path / "truth", tmp_path / "m.json")
+    save(tmp_path / "pred" / "x_Label.nii.gz", label, OBLIQUE + 1e-6)
+    assert evaluate_folder(tmp_path / "pred", tmp_path / "truth", tmp_path / "m.json")["mean"]["vs"]["dice"] == 1
+
+
+def test_unknown_label_values_and_empty_folders_are_refused(tmp_path):
+    save(tmp_path / "pred" / "x_Label.nii.gz", np.full((4, 5, 6), 3, dtype=np.uint8))
+    save(tmp_path / "truth" / "y_Label.nii.gz", np.ones((4, 5, 6), dtype=np.uint8))
+    with pytest.raises(InputError, match="no case in common"):
+        evaluate_folder(tmp_path / "pred", tmp_path / "truth", tmp_path / "m.json")
+    with pytest.raises(InputError, match=r"labels \[3.0\]"):
+        evaluate_folder(tmp_path / "pred", tmp_path / "pred", tmp_path / "m.json")
+    with pytest.raises(InputError, match="is no folder"):
+        evaluate_folder(tmp_path / "nothing", tmp_path / "truth", tmp_path / "m.json")
+
+
+def test_paired_t_test_equals_its_formula():
+    rng = np.random.default_rng(3)
+    a, b = rng.random(9), rng.random(9)
+    found = paired_t_test(a, b)
+    t = (b - a).mean() / ((b - a).std(ddof=1) / 3)
+    assert found["t"] == pytest.approx(t)
+    assert found["p"] == pytest.approx(2 * stats.t.sf(abs(t), 8))
+
+
+@pytest.mark.parametrize(("a", "b"), [([], []), ([0.5], [0.7]), ([0.1, 0.2], [0.1, 0.2]), ([0.1, 0.3], [0.3, 0.5])])
+def test_undefined_t_tests_are_none(a, b):
+    found = paired_t_test(a, b)
+    assert found["t"] is None
+    assert found["p"] is None
+    assert all(value is None or math.isfinite(value) for value in found.values())
+
+
+def test_rounds_are_paired_by_case_and_shown():
+    def content(dice):
+        cases = {
+            c: {s: {"dice": d, "assd_mm": 1.0, "failure": False} for s in ("vs", "cochlea")} for c, d in dice.items()
+        }
+        return {"cases": cases, "mean": summarise(cases)}
+
+    rounds = {
+        "round_0": content({"a": 0.1, "b": 0.2, "c": 0.9}),
+        "round_1": content({"c": 0.95, "b": 0.4, "a": 0.2, "d": None}),
+    }
+    test = compare_rounds(rounds)[0]
+    assert (test["before"], test["after"], test["structure"], test["measure"]) == ("round_0", "round_1", "vs", "dice")
+    assert test["n"] == 3
+    assert test["difference"] == pytest.approx((0.1 + 0.2 + 0.05) / 3)
+    assert results_table(rounds).row_count == 6

@@ -1,0 +1,201 @@
+import pytest
+import torch
+from monai.networks.layers.factories import Norm
+from torch.nn import functional as F
+
+from plugins.layers import RAIN, RegionNorm, Regions, list_regions, one_hot_regions, region_norm
+
+EPS = 1e-5
+
+
+def naive(x, masks, weight, bias, styled):
+    """Eq. (1)-(7), one sample, channel and region at a time, in float64."""
+    y = torch.zeros_like(x)
+    for n in range(x.shape[0]):
+        others = ~masks[n].any(dim=0)
+        for c in range(x.shape[1]):
+            for r in range(weight.shape[0]):
+                mask = others if r == 0 else masks[n, r - 1]
+                if not mask.any():
+                    continue
+                values = x[n, c][mask]
+                values = (values - values.mean()) / torch.sqrt(values.var(correction=0) + EPS)
+                if styled and r == styled and others.any():
+                    rest = x[n, c][others]
+                    values = values * torch.sqrt(rest.var(correction=0) + EPS) + rest.mean()
+                y[n, c] = y[n, c].masked_scatter(mask, values * weight[r, c] + bias[r, c])
+    return y
+
+
+def masks_of(label, num_targets):
+    targets = one_hot_regions(label)[:, 1:]
+    return targets if num_targets == 2 else targets[:, 1:]
+
+
+def example(label, num_targets, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    label = label.repeat(2, 1, 1, 1) if label.shape[0] == 1 else label
+    shape = (label.shape[0], 3, *label.shape[2:])
+    x = 5 + 2 * torch.randn(shape, generator=generator, dtype=torch.float64)
+    weight, bias = torch.randn(2, num_targets + 1, 3, generator=generator, dtype=torch.float64)
+    return x.requires_grad_(), weight.requires_grad_(), bias.requires_grad_(), masks_of(label, num_targets)
+
+
+def labels():
+    mixed = torch.zeros(2, 1, 5, 7)
+    mixed[0, 0, 1:3, 1:4], mixed[0, 0, 4, 2:6] = 1, 2
+    mixed[1, 0, 0, :], mixed[1, 0, 4, 6] = 1, 2
+    one_pixel = torch.zeros(1, 1, 5, 7)
+    one_pixel[..., 2, 3] = 2
+    one_rest = torch.ones(1, 1, 5, 7)
+    one_rest[..., 1, 1], one_rest[..., 4, :] = 0, 2
+    return {
+        "mixed": mixed,
+        "absent in one sample": torch.cat([mixed[:1], torch.zeros(1, 1, 5, 7)]),
+        "one pixel": one_pixel,
+        "covers everything": torch.full((1, 1, 5, 7), 2.0),
+        "VS covers everything": torch.ones(1, 1, 5, 7),
+        "others is one pixel": one_rest,
+        "no region": torch.zeros(1, 1, 5, 7),
+    }
+
+
+@pytest.mark.parametrize("case", labels())
+@pytest.mark.parametrize(("num_targets", "styled"), [(1, 0), (2, 0), (2, 1)], ids=["RN", "RN of three", "RAIN"])
+class TestAgainstTheNaiveLoop:
+    def test_forward_equals_the_equations(self, case, num_targets, styled):
+        x, weight, bias, masks = example(labels()[case], num_targets)
+        y = region_norm(x, weight, bias, list_regions(masks, [5, 7]), EPS, styled)
+        torch.testing.assert_close(y, naive(x, masks, weight, bias, styled), rtol=0, atol=1e-10)
+
+    def test_gradients_are_those_of_the_equations(self, case, num_targets, styled):
+        x, weight, bias, masks = example(labels()[case], num_targets)
+        regions = list_regions(masks, [5, 7])
+        y, expected = region_norm(x, weight, bias, regions, EPS, styled), naive(x, masks, weight, bias, styled)
+        outward = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        ours = torch.autograd.grad(y, (x, weight, bias), outward)
+        theirs = torch.autograd.grad(expected, (x, weight, bias), outward)
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+
+    def test_gradcheck(self, case, num_targets, styled):
+        x, weight, bias, masks = example(labels()[case], num_targets)
+        regions = list_regions(masks, [5, 7])
+        call = lambda *tensors: region_norm(*tensors, regions, EPS, styled)  # noqa: E731
+        assert torch.autograd.gradcheck(call, (x, weight, bias))
+
+
+@pytest.mark.parametrize("kind", [RegionNorm, RAIN])
+def test_without_regions_it_is_instance_norm(kind):
+    norm, x = kind(4), torch.randn(2, 4, 5, 7)
+    torch.testing.assert_close(norm(x), F.instance_norm(x), rtol=0, atol=1e-6)
+    nothing = list_regions(torch.zeros(2, norm.num_regions - 1, 5, 7), [5, 7])
+    torch.testing.assert_close(norm(x, nothing), F.instance_norm(x), rtol=1e-5, atol=1e-5)
+
+
+def test_a_four_pixel_cochlea_keeps_its_contrast():
+    x = torch.randn(1, 2, 64, 64, dtype=torch.float64)
+    x[..., 30:32, 30:32] = torch.tensor([[0.01, 0.02], [0.03, 0.04]], dtype=torch.float64)
+    mask = torch.zeros(1, 1, 64, 64)
+    mask[..., 30:32, 30:32] = 1
+    values = RegionNorm(2).double()(x, list_regions(mask, [64, 64]))[..., 30:32, 30:32]
+    assert values.std(correction=0) > 0.9
+
+
+def test_one_pixel_region_is_its_bias_and_finite():
+    norm = RAIN(3)
+    torch.nn.init.constant_(norm.bias[2].data, 0.5)
+    masks = torch.zeros(1, 2, 8, 8)
+    masks[0, 1, 3, 3] = 1
+    x = torch.randn(1, 3, 8, 8, requires_grad=True)
+    y = norm(x, list_regions(masks, [8, 8]))
+    torch.testing.assert_close(y[0, :, 3, 3], torch.full((3,), 0.5))
+    y.sum().backward()
+    assert torch.isfinite(x.grad).all()
+
+
+def test_styled_region_has_mean_and_deviation_of_others():
+    x, masks = torch.randn(1, 2, 16, 16, dtype=torch.float64), torch.zeros(1, 2, 16, 16, dtype=torch.bool)
+    x[..., :4, :4] += 100
+    masks[:, 0, :4, :4] = True
+    y = RAIN(2).double()(x, list_regions(masks, [16, 16]))
+    others = x[0][:, ~masks[0, 0]]
+    restyled = y[0][:, masks[0, 0]]
+    torch.testing.assert_close(restyled.mean(1), others.mean(1), atol=1e-6, rtol=0)
+    torch.testing.assert_close(restyled.std(1, correction=0), others.std(1, correction=0), atol=1e-4, rtol=0)
+
+
+def test_statistics_of_half_precision_are_float32():
+    x = (1000 + torch.randn(1, 2, 32, 32)).to(torch.bfloat16)
+    masks = torch.zeros(1, 1, 32, 32)
+    masks[..., :3, :3] = 1
+    regions, norm = list_regions(masks, [32, 32]), RegionNorm(2)
+    y = norm(x, regions)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), norm(x.float(), regions), rtol=1e-2, atol=1e-2)
+
+
+def test_large_mean_does_not_eat_the_variance():
+    x = 1e4 + torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    masks = torch.zeros(1, 1, 64, 64)
+    masks[..., 5:9, 5:9] = 1
+    regions, norm = list_regions(masks, [64, 64]), RegionNorm(1)
+    single = norm(x.float(), regions).double()
+    torch.testing.assert_close(single, norm.double()(x, regions), rtol=0, atol=5e-3)
+
+
+def test_scripted_equals_eager():
+    x, masks = torch.randn(2, 4, 6, 6), torch.rand(2, 2, 6, 6) > 0.8
+    masks[:, 0] &= ~masks[:, 1]
+    regions = list_regions(masks, [6, 6])
+    norm = RAIN(4)
+    torch.testing.assert_close(torch.jit.script(norm)(x, regions), norm(x, regions), rtol=0, atol=0)
+
+
+def test_three_dimensions_are_normalised_alike():
+    x, masks = torch.randn(1, 2, 4, 6, 8, dtype=torch.float64), torch.rand(1, 1, 4, 6, 8) > 0.7
+    weight, bias = torch.ones(2, 2, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
+    y = region_norm(x, weight, bias, list_regions(masks, [4, 6, 8]), EPS)
+    torch.testing.assert_close(y, naive(x, masks, weight, bias, 0), rtol=0, atol=1e-10)
+
+
+def test_names_are_known_to_the_norm_factory():
+    assert Norm["region", 2] is RegionNorm
+    assert Norm["rain", 3] is RAIN
+
+
+def test_zero_regions_are_refused():
+    with pytest.raises(ValueError, match="at least 1"):
+        RegionNorm(4, num_regions=0)
+
+
+class TestListRegions:
+    def test_labels_are_rounded_not_truncated(self):
+        one_hot = one_hot_regions(torch.tensor([0.0, 0.9999999997, 2.0000001], dtype=torch.float64).view(1, 1, 1, 3))
+        assert one_hot[0, :, 0].int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+    def test_any_keeps_what_nearest_loses(self):
+        masks = torch.zeros(1, 1, 16, 16)
+        masks[0, 0, 5, 5] = 1
+        assert list_regions(masks, [4, 4], "nearest").position.tolist() == []
+        assert list_regions(masks, [4, 4], "any").position.tolist() == [5]
+
+    def test_last_region_wins_a_shared_pixel(self):
+        masks = torch.zeros(1, 2, 4, 4)
+        masks[0, 0, 0, 0], masks[0, 1, 1, 1] = 1, 1
+        regions = list_regions(masks, [2, 2], "any")
+        assert regions.group.tolist() == [1]
+        assert regions.rest_count.tolist() == [3]
+
+    def test_small_regions_join_others(self):
+        masks = torch.zeros(2, 1, 4, 4)
+        masks[0, 0, 0, :3], masks[1, 0, 0, :2] = 1, 1
+        regions = list_regions(masks, [4, 4], min_pixels=3)
+        assert regions.sample.tolist() == [0, 0, 0]
+        assert regions.rest_count.tolist() == [13, 16]
+
+    def test_it_returns_regions(self):
+        assert isinstance(list_regions(torch.zeros(1, 1, 4, 4), [4, 4]), Regions)
+
+    def test_unknown_reduction_is_named(self):
+        with pytest.raises(ValueError, match="'linear'"):
+            list_regions(torch.zeros(1, 1, 4, 4), [2, 2], "linear")

@@ -1,0 +1,114 @@
+import math
+
+import pytest
+import torch
+
+from plugins.losses import AttentionQueries, ContrastiveLoss, RandomQueries, attention_entropy, patch_nce
+
+
+def features(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def naive_attention(source):
+    flat = source.flatten(2).transpose(1, 2)
+    attention = (flat @ flat.transpose(1, 2)).softmax(dim=2)
+    logs = torch.where(attention > 0, attention.log(), 0)
+    return attention, -(attention * logs).sum(dim=2)
+
+
+class TestPatchNCE:
+    def test_it_is_the_equation_term_by_term(self):
+        q, k = features(2, 5, 4), features(2, 5, 4, seed=1)
+        terms = [
+            -math.log(math.exp(q[n, i] @ k[n, i] / 0.07) / sum(math.exp(q[n, i] @ k[n, j] / 0.07) for j in range(5)))
+            for n in range(2)
+            for i in range(5)
+        ]
+        assert patch_nce(q, k).item() == pytest.approx(sum(terms) / 10, rel=1e-12)
+
+    def test_orthogonal_matches_cost_nothing_and_one_query_is_free(self):
+        unit = torch.eye(4, dtype=torch.float64)[None]
+        assert patch_nce(unit, unit, temperature=0.01).item() < 1e-12
+        assert patch_nce(unit[:, :1], unit[:, 1:2]).item() == 0
+
+    def test_equal_keys_cost_the_log_of_their_number(self):
+        q = features(1, 6, 3)
+        assert patch_nce(q, torch.ones_like(q)).item() == pytest.approx(math.log(6))
+
+    def test_keys_get_no_gradient(self):
+        q, k = features(1, 4, 3).requires_grad_(), features(1, 4, 3, seed=1).requires_grad_()
+        patch_nce(q, k).backward()
+        assert k.grad is None
+        assert q.grad.abs().sum() > 0
+
+    def test_half_precision_is_computed_in_float32(self):
+        q = features(1, 4, 3).to(torch.bfloat16)
+        assert patch_nce(q, q).dtype == torch.float32
+
+    def test_negatives_come_from_the_same_image_only(self):
+        q, k = features(2, 4, 3), features(2, 4, 3, seed=1)
+        parts = [patch_nce(q[n : n + 1], k[n : n + 1]) for n in range(2)]
+        torch.testing.assert_close(patch_nce(q, k), torch.stack(parts).mean())
+
+
+class TestAttentionQueries:
+    @pytest.mark.parametrize("rows_per_chunk", [1, 7, 64, 1000])
+    def test_entropy_is_that_of_the_whole_matrix(self, rows_per_chunk):
+        source = features(2, 8, 6, 10)
+        entropy = attention_entropy(source.flatten(2).transpose(1, 2), rows_per_chunk)
+        torch.testing.assert_close(entropy, naive_attention(source)[1], rtol=1e-10, atol=1e-12)
+
+    def test_underflowing_attention_has_entropy_zero(self):
+        source = 100 * torch.eye(9, dtype=torch.float64)[None]
+        torch.testing.assert_close(attention_entropy(source), torch.zeros(1, 9, dtype=torch.float64))
+
+    @pytest.mark.parametrize("side", [64, 128])
+    def test_rows_and_loss_are_those_of_the_naive_form(self, side):
+        source, translated = features(1, 8, side, side) / 2, features(1, 8, side, side, seed=1) / 2
+        select = AttentionQueries(num_queries=32)
+        attention, entropy = naive_attention(source)
+        rows = entropy.sort(dim=1, stable=True).indices[:, :32]
+        assert torch.equal(select.rows(source), rows)
+        routed = [attention[0, rows[0]] @ each[0].flatten(1).T for each in (translated, source)]
+        route = select(source)
+        torch.testing.assert_close(patch_nce(route(translated), route(source)), patch_nce(*(r[None] for r in routed)))
+
+    def test_gradient_reaches_the_source_through_the_routing(self):
+        source, translated = features(1, 4, 5, 6).requires_grad_(), features(1, 4, 5, 6, seed=1)
+        ours = torch.autograd.grad(AttentionQueries(3)(source)(translated).square().sum(), source)[0]
+        attention, entropy = naive_attention(source)
+        rows = entropy.sort(dim=1).indices[0, :3]
+        routed = attention[0, rows] @ translated[0].flatten(1).T
+        torch.testing.assert_close(ours, torch.autograd.grad(routed.square().sum(), source)[0])
+
+    def test_a_map_smaller_than_the_queries_gives_all_rows(self):
+        source = features(1, 4, 2, 3)
+        assert AttentionQueries(256)(source)(source).shape == (1, 6, 4)
+
+
+class TestRandomQueries:
+    def test_both_images_take_the_same_positions(self):
+        index = torch.arange(30.0).view(1, 1, 5, 6)
+        route = RandomQueries(8)(index)
+        assert torch.equal(route(index), route(index.clone()))
+        assert len(set(route(index).flatten().tolist())) == 8
+
+    def test_every_position_can_be_drawn(self):
+        index = torch.arange(12.0).view(1, 1, 3, 4)
+        drawn = {value for _ in range(100) for value in RandomQueries(2)(index)(index).flatten().tolist()}
+        assert drawn == set(range(12))
+
+
+class TestContrastiveLoss:
+    def test_it_is_the_mean_over_layers(self):
+        layers = [features(1, 3, 4, 4), features(1, 5, 2, 2)]
+        others = [features(1, 3, 4, 4, seed=1), features(1, 5, 2, 2, seed=1)]
+        loss = ContrastiveLoss([AttentionQueries(4), AttentionQueries(4)])
+        project = lambda vectors: [torch.nn.functional.normalize(v, dim=-1) for v in vectors]  # noqa: E731
+        single = [ContrastiveLoss([AttentionQueries(4)])([a], [b], project) for a, b in zip(layers, others, strict=True)]
+        torch.testing.assert_close(loss(layers, others, project), torch.stack(single).mean())
+
+    def test_a_missing_layer_is_named(self):
+        with pytest.raises(ValueError, match="2 selections for 1"):
+            ContrastiveLoss([RandomQueries(), RandomQueries()])([features(1, 2, 2, 2)], [features(1, 2, 2, 2)], list)

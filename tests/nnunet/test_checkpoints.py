@@ -1,0 +1,60 @@
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from plugins.nnunet.checkpoints import (
+    LATEST,
+    PREVIOUS,
+    newest_checkpoint,
+    plain,
+    random_states,
+    restore_random_states,
+    write_checkpoint,
+)
+
+
+def draw() -> list[float]:
+    return [random.random(), float(np.random.rand()), float(np.random.randn()), float(torch.rand(1))]
+
+
+def test_random_generators_continue_from_a_checkpoint(tmp_path: Path):
+    np.random.randn()  # leaves a spare normal number in the state
+    write_checkpoint(tmp_path / LATEST, {"random_states": random_states()})
+    expected = draw()
+    checkpoint = newest_checkpoint(tmp_path)
+    assert checkpoint is not None
+    restore_random_states(checkpoint["random_states"])
+    assert draw() == expected
+
+
+def test_an_interrupted_write_leaves_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    write_checkpoint(tmp_path / LATEST, {"epoch": 1})
+
+    def torn(content: object, file: Path) -> None:
+        file.write_bytes(b"PK")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch, "save", torn)
+    with pytest.raises(KeyboardInterrupt):
+        write_checkpoint(tmp_path / LATEST, {"epoch": 2})
+    assert newest_checkpoint(tmp_path) == {"epoch": 1}
+    assert [file.name for file in tmp_path.iterdir()] == [LATEST]
+
+
+def test_a_torn_checkpoint_falls_back_to_the_previous(tmp_path: Path):
+    for epoch in (1, 2, 3):
+        write_checkpoint(tmp_path / LATEST, {"epoch": epoch})
+    content = (tmp_path / LATEST).read_bytes()
+    (tmp_path / LATEST).write_bytes(content[: len(content) // 2])
+    assert newest_checkpoint(tmp_path) == {"epoch": 2}
+    (tmp_path / PREVIOUS).unlink()
+    assert newest_checkpoint(tmp_path) is None
+
+
+def test_numpy_numbers_become_plain_ones():
+    value = plain({"a": [np.float32(0.5), (np.int64(3), None)], "b": torch.zeros(1)})
+    assert [type(value["a"][0]), type(value["a"][1][0])] == [float, int]
+    assert isinstance(value["b"], torch.Tensor)

@@ -1,0 +1,74 @@
+import copy
+from typing import Any
+
+import pytest
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+
+from plugins.errors import InputError
+from plugins.files import read_json, write_json
+from plugins.nnunet.planning import bend_configuration
+from plugins.nnunet.workspace import DATASET, LABELS, PLANS, Workspace
+
+
+@pytest.fixture(scope="module")
+def paper_plans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """nnU-Net's plans for 210 scans of 256 x 256 x 80 voxels at 0.41 x 0.41 x 1.5 mm."""
+    workspace = Workspace(tmp_path_factory.mktemp("paper"))
+    entries = {f"c{number}": {"images": ["i.nii.gz"], "label": "l.nii.gz"} for number in range(210)}
+    dataset = {"channel_names": {"0": "MRI"}, "labels": LABELS, "numTraining": 210, "file_ending": ".nii.gz"}
+    reader = {"overwrite_image_reader_writer": "NibabelIOWithReorient"}
+    write_json(workspace.raw / "dataset.json", {**dataset, **reader, "dataset": entries})
+    fingerprint = {
+        "spacings": [[1.5, 0.41, 0.41]] * 210,
+        "shapes_after_crop": [[80, 256, 256]] * 210,
+        "foreground_intensity_properties_per_channel": {},
+        "median_relative_size_after_cropping": 1.0,
+    }
+    write_json(workspace.preprocessed / "dataset_fingerprint.json", fingerprint)
+    with workspace.active(num_workers=1):
+        ExperimentPlanner(DATASET).plan_experiment()
+    plans: dict[str, Any] = read_json(workspace.preprocessed / f"{PLANS}.json")
+    return plans["configurations"]
+
+
+def test_the_default_3d_network_has_the_size_in_the_paper(paper_plans):
+    network = paper_plans["3d_fullres"]["architecture"]["arch_kwargs"]
+    kwargs = {key: value for key, value in network.items() if key not in ("conv_op", "norm_op", "nonlin")}
+    ops = {"conv_op": torch.nn.Conv3d, "norm_op": torch.nn.InstanceNorm3d, "nonlin": torch.nn.LeakyReLU}
+    with torch.device("meta"):
+        parameters = PlainConvUNet(input_channels=1, num_classes=3, **kwargs, **ops).parameters()
+    assert sum(p.numel() for p in parameters) == pytest.approx(30.76e6, rel=0.005)
+    assert paper_plans["3d_fullres"]["patch_size"] == [56, 192, 192]
+    assert paper_plans["3d_fullres"]["batch_size"] == 2
+
+
+def test_stages_are_cut_from_every_list(paper_plans):
+    plan = copy.deepcopy(paper_plans["3d_fullres"])
+    bend_configuration(plan, {"n_stages": 3, "patch_size": [4, 32, 32], "batch_size": 8}, "3d_fullres")
+    network = plan["architecture"]["arch_kwargs"]
+    lengths = {len(network[key]) for key in ("kernel_sizes", "strides", "features_per_stage", "n_conv_per_stage")}
+    assert lengths == {3}
+    assert len(network["n_conv_per_stage_decoder"]) == 2
+    assert (plan["batch_size"], plan["patch_size"]) == (8, [4, 32, 32])
+
+
+def test_no_change_changes_nothing(paper_plans):
+    plan = copy.deepcopy(paper_plans["2d"])
+    bend_configuration(plan, {"batch_size": None}, "2d")
+    assert plan == paper_plans["2d"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"feature_per_stage": [8]}, "feature_per_stage"),
+        ({"features_per_stage": [8]}, "names 1 stages"),
+        ({"patch_size": [56, 192, 190]}, "multiple of"),
+        ({"patch_size": [192, 192]}, "multiple of"),
+    ],
+)
+def test_what_does_not_fit_is_refused(paper_plans, changes, words):
+    with pytest.raises(InputError, match=words):
+        bend_configuration(copy.deepcopy(paper_plans["3d_fullres"]), changes, "3d_fullres")

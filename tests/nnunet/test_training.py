@@ -1,0 +1,97 @@
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from monai.engines import SupervisedTrainer
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as StockTrainer
+
+from plugins.files import read_json
+from plugins.nnunet import NnUNetEngine, NnUNetTraining, SlidingWindow, TrainerSettings, training
+from plugins.nnunet.checkpoints import FINAL, newest_checkpoint
+from plugins.nnunet.trainer import make_trainer
+from plugins.nnunet.workspace import Workspace
+
+
+def copy_of(workspace: Workspace, root: Path) -> Workspace:
+    """The same prepared data, without results."""
+    root.mkdir()
+    for name in ("raw", "preprocessed"):
+        (root / name).symlink_to(workspace.root / name)
+    return Workspace(root)
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_a_killed_training_ends_with_the_same_weights(
+    trained: NnUNetTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configuration: str
+):
+    report = training._Reporter.__call__
+
+    def kill(self: Any, engine: NnUNetEngine) -> None:
+        report(self, engine)
+        if engine.state.epoch == 2:
+            raise KeyboardInterrupt
+
+    workspace = copy_of(trained.workspace, tmp_path / "killed")
+    arguments = (workspace, configuration, 1, trained.settings, SlidingWindow())
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training._Reporter, "__call__", kill)
+        training.train_fold(*arguments)
+    folder = workspace.fold(configuration, 1)
+    assert not (folder / FINAL).exists()
+    training.train_fold(*arguments)
+
+    straight = newest_checkpoint(trained.workspace.fold(configuration, 1))
+    resumed = newest_checkpoint(folder)
+    assert straight is not None
+    assert resumed is not None
+    assert resumed["current_epoch"] == straight["current_epoch"] == 4
+    for key, weight in straight["network_weights"].items():
+        assert torch.equal(weight, resumed["network_weights"][key]), key
+    for key in ("train_losses", "val_losses", "mean_fg_dice", "ema_fg_dice", "lrs"):
+        assert straight["logging"][key] == resumed["logging"][key], key
+
+
+def test_the_engine_is_a_monai_trainer_whose_output_is_the_loss(trained: NnUNetTraining, tmp_path: Path):
+    workspace = copy_of(trained.workspace, tmp_path / "engine")
+    losses = []
+
+    class Listener:
+        def attach(self, engine: NnUNetEngine) -> None:
+            engine.add_event_handler("iteration_completed", lambda e: losses.append(e.state.output["loss"]))
+
+    with workspace.active(num_workers=0):
+        trainer = make_trainer(workspace, "2d", 0, trained.settings)
+        trainer.initialize()
+        trainer.on_train_start()
+        engine = NnUNetEngine(trainer, [Listener()])
+        assert isinstance(engine, SupervisedTrainer)
+        engine.run()
+    assert len(losses) == trained.settings.max_epochs * trained.settings.iterations_per_epoch
+    assert engine.state.metrics["pseudo_dice"] == pytest.approx(trainer.logger.get_value("mean_fg_dice", -1))
+
+
+def test_defaults_are_those_of_nnunet(trained: NnUNetTraining, tmp_path: Path):
+    workspace = copy_of(trained.workspace, tmp_path / "defaults")
+    with workspace.active(num_workers=0):
+        ours = make_trainer(workspace, "2d", 0, TrainerSettings(device="cpu"))
+        stock = StockTrainer(
+            **{**ours.my_init_kwargs, "plans": {**ours.plans_manager.plans, "continue_training": False}}
+        )
+        names = [
+            name for name, value in vars(stock).items() if isinstance(value, (int, float)) and name != "save_every"
+        ]
+        assert {name: getattr(ours, name) for name in names} == {name: getattr(stock, name) for name in names}
+        for trainer in (ours, stock):
+            trainer.initialize()
+        assert ours.optimizer.state_dict() == stock.optimizer.state_dict()
+        assert type(ours.optimizer) is type(stock.optimizer)
+    assert "num_iterations_per_epoch" in names
+    assert inspect.signature(ours.build_network_architecture) == inspect.signature(stock.build_network_architecture)
+
+
+def test_progress_of_a_training_is_on_disk(trained: NnUNetTraining):
+    state = read_json(trained.workspace.fold("2d", 0) / "progress.json")
+    assert (state["done"], state["total"]) == (4, 4)
+    assert {"epoch", "loss", "pseudo_dice"} <= set(state["shown"])

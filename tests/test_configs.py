@@ -1,0 +1,254 @@
+"""Every config, without a GPU, data or an instantiation: names exist, arguments fit, references resolve."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import pydoc
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from monai.bundle import ComponentLocator, ConfigComponent, ConfigParser, ReferenceResolver
+
+ROOT = Path(__file__).parents[1]
+DRIVER = "vs_cochlea_uda"
+WITH_NETWORK = ["cyclegan_translation", "tanq_translation", "vs_cochlea_seg"]
+BUNDLES = [*WITH_NETWORK, DRIVER]
+LOCATOR = ComponentLocator()
+
+EVERYWHERE = ["bundle_root", "dataset_dir", "output_dir", "device", "seed", "num_threads", "run"]
+IN_TRAINING = ["max_epochs", "train::trainer", "training"]
+OF_A_NETWORK = ["ckpt_dir", "network_def", "network"]  # the driver has none of its own
+
+
+def load(path: Path) -> dict[str, Any]:
+    """A config as JSON; MONAI only warns of a key that stands twice."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        assert not twice, f"{path.name}: {twice} twice in one object"
+        return dict(pairs)
+
+    return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
+
+
+def files() -> list[Path]:
+    return [path for path in sorted(ROOT.glob("bundles/*/configs/*.json")) if path.name != "metadata.json"]
+
+
+def is_overlay(path: Path) -> bool:
+    """Whether a config only changes another; a complete one has a root."""
+    return path.name not in {"train.json", "inference.json"} and "bundle_root" not in load(path)
+
+
+def bases(overlay: Path) -> list[dict[str, Any]]:
+    """The configs of the same bundle that the overlay fits onto, that is: that have all of its keys."""
+    complete = [load(path) for path in files() if path.parent == overlay.parent and not is_overlay(path)]
+    return [config for config in complete if not missing(load(overlay), config)]
+
+
+def missing(overlay: dict[str, Any], base: dict[str, Any]) -> list[str]:
+    parser = ConfigParser(base)
+    return [key for key in overlay if key.lstrip("+") not in parser]
+
+
+def merged() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each complete config, and each with each overlay that fits it."""
+    for path in files():
+        name = f"{path.parents[1].name}/{path.stem}"
+        if not is_overlay(path):
+            yield name, load(path)
+            continue
+        for base in bases(path):
+            parser = ConfigParser(base)
+            parser.update({key: value for key, value in load(path).items() if not key.startswith("+")})
+            yield name, parser.get()
+
+
+def nodes(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value in a config, with its id."""
+    yield path, config
+    if isinstance(config, dict | list):
+        for key, value in config.items() if isinstance(config, dict) else enumerate(config):
+            yield from nodes(value, f"{path}::{key}" if path else str(key))
+
+
+def strings(config: Any) -> list[tuple[str, str]]:
+    return [(path, value) for path, value in nodes(config) if isinstance(value, str)]
+
+
+def locate(target: str) -> Any:
+    module = LOCATOR.get_component_module_name(target)
+    assert not isinstance(module, list), f"{target} is ambiguous: {module}"
+    return pydoc.locate(f"{module}.{target}" if module else target)
+
+
+def faults_of_component(node: dict[str, Any]) -> str:
+    """What is wrong with a ``_target_`` node: empty if nothing."""
+    target = node["_target_"]
+    if not isinstance(target, str) or target.startswith(("$", "@")):
+        return ""
+    component = locate(target)
+    if component is None:
+        return f"cannot locate {target}"
+    try:
+        signature = inspect.signature(component)
+    except ValueError:  # some built-ins have none
+        return ""
+    bind = signature.bind_partial if node.get("_mode_") == "callable" else signature.bind
+    try:
+        bind(**{key: value for key, value in node.items() if key not in ConfigComponent.non_arg_keys})
+    except TypeError as error:
+        return f"{target}: {error}"
+    return ""
+
+
+def network_arguments(config: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """The class of ``network_def`` and all of its arguments, with the values of knobs and defaults filled in."""
+    parser = ConfigParser(config)
+    node = {
+        key: parser[value[1:]] if isinstance(value, str) and value.startswith("@") else value
+        for key, value in config["network_def"].items()
+    }
+    arguments = {key: value for key, value in node.items() if key not in ConfigComponent.non_arg_keys}
+    bound = inspect.signature(locate(node["_target_"])).bind(**arguments)
+    bound.apply_defaults()
+    return node["_target_"], {k: list(v) if isinstance(v, tuple) else v for k, v in bound.arguments.items()}
+
+
+def is_public(name: str) -> bool:
+    """Whether ``plugins.<part>.<Name>`` is one that its part offers."""
+    if name.count(".") != 2:
+        return False
+    part, _, short = name.rpartition(".")
+    module = pydoc.locate(part)
+    offered = getattr(module, "__all__", None) or [key for key in vars(module) if not key.startswith("_")]
+    return short in offered and hasattr(module, short)
+
+
+def by_name(paths: list[Path]) -> dict[str, Any]:
+    return {"argvalues": paths, "ids": [f"{path.parents[1].name}/{path.stem}" for path in paths]}
+
+
+all_files = pytest.mark.parametrize("path", **by_name(files()))
+all_merged = pytest.mark.parametrize("config", [pytest.param(config, id=name) for name, config in merged()])
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+@pytest.mark.parametrize("name", ["train.json", "inference.json", "cpu.json", "metadata.json"])
+def test_every_bundle_has_its_configs(bundle, name):
+    assert (ROOT / "bundles" / bundle / "configs" / name).is_file()
+
+
+@all_merged
+def test_components_exist_and_take_these_arguments(config):
+    faults = {
+        path: faults_of_component(node) for path, node in nodes(config) if isinstance(node, dict) and "_target_" in node
+    }
+    assert {path: fault for path, fault in faults.items() if fault} == {}
+
+
+@all_merged
+def test_references_resolve(config):
+    parser = ConfigParser(config)
+    wrong = []
+    for path, text in strings(config):
+        absolute = parser.resolve_relative_ids(path, text)
+        wanted = list(ReferenceResolver.match_refs_pattern(absolute))
+        if absolute.startswith("%") and ".json" not in absolute:
+            wanted.append(ReferenceResolver.normalize_id(absolute[1:]))
+        wrong += [f"{path}: {text}" for id in wanted if id not in parser]
+    assert wrong == []
+
+
+@all_files
+def test_only_public_names_of_plugins_are_used(path):
+    pattern = re.compile(r"\bplugins(?:\.\w+)+")
+    used = {name for _, text in strings(load(path)) for name in pattern.findall(text)}
+    imports = {text.split()[-1] for _, text in strings(load(path)) if text.startswith(("$import ", "$from "))}
+    assert sorted(name for name in used - imports if not is_public(name)) == []
+
+
+@all_files
+def test_no_expression_mixes_import_and_reference(path):
+    """MONAI takes such an expression for an import statement, or fails to compile it."""
+    assert [text for _, text in strings(load(path)) if text.startswith("$") and "import" in text and "@" in text] == []
+
+
+@all_files
+def test_expressions_read_checkpoints_without_running_code(path):
+    texts = [text for _, text in strings(load(path)) if "torch.load(" in text]
+    assert [text for text in texts if "weights_only=True" not in text] == []
+
+
+@all_files
+def test_no_path_of_one_machine(path):
+    assert [
+        text for _, text in strings(load(path)) if text.startswith(("/", "~")) or re.match(r"[A-Za-z]:\\", text)
+    ] == []
+
+
+@pytest.mark.parametrize("path", **by_name([path for path in files() if not is_overlay(path)]))
+def test_a_complete_config_keeps_the_contract(path):
+    config = load(path)
+    wanted = EVERYWHERE + (IN_TRAINING if path.name == "train.json" else [path.stem])
+    if path.name == "train.json" and path.parents[1].name != DRIVER:
+        wanted = wanted + OF_A_NETWORK
+    assert missing(dict.fromkeys(wanted), config) == []
+    assert "plugins.runtime.start" in json.dumps(config.get("initialize")), "initialize must call plugins.runtime.start"
+
+
+@pytest.mark.parametrize("path", **by_name([path for path in files() if is_overlay(path)]))
+def test_an_overlay_only_overrides_what_exists(path):
+    """MONAI adds a misspelt key without a word, and the old value stays."""
+    overlay, train = load(path), path.with_name("train.json")
+    assert bases(path), f"not in train.json: {missing(overlay, load(train))}"
+
+
+@pytest.mark.parametrize("bundle", WITH_NETWORK)
+def test_training_and_inference_build_the_same_network(bundle):
+    """The same class with the same arguments, once knobs and defaults are filled in."""
+    folder = ROOT / "bundles" / bundle / "configs"
+    assert network_arguments(load(folder / "train.json")) == network_arguments(load(folder / "inference.json"))
+
+
+# The checks above would also pass if they saw nothing; here is what they must see.
+
+
+@pytest.mark.parametrize(
+    ("node", "fault"),
+    [
+        ({"_target_": "torch.optim.Adam", "params": [], "lr": 1}, ""),
+        ({"_target_": "torch.optim.Adam", "params": [], "learning_rate": 1}, "unexpected keyword"),
+        ({"_target_": "torch.optim.Adam", "lr": 1}, "missing a required argument"),
+        ({"_target_": "torch.optim.Adam", "_mode_": "callable", "lr": 1}, ""),
+        ({"_target_": "torch.optim.Adamm"}, "cannot locate"),
+        ({"_target_": "SimpleInferer", "_desc_": "text"}, ""),
+        ({"_target_": "plugins.errors.InputErrorr"}, "cannot locate"),
+        ({"_target_": "$@network.forward", "x": 1}, ""),
+    ],
+)
+def test_the_component_check_sees(node, fault):
+    found = faults_of_component(node)
+    assert fault in found
+    assert bool(found) == bool(fault)
+
+
+@pytest.mark.parametrize(
+    ("key", "there"),
+    [("a", True), ("a::b", True), ("+a", True), ("a#b", True), ("c", False), ("a::c", False), ("c::b", False)],
+)
+def test_the_overlay_check_sees(key, there):
+    assert missing({key: 1}, {"a": {"b": None}}) == ([] if there else [key])
+
+
+@pytest.mark.parametrize(
+    ("name", "public"),
+    [("plugins.errors.InputError", True), ("plugins.errors._hook", False), ("plugins.errors.InputError.args", False)],
+)
+def test_the_public_name_check_sees(name, public):
+    assert is_public(name) == public

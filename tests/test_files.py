@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from plugins.files import read_json, whole_file, write_json
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_writer_that_succeeds_replaces_the_file_and_leaves_nothing_beside_it(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with whole_file(path) as part:
+        part.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_writer_that_fails_leaves_the_old_file_untouched(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write():
+        with whole_file(path) as part:
+            part.write_text("half of the n")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write()
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_writer_that_fails_makes_no_file(tmp_path):
+    with pytest.raises(OSError, match="disk full"), whole_file(tmp_path / "a.txt"):
+        raise OSError("disk full")
+    assert names(tmp_path) == []
+
+
+def test_a_writer_that_writes_nothing_is_noticed(tmp_path):
+    with pytest.raises(FileNotFoundError), whole_file(tmp_path / "a.txt"):
+        pass
+
+
+def test_missing_folders_are_made(tmp_path):
+    with whole_file(tmp_path / "b" / "c" / "a.txt") as part:
+        part.write_text("new")
+    assert (tmp_path / "b" / "c" / "a.txt").read_text() == "new"
+
+
+def test_writers_that_look_at_the_ending_still_work(tmp_path):
+    path = tmp_path / "a.nii.gz"
+    voxels = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)
+    with whole_file(path) as part:
+        nib.save(nib.Nifti1Image(voxels, np.diag([1.0, 2.0, 3.0, 1.0])), part)
+    assert path.read_bytes()[:2] == b"\x1f\x8b"  # gzip
+    np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), voxels)
+
+
+def test_json_comes_back_as_it_went(tmp_path):
+    content = {"case": "crossmoda2021_ldn_1", "dice": [0.5, None], "größe": 3}
+    write_json(tmp_path / "a.json", content)
+    assert read_json(tmp_path / "a.json") == content
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_numbers_that_json_lacks_are_refused_and_the_old_file_stays(tmp_path, number):
+    write_json(tmp_path / "a.json", {"dice": 0.5})
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"dice": number})
+    assert read_json(tmp_path / "a.json") == {"dice": 0.5}
+    assert names(tmp_path) == ["a.json"]

@@ -1,0 +1,203 @@
+"""The driver on a small phantom, with bundles whose work is a few lines of this file."""
+
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from plugins.data import heldout_labels, read_datalist, write_phantom
+from plugins.errors import InputError
+from plugins.evaluation import evaluate_folder
+from plugins.files import read_json, write_json
+from plugins.workflow import UdaWorkflow
+from plugins.workflow.segment import final_model
+
+COMMON = {"bundle_root": ".", "output_dir": None, "device": "cpu", "seed": 0, "num_threads": None, "channels": 64}
+CONFIGS = {
+    "tanq_translation": {
+        "train": {"dataset_dir": None, "ckpt_dir": None, "max_epochs": 400},
+        "inference": {"datalist": None, "ckpt_dir": None},
+    },
+    "vs_cochlea_seg": {
+        "train": {"datalist": None, "model_dir": None, "plans_from": None, "max_epochs": 1000},
+        "inference": {"datalist": None, "model_dir": None},
+        "evaluate": {"pred_dir": None, "label_dir": None},
+    },
+}
+CONFIGS["cyclegan_translation"] = CONFIGS["tanq_translation"]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return write_phantom(tmp_path_factory.mktemp("data") / "small", num_source=2, num_target=2, num_validation=2)
+
+
+@pytest.fixture
+def bundles(tmp_path):
+    for bundle, configs in CONFIGS.items():
+        for name, config in configs.items():
+            write_json(tmp_path / "bundles" / bundle / "configs" / f"{name}.json", COMMON | config)
+        write_json(tmp_path / "bundles" / bundle / "configs" / "cpu.json", {"max_epochs": 2, "channels": 8})
+    return tmp_path / "bundles"
+
+
+@pytest.fixture
+def work(dataset, monkeypatch):
+    """What a process of a bundle would leave behind; the names of the stages that ran."""
+    ran = []
+
+    def run_command(command, cwd, log, what, stop_file):
+        settings = read_json(log.parent / "overrides.json")
+        bundle, run_id, folder = Path(cwd).name, command[4], Path(settings["output_dir"])
+        ran.append((what.removeprefix("stage "), settings))
+        if run_id == "training":
+            write_json(Path(settings.get("model_dir") or settings["ckpt_dir"]) / "model.json", 1)
+        elif run_id == "evaluate":
+            evaluate_folder(settings["pred_dir"], settings["label_dir"], folder / "metrics.json")
+        else:
+            for scan in read_datalist(settings["datalist"]):
+                if bundle == "vs_cochlea_seg":
+                    image = nib.load(scan["image"])
+                    label = np.zeros(image.shape, dtype=np.uint8)
+                    label[5:9, 5:9, 5:9] = 1
+                    nib.save(nib.Nifti1Image(label, image.affine), folder / f"{scan['case']}_Label.nii.gz")
+                else:
+                    shutil.copy(scan["image"], folder / f"{scan['case']}.nii.gz")
+
+    monkeypatch.setattr("plugins.workflow.execution.run_command", run_command)
+    return ran
+
+
+def workflow(bundles, dataset, tmp_path, **settings):
+    settings = {"dataset_dir": dataset, "runs_dir": tmp_path / "runs", **settings}
+    return UdaWorkflow(tmp_path / "uda", bundles, ThreadPoolExecutor(2), **settings)
+
+
+def test_a_run_goes_from_the_data_to_the_report_once(bundles, dataset, tmp_path, work, capsys):
+    workflow(bundles, dataset, tmp_path).run()
+    run = tmp_path / "runs" / "small"
+    names = [name for name, _ in work]
+    assert sorted(names[:2]) == ["cyclegan_training", "tanq_training"]
+    assert names[4] == "round_0/segmentation"
+    assert names.index("round_1/pseudo_labels") < names.index("round_1/segmentation")
+    assert set(names) == {
+        "tanq_training",
+        "cyclegan_training",
+        "tanq_translation",
+        "cyclegan_translation",
+        *(f"round_{r}/{kind}" for r in (0, 1) for kind in ("segmentation", "validation", "evaluation")),
+        "round_1/pseudo_labels",
+    }
+    assert len(names) == len(set(names))
+    metrics = read_json(run / "report" / "metrics.json")
+    assert set(metrics) == {"round_0", "round_1", "paired_t_test"}
+    assert len(metrics["round_1"]["cases"]) == 2
+    assert "before self-training" in capsys.readouterr().out
+    assert final_model(run) == run / "round_1" / "segmentation" / "models"
+
+    first = read_datalist(run / "round_0" / "datalist" / "datalist.json")
+    second = read_datalist(run / "round_1" / "datalist" / "datalist.json")
+    assert [item["origin"] for item in first] == ["translated"] * 4
+    assert [item["origin"] for item in second] == ["translated"] * 4 + ["real"] * 2
+    assert {item["case"] for item in first} == {
+        f"{i['patient']}_{view}" for i in first for view in ("tanq", "cyclegan")
+    }
+    assert all(str(run) in item["image"] for item in first)
+    assert all("pseudo_labels" in item["label"] for item in second[4:])
+    settings = dict(work)
+    assert settings["round_1/segmentation"]["plans_from"] == str(run / "round_0" / "segmentation" / "models")
+    assert "plans_from" not in settings["round_0/segmentation"]
+
+    work.clear()
+    workflow(bundles, dataset, tmp_path).run()
+    assert work == []
+    assert "before self-training" in capsys.readouterr().out
+
+
+def test_more_rounds_and_other_settings_repeat_only_what_depends_on_them(bundles, dataset, tmp_path, work):
+    workflow(bundles, dataset, tmp_path, rounds=0).run()
+    work.clear()
+    workflow(bundles, dataset, tmp_path, rounds=1).run()
+    assert {name.split("/")[0] for name, _ in work} == {"round_1"}
+    work.clear()
+    workflow(bundles, dataset, tmp_path, rounds=0, settings={"cyclegan_translation": {"max_epochs": 7}}).run()
+    names = [name for name, _ in work]
+    assert names[:2] == ["cyclegan_training", "cyclegan_translation"]
+    assert not any("tanq" in name for name in names)
+
+
+def test_overlays_and_settings_reach_every_config_that_has_them(bundles, dataset, tmp_path):
+    plan = workflow(
+        bundles, dataset, tmp_path, overlays=["cpu.json"], max_epochs=5, settings={"tanq_translation": {"channels": 4}}
+    ).plan()
+    stages = {stage.name: stage for stage in plan.stages()}
+    assert stages["tanq_training"].config_files == ("train.json", "cpu.json")
+    assert stages["tanq_training"].overrides["max_epochs"] == 5
+    assert stages["tanq_translation"].config_files == ("inference.json",)
+    assert stages["tanq_translation"].overrides["channels"] == 4
+    assert stages["cyclegan_translation"].overrides["channels"] == 8
+    assert "max_epochs" not in stages["cyclegan_translation"].overrides
+
+
+def test_untranslated_scans_need_no_translator(bundles, dataset, tmp_path, work):
+    workflow(bundles, dataset, tmp_path, views=["ceT1"], rounds=0, run_suffix="_source_only").run()
+    run = tmp_path / "runs" / "small_source_only"
+    assert [name.split("/")[0] for name, _ in work] == ["round_0"] * 3
+    items = read_datalist(run / "round_0" / "datalist" / "datalist.json")
+    assert all(item["image"].endswith("_ceT1.nii.gz") for item in items)
+    assert not (run / "report" / "pictures" / "translations.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"views": ["tank"]}, "views has no 'tank': did you mean 'tanq'"),
+        ({"views": []}, "at least one view"),
+        ({"settings": {"tanq_translaton": {}}}, "did you mean 'tanq_translation'"),
+        ({"settings": {"tanq_translation": {"max_epoch": 1}}}, "did you mean 'max_epochs'"),
+        ({"settings": {"tanq_translation": 3}}, "dictionary of dictionaries"),
+        ({"overlays": ["cpus.json"]}, "did you mean 'cpu.json'"),
+        ({"rounds": -1}, "rounds"),
+        ({"run_name": "a/b"}, "plain folder name"),
+        ({"dataset_dir": "nowhere"}, "nowhere"),
+    ],
+)
+def test_wrong_settings_are_refused_before_anything_is_made(bundles, dataset, tmp_path, work, settings, message):
+    with pytest.raises(InputError, match=message):
+        workflow(bundles, dataset, tmp_path, **settings).run()
+    assert work == []
+    assert not (tmp_path / "runs").exists()
+
+
+def test_runs_do_not_land_in_the_data_set(bundles, dataset, tmp_path):
+    with pytest.raises(InputError, match="overlap"):
+        workflow(bundles, dataset, tmp_path, runs_dir=dataset.parent).run()
+
+
+def test_a_bad_scan_is_refused_before_any_training(bundles, dataset, tmp_path, work):
+    data = tmp_path / "data"
+    shutil.copytree(dataset, data)
+    scan = next(data.glob("crossmoda2022_training/training_target/*_hrT2.nii.gz"))
+    scan.write_bytes(scan.read_bytes()[:2000])
+    with pytest.raises(InputError, match=scan.name):
+        workflow(bundles, data, tmp_path).run()
+    assert work == []
+
+
+def test_without_references_the_run_ends_with_label_maps(bundles, dataset, tmp_path, work, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(dataset, data, ignore=shutil.ignore_patterns("heldout"))
+    workflow(bundles, data, tmp_path, rounds=0).run()
+    out = capsys.readouterr().out
+    assert "no reference label maps" in out
+    assert len(list((tmp_path / "runs" / "data" / "round_0" / "validation").glob("*_Label.nii.gz"))) == 2
+    work.clear()
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    for path in heldout_labels(dataset, "validation").values():
+        shutil.copy(path, truth)
+    workflow(bundles, data, tmp_path, rounds=0, truth_dir=truth).run()
+    assert [name for name, _ in work] == ["round_0/evaluation"]

@@ -1,0 +1,63 @@
+"""Misspelt ids and options are refused with the nearest right one."""
+
+import pytest
+
+from plugins.errors import InputError
+from plugins.files import write_json
+from plugins.workflow.names import fitting, refuse_unknown_ids, refuse_unknown_options
+
+CONFIG = {"max_epochs": 3, "train": {"dataset": {"cache_rate": 1.0}, "handlers": [{"interval": 1}]}}
+
+
+@pytest.mark.parametrize(
+    "name", ["max_epochs", "train::dataset::cache_rate", "train#dataset", "+train", "train::handlers::0::interval"]
+)
+def test_known_ids_pass(name):
+    refuse_unknown_ids(CONFIG, [name], "config")
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("max_epoch", "max_epochs"),
+        ("trian::dataset", "train"),
+        ("train::dataset::cash_rate", "train::dataset::cache_rate"),
+        ("train::handlers::1", "train::handlers::0"),
+    ],
+)
+def test_unknown_ids_are_refused(name, near):
+    with pytest.raises(InputError, match=f"did you mean '{near}'"):
+        refuse_unknown_ids(CONFIG, [name], "config")
+
+
+def test_an_id_below_a_plain_value_is_refused():
+    with pytest.raises(InputError):
+        refuse_unknown_ids(CONFIG, ["max_epochs::x"], "config")
+
+
+def test_fitting_settings_are_those_the_config_has():
+    settings = {"max_epochs": 1, "train::dataset::cache_rate": 0, "batch_size": 2, "train::loader::x": 3}
+    assert fitting(CONFIG, settings) == {"max_epochs": 1, "train::dataset::cache_rate": 0}
+
+
+@pytest.fixture
+def command(tmp_path):
+    write_json(tmp_path / "train.json", CONFIG)
+    write_json(tmp_path / "cpu.json", {"train::dataset::cache_rate": 0})
+    write_json(tmp_path / "bad.json", {"max_epoch": 0})
+
+    def make(*options, files=("train.json", "cpu.json")):
+        paths = str([str(tmp_path / file) for file in files])
+        program = ["/x/monai/bundle/__main__.py", "run", "training"]
+        return [*program, "--config_file", paths, "--meta_file", "m.json", *options]
+
+    return make
+
+
+def test_the_command_line_is_read_as_monai_reads_it(command):
+    refuse_unknown_options(command("--max_epochs", "3", "--train::dataset::cache_rate=0"))
+    refuse_unknown_options(["pytest", "--max_epoch", "3"])
+    with pytest.raises(InputError, match=r"train\.json has no 'max_epoch': did you mean 'max_epochs'"):
+        refuse_unknown_options(command("--max_epoch", "3"))
+    with pytest.raises(InputError, match=r"bad\.json"):
+        refuse_unknown_options(command(files=("train.json", "bad.json")))
