@@ -122,7 +122,7 @@ def _check_geometry(
         raise InputError(f"{path}: is {len(shape)}D ({shape}); save each volume as a 3D file of its own.")
     if 0 in shape:
         raise InputError(f"{path}: has no voxels (shape {shape}); export the scan again.")
-    if  np.any(spacing == 0):
+    if not np.all(np.isfinite(spacing)) or np.any(spacing == 0):
         numbers = ", ".join(f"{value:g}" for value in spacing)
         raise InputError(f"{path}: the voxel spacing in its header is ({numbers}) mm; correct the header.")
     columns = np.linalg.norm(affine[:3, :3], axis=0)

@@ -2,10 +2,11 @@
 
 from plugins.nnunet.pipeline import NnUNetPrediction, NnUNetTraining
 from plugins.nnunet.prediction import Ensemble, predict_scans
-from plugins.nnunet.processes import InlineExecutor, exit_with_parent, process_pool
+from plugins.nnunet.processes import InlineExecutor
 from plugins.nnunet.sliding_window import SlidingWindow
 from plugins.nnunet.trainer import TrainerSettings
 from plugins.nnunet.training import NnUNetEngine
+from plugins.nnunet.workers import exit_with_parent, process_pool
 
 __all__ = [
     "Ensemble",

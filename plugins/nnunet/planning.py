@@ -17,7 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
-from plugins.nnunet.processes import exit_with_parent
+from plugins.nnunet.workers import exit_with_parent
 from plugins.nnunet.workspace import DATASET, PLANS, Workspace
 from plugins.progress import Progress
 
@@ -35,7 +35,7 @@ def bend_configuration(configuration: dict[str, Any], changes: Mapping[str, Any]
         name: of the configuration, for messages.
 
     Raises:
-        InputError: for an unknown key, or a patch the network cannot halve as often as it wants to.
+        InputError: for an unknown key, fewer than three stages, or a patch the network cannot halve as it wants to.
     """
     unknown = sorted(set(changes) - set(PLAN_KEYS))
     if unknown:
@@ -45,6 +45,8 @@ def bend_configuration(configuration: dict[str, Any], changes: Mapping[str, Any]
     features = changes.get("features_per_stage") or network["features_per_stage"]
     if len(features) < stages:
         raise InputError(f"features_per_stage of {name} names {len(features)} stages, but there are {stages}.")
+    if stages < 3:  # nnU-Net gives the deepest of the supervised stages no weight
+        raise InputError(f"n_stages of {name} is {stages}: nnU-Net's deep supervision needs at least 3.")
     convs = changes.get("n_conv_per_stage")
     network["n_stages"] = stages
     network["features_per_stage"] = list(features[:stages])

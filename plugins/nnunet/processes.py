@@ -1,13 +1,9 @@
-"""Work in other processes: an executor whose workers never outlive us, and nnU-Net's pools led to an executor."""
+"""nnU-Net's own pools of processes, led to an executor of ours."""
 
 from __future__ import annotations
 
-import multiprocessing
-import multiprocessing.connection
-import os
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -18,27 +14,6 @@ from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extract
 from nnunetv2.postprocessing import remove_connected_components
 
 _USERS_OF_POOLS = (ensemble, evaluate_predictions, fingerprint_extractor, remove_connected_components)
-_watching = threading.Event()
-
-
-def exit_with_parent() -> None:
-    """End this process as soon as the one that started it ends, however that happens; a main process stays."""
-    parent = multiprocessing.parent_process()
-    if parent is None or _watching.is_set():
-        return
-    _watching.set()
-
-    def watch(sentinel: int) -> None:
-        multiprocessing.connection.wait([sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
-
-
-def process_pool(max_workers: int) -> ProcessPoolExecutor:
-    """A pool of freshly started processes that end with this one, even if it is killed."""
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(max_workers, mp_context=context, initializer=exit_with_parent)
 
 
 class InlineExecutor(Executor):

@@ -18,9 +18,10 @@ from nnunetv2.inference.export_prediction import export_prediction_from_logits
 
 from plugins.files import read_json, write_json
 from plugins.nnunet.checkpoints import newest_checkpoint, restore_random_states
-from plugins.nnunet.processes import InlineExecutor, exit_with_parent, pools_on
+from plugins.nnunet.processes import InlineExecutor, pools_on
 from plugins.nnunet.sliding_window import SlidingWindow
 from plugins.nnunet.trainer import TrainerSettings, make_trainer, nnUNetTrainer
+from plugins.nnunet.workers import exit_with_parent
 from plugins.nnunet.workspace import TRAINER, Workspace
 from plugins.progress import FILE_NAME
 

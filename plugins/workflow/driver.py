@@ -19,6 +19,7 @@ from plugins.workflow.functions import SPLITS
 from plugins.workflow.graph import run_stages
 from plugins.workflow.names import refuse_unknown_options
 from plugins.workflow.plan import Plan
+from plugins.workflow.process import CommandError
 
 REPORT_PAGE = "report/index.html"
 REPORT_METRICS = "report/metrics.json"
@@ -136,7 +137,7 @@ class UdaWorkflow:
 
         Raises:
             InputError: if a setting or a scan is wrong; no training has begun then.
-            RuntimeError: if a stage fails; the message names its log.
+            SystemExit: if a stage fails in another way; the message names its log.
         """
         refuse_unknown_options()
         plan = self.plan()
@@ -147,6 +148,8 @@ class UdaWorkflow:
         except KeyboardInterrupt:
             print("stopped; the same command continues from here", flush=True)
             raise SystemExit(130) from None
+        except CommandError as error:
+            raise SystemExit(str(error)) from None
         self._print_results(has_truth=bool(plan.truth))
 
     def _truth(self, dataset_dir: Path, cases: set[str]) -> dict[str, str]:

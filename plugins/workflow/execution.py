@@ -79,7 +79,7 @@ def run_stage(stage: Stage, run_dir: str | os.PathLike[str], stop_file: Path | N
 
     Raises:
         InputError: if an input, a config file or an override is wrong, or the stage's process says so.
-        RuntimeError: if the stage's process fails in another way; the message names its log.
+        CommandError: if the stage's process fails in another way.
         Stopped: if it was stopped.
     """
     if (parent := multiprocessing.parent_process()) is not None and parent.pid is not None:

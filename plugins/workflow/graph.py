@@ -52,7 +52,7 @@ def run_stages(stages: Sequence[Stage], run_dir: str | os.PathLike[str], executo
     Raises:
         InputError: if any stage has a misspelt override or a foreign folder, before anything is run, and as
             :func:`run_stage`.
-        RuntimeError: as :func:`run_stage`.
+        CommandError: as :func:`run_stage`.
     """
     run_dir = Path(run_dir).absolute()
     by_name = {stage.name: stage for stage in stages}

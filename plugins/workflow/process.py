@@ -26,6 +26,10 @@ _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 
+class CommandError(RuntimeError):
+    """A command failed; the message says how, names its log and repeats the log's end."""
+
+
 class Stopped(Exception):
     """The command was ended because the run is being stopped."""
 
@@ -56,13 +60,13 @@ def run_command(
 
     Raises:
         InputError: if the command failed and said ``error: <sentence>`` in the end; the sentence is the message.
-        RuntimeError: if it failed in another way; the message names the log and repeats its end.
+        CommandError: if it failed in another way.
         Stopped: if it was ended because of ``stop_file``.
     """
     if log is None:
         code = _run(command, cwd, None, stop_file)
         if code != 0:
-            raise RuntimeError(f"{what} failed ({_ending(code)})")
+            raise CommandError(f"{what} failed ({_ending(code)})")
         return
     with log.open("ab") as file:
         file.write(f"$ {' '.join(command)}\n".encode())
@@ -130,7 +134,7 @@ def _fail(code: int, log: Path, start: int, what: str) -> None:
     # the first of a chain of exceptions is the cause, and MONAI's chains are longer than the log's end shown here
     causes = [line for line in lines if _EXCEPTION.match(line)][:1]
     head = ": ".join([f"{what} failed ({_ending(code)})", *causes])
-    raise RuntimeError("\n".join([f"{head}; {log} ends with:", *lines[-TAIL_LINES:]]))
+    raise CommandError("\n".join([f"{head}; {log} ends with:", *lines[-TAIL_LINES:]]))
 
 
 def _ending(code: int) -> str:

@@ -13,7 +13,7 @@ from plugins.files import write_json
 from plugins.workflow.execution import bundle_command, recorded_fingerprint
 from plugins.workflow.names import refuse_unknown_options
 from plugins.workflow.plan import INFERENCE, MODELS, RUN_IDS, SEGMENTATION
-from plugins.workflow.process import run_command
+from plugins.workflow.process import CommandError, run_command
 
 StrPath = str | os.PathLike[str]
 
@@ -72,7 +72,7 @@ class RunInference:
             command = bundle_command(str(bundle), RUN_IDS[INFERENCE], [str(bundle / "configs" / INFERENCE), str(file)])
             try:
                 run_command(command, bundle, None, "inference")
-            except RuntimeError as error:
+            except CommandError as error:
                 # its own words are on the console already
                 raise SystemExit(str(error)) from None
         print(f"label maps: {self.output_dir}", flush=True)

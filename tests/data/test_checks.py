@@ -189,7 +189,8 @@ def test_file_without_its_last_byte_is_refused(tmp_path: Path) -> None:
 
 
 def test_wrong_checksum_is_refused(tmp_path: Path) -> None:
-    path = scan(tmp_path / "a.nii.gz")
+    noise = np.random.default_rng(0).integers(0, 900, (90, 80, 70)).astype(np.int16)  # more than a reader's buffer
+    path = save(tmp_path / "a.nii.gz", noise)
     content = bytearray(path.read_bytes())
     content[-6] ^= 255
     path.write_bytes(content)

@@ -14,12 +14,18 @@ from plugins.nnunet import NnUNetTraining
 
 SHAPE = (24, 20, 10)
 CHANGES = {
-    "2d": {"batch_size": 2, "patch_size": [16, 16], "n_stages": 2, "features_per_stage": [4, 8], "n_conv_per_stage": 1},
+    "2d": {
+        "batch_size": 2,
+        "patch_size": [16, 16],
+        "n_stages": 3,
+        "features_per_stage": [4, 8, 8],
+        "n_conv_per_stage": 1,
+    },
     "3d_fullres": {
         "batch_size": 2,
         "patch_size": [8, 16, 16],
-        "n_stages": 2,
-        "features_per_stage": [4, 8],
+        "n_stages": 3,
+        "features_per_stage": [4, 8, 8],
         "n_conv_per_stage": 1,
     },
 }

@@ -40,7 +40,7 @@ def test_more_folds_than_patients_are_refused(items):
 
 @pytest.mark.parametrize("change", [{"origin": "fake"}, {"case": "p0_a"}])
 def test_an_unusable_list_is_refused(items, change):
-    with pytest.raises(InputError, match="p0_a|origin"):
+    with pytest.raises(InputError, match=r"p0_a|origin"):
         check_items([items[0], {**items[1], **change}])
 
 

@@ -16,7 +16,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
-from plugins.nnunet import Ensemble, InlineExecutor, NnUNetTraining, SlidingWindow, predict_scans
+from plugins.nnunet import Ensemble, InlineExecutor, NnUNetTraining, SlidingWindow, predict_scans, workers
 from plugins.nnunet.processes import pools_on
 
 from .conftest import CHANGES, TINY, oblique, write_scan
@@ -194,8 +194,9 @@ def alive(pid: int) -> bool:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_workers_end_with_a_killed_parent(tmp_path: Path):
     script = (
-        "import json, os, time\n"
-        "from plugins.nnunet import process_pool\n"
+        "import json, os, sys, time\n"
+        f"sys.path.insert(0, {str(Path(workers.__file__).parent)!r})\n"
+        "from workers import process_pool\n"
         "if __name__ == '__main__':\n"
         "    pool = process_pool(1)\n"
         "    print(json.dumps(pool.submit(os.getpid).result()), flush=True)\n"

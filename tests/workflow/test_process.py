@@ -7,7 +7,7 @@ import time
 import pytest
 
 from plugins.errors import InputError
-from plugins.workflow.process import Stopped, run_command
+from plugins.workflow.process import CommandError, Stopped, run_command
 
 
 def python(code, tmp_path, stop_file=None):
@@ -29,13 +29,13 @@ def test_a_sentence_at_the_end_becomes_the_error(tmp_path):
 
 def test_another_failure_names_log_and_cause(tmp_path):
     code = "try:\n 1/0\nexcept ZeroDivisionError as e:\n raise RuntimeError('failed to evaluate') from e"
-    with pytest.raises(RuntimeError, match=r"stage x failed \(exit code 1\): ZeroDivisionError.*log\.txt ends with:"):
+    with pytest.raises(CommandError, match=r"stage x failed \(exit code 1\): ZeroDivisionError.*log\.txt ends with:"):
         python(code, tmp_path)
 
 
 def test_a_sentence_of_an_earlier_attempt_is_not_repeated(tmp_path):
     (tmp_path / "log.txt").write_text("error: old.\n")
-    with pytest.raises(RuntimeError, match="signal SIGKILL"):
+    with pytest.raises(CommandError, match="signal SIGKILL"):
         python("import os; os.kill(os.getpid(), 9)", tmp_path)
 
 

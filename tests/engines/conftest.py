@@ -1,0 +1,105 @@
+import pytest
+import torch
+from monai.losses import PatchAdversarialLoss
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+from plugins.engines import ContrastiveTranslationTrainer, CycleGANTrainer, Resume, constant_then_linear
+from plugins.losses import AttentionQueries, ContrastiveLoss, RandomQueries
+from plugins.networks import FeatureProjector, PatchDiscriminator, ResnetGenerator
+
+INSTANCE = {"encoder_norm": "instance", "decoder_norm": "instance", "seg_classes": 0}
+
+
+class Pairs(Dataset):
+    """Eight pairs of random slices, each with a tumour and a cochlea."""
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        generator = torch.Generator().manual_seed(index)
+        image, reals = torch.rand(2, 1, 32, 32, generator=generator) * 2 - 1
+        label = torch.zeros(1, 32, 32)
+        label[:, 4:12, 4 + index : 12 + index], label[:, 20:23, 20:23] = 1, 2
+        return {"image": image, "label": label, "reals": reals, "reals_label": torch.zeros_like(label)}
+
+
+def loader(num_workers=0):
+    sampler = DistributedSampler(Pairs(), num_replicas=1, rank=0, seed=0)
+    return DataLoader(Pairs(), batch_size=2, sampler=sampler, num_workers=num_workers)
+
+
+def adam(*networks):
+    return torch.optim.Adam([p for network in networks for p in network.parameters()], lr=2e-4, betas=(0.5, 0.999))
+
+
+def generator(**settings):
+    return ResnetGenerator(channels=4, num_res_blocks=2, feature_blocks=(0, 1), init="normal", **settings)
+
+
+def shared_settings(network, optimizer, d_optimizer, objects, folder, max_epochs, attributes=()):
+    schedules = {name: constant_then_linear(o, 4) for name, o in (("s", optimizer), ("d_s", d_optimizer))}
+    handlers = []
+    if folder is not None:
+        objects = objects | schedules | {"optimizer": optimizer, "d_optimizer": d_optimizer, "network": network}
+        handlers = [Resume(folder / "resume.pt", objects, attributes)]
+    return {
+        "device": "cpu",
+        "max_epochs": max_epochs,
+        "network": network,
+        "optimizer": optimizer,
+        "d_optimizer": d_optimizer,
+        "adversarial_loss": PatchAdversarialLoss(criterion="least_squares", no_activation_leastsq=True),
+        "train_handlers": handlers,
+        "decollate": False,
+    }
+
+
+def tanq(folder=None, max_epochs=4, num_workers=0, **settings):
+    settings = {"loss_weights": {"segmentation": 0.5}} | settings
+    torch.manual_seed(0)
+    network, discriminator = generator(), PatchDiscriminator(channels=4, num_layers_d=2)
+    projector = FeatureProjector(network.feature_channels, channels=8)
+    optimizer, d_optimizer = adam(network, projector), adam(discriminator)
+    random, attention = RandomQueries(16), AttentionQueries(16)
+    objects = {"discriminator": discriminator, "projector": projector}
+    return ContrastiveTranslationTrainer(
+        discriminator=discriminator,
+        projector=projector,
+        contrastive_loss=ContrastiveLoss([random] * 3 + [attention] * 2),
+        segmentation_loss=torch.nn.CrossEntropyLoss(),
+        train_data_loader=loader(num_workers),
+        **shared_settings(network, optimizer, d_optimizer, objects, folder, max_epochs) | settings,
+    )
+
+
+def cyclegan(folder=None, max_epochs=4, num_workers=0, **settings):
+    settings = {"loss_weights": {"cycle": 10.0, "identity": 5.0}} | settings
+    torch.manual_seed(0)
+    network, back = (generator(anti_aliased=False, **INSTANCE) for _ in range(2))
+    of_target, of_source = (PatchDiscriminator(channels=4, num_layers_d=2, anti_aliased=False) for _ in range(2))
+    optimizer, d_optimizer = adam(network, back), adam(of_target, of_source)
+    objects = {"back": back, "of_target": of_target, "of_source": of_source}
+    return CycleGANTrainer(
+        generator_ts=back,
+        discriminator_t=of_target,
+        discriminator_s=of_source,
+        pool_size=3,
+        train_data_loader=loader(num_workers),
+        **shared_settings(network, optimizer, d_optimizer, objects, folder, max_epochs, ("pool_t", "pool_s")) | settings,
+    )
+
+
+@pytest.fixture(params=[tanq, cyclegan], ids=["TANQ", "CycleGAN"])
+def trainer(request):
+    return request.param
+
+
+@pytest.fixture
+def tanq_trainer():
+    return tanq
+
+
+@pytest.fixture
+def cyclegan_trainer():
+    return cyclegan

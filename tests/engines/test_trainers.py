@@ -1,0 +1,188 @@
+import pytest
+import torch
+from ignite.engine import Events
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from torch.nn import functional as F
+
+
+def one_batch(trainer):
+    return next(iter(trainer.data_loader))
+
+
+def weights(trainer):
+    networks = [trainer.network, *trainer.discriminators]
+    return {f"{i} {name}": v.clone() for i, net in enumerate(networks) for name, v in net.state_dict().items()}
+
+
+def test_it_is_a_supervised_trainer_that_fires_monais_events(trainer):
+    engine = trainer(max_epochs=1)
+    fired = []
+    for event in IterationEvents:
+        engine.add_event_handler(event, lambda _, event=event: fired.append(event))
+    engine.run()
+    assert isinstance(engine, SupervisedTrainer)
+    expected = {"FORWARD_COMPLETED", "LOSS_COMPLETED", "BACKWARD_COMPLETED", "MODEL_COMPLETED"}
+    assert {event.name for event in fired} == expected
+    assert len(fired) == 4 * engine.state.epoch_length
+
+
+def test_output_holds_the_weighted_sum_and_every_term(trainer):
+    engine = trainer(max_epochs=1)
+    engine.run()
+    output = engine.state.output
+    terms = [name for name in engine.terms if name in output]
+    total = sum(engine.loss_weights.get(name, 1.0) * output[name] for name in terms)
+    assert len(terms) == 4
+    torch.testing.assert_close(output["loss"], total)
+    assert output["pred"].shape == output["image"].shape
+
+
+def test_discriminator_step_leaves_the_generator_alone_and_the_reverse(trainer):
+    engine = trainer()
+    engine.state.output = {}
+    batch = one_batch(engine)
+    made = engine._translate(batch)
+    before = weights(engine)
+    engine._discriminator_step(batch, made)
+    middle = weights(engine)
+    assert all(torch.equal(before[name], middle[name]) for name in before if name.startswith("0 "))
+    assert any(not torch.equal(before[name], middle[name]) for name in before if not name.startswith("0 "))
+    assert all(parameter.grad is None for parameter in engine.network.parameters())
+    grads = [parameter.grad.clone() for d in engine.discriminators for parameter in d.parameters()]
+    engine._generator_step(batch, engine._translate(batch))
+    after = weights(engine)
+    assert all(torch.equal(middle[name], after[name]) for name in before if not name.startswith("0 "))
+    assert any(not torch.equal(middle[name], after[name]) for name in before if name.startswith("0 "))
+    kept = [parameter.grad for d in engine.discriminators for parameter in d.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(grads, kept, strict=True))
+
+
+def test_tanq_terms_equal_equation_10_computed_apart(tanq_trainer):
+    engine = tanq_trainer()
+    batch = one_batch(engine)
+    source, target, label = batch["image"], batch["reals"], batch["label"]
+    torch.manual_seed(5)
+    losses = engine._generator_losses(batch, engine._translate(batch))
+
+    net, nothing = engine.network, torch.zeros_like(label)
+    translated, identity = net(source, label), net(target, nothing)
+
+    def features(x, condition):
+        return net.encode(x, net.regions(condition, [32, 32]))[1]
+
+    torch.manual_seed(5)
+    keys = features(torch.cat([source, target]), torch.cat([label, nothing]))
+    contrast = [
+        engine.contrastive_loss(
+            [k[half] for k in keys], features(out, condition), engine.projector
+        )
+        for half, out, condition in ((slice(0, 2), translated, label), (slice(2, 4), identity, nothing))
+    ]
+    logits = net.segment(net.encode(source, net.regions(label, [32, 32]))[0])
+    one_hot = F.one_hot(label[:, 0].long(), 3).movedim(-1, 1)
+    cross_entropy = -(one_hot * logits.softmax(1).log()).sum(1).mean()
+    expected = {
+        "adversarial": (engine.discriminators[0](translated)[-1] - 1).square().mean(),
+        "contrastive_source": contrast[0],
+        "contrastive_target": contrast[1],
+        "segmentation": cross_entropy,
+    }
+    for name in expected:
+        torch.testing.assert_close(losses[name], expected[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_tanq_encodes_twice_and_the_second_time_only_to_the_deepest_feature(tanq_trainer):
+    engine = tanq_trainer(max_epochs=1)
+    stems, last_blocks, decoders = [], [], []
+    engine.network.stem.register_forward_hook(lambda *_: stems.append(1))
+    engine.network.decoder.register_forward_hook(lambda *_: decoders.append(1))
+    engine.network.feature_blocks = [0]
+    engine.contrastive_loss.selections = engine.contrastive_loss.selections[:4]
+    engine.projector.layers = engine.projector.layers[:4]
+    engine.network.blocks[1].register_forward_hook(lambda *_: last_blocks.append(1))
+    engine.state.output = {}
+    engine._iteration(engine, one_batch(engine))
+    assert (len(stems), len(last_blocks), len(decoders)) == (2, 1, 1)
+
+
+def test_cyclegan_terms_equal_equations_11_and_12_computed_apart(cyclegan_trainer):
+    engine = cyclegan_trainer()
+    batch = one_batch(engine)
+    source, target = batch["image"], batch["reals"]
+    losses = engine._generator_losses(batch, engine._translate(batch))
+    forth, back = engine.network, engine.generator_ts
+    of_target, of_source = engine.discriminators
+    expected = {
+        "adversarial_target": (of_target(forth(source))[-1] - 1).square().mean(),
+        "adversarial_source": (of_source(back(target))[-1] - 1).square().mean(),
+        "cycle": (back(forth(source)) - source).abs().mean() + (forth(back(target)) - target).abs().mean(),
+        "identity": (forth(target) - target).abs().mean() + (back(source) - source).abs().mean(),
+    }
+    for name in expected:
+        torch.testing.assert_close(losses[name], expected[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_discriminator_loss_is_half_least_squares_on_detached_images(trainer):
+    engine = trainer()
+    real, fake = torch.rand(2, 1, 32, 32), torch.rand(3, 1, 32, 32, requires_grad=True)
+    network = engine.discriminators[0]
+    loss = engine._discriminator_loss(network, real, fake)
+    expected = 0.5 * ((network(real)[-1] - 1).square().mean() + network(fake)[-1].square().mean())
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert fake.grad is None
+
+
+def test_clipping_bounds_the_gradient(tanq_trainer):
+    engine = tanq_trainer(max_epochs=1, clip_norm=1e-6)
+    engine.run()
+    norms = [p.grad.norm() for p in engine.network.parameters() if p.grad is not None]
+    assert torch.stack(norms).norm() <= 1.01e-6
+
+
+def test_an_unknown_loss_weight_is_named(tanq_trainer):
+    with pytest.raises(ValueError, match="segmentatoin"):
+        tanq_trainer(loss_weights={"segmentatoin": 1.0})
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_training_killed_at_any_step_ends_with_the_same_weights(trainer, tmp_path, num_workers):
+    whole = trainer(tmp_path / "whole", num_workers=num_workers)
+    whole.run()
+
+    for step in (6, 11):
+        halted = trainer(tmp_path / "halted", num_workers=num_workers)
+
+        @halted.on(Events.ITERATION_STARTED(once=step - halted.state.iteration))
+        def kill(engine):
+            raise Killed
+
+        with pytest.raises(Killed):
+            halted.run()
+    torch.manual_seed(99)
+    resumed = trainer(tmp_path / "halted", num_workers=num_workers)
+    resumed.run()
+    expected = weights(whole)
+    assert {name for name, value in weights(resumed).items() if not torch.equal(value, expected[name])} == set()
+    assert resumed.state.iteration == whole.state.iteration == 16
+
+
+def test_a_finished_training_is_not_repeated(trainer, tmp_path):
+    first = trainer(tmp_path, max_epochs=2)
+    first.run()
+    again = trainer(tmp_path, max_epochs=2)
+    again.add_event_handler(Events.ITERATION_STARTED, lambda _: pytest.fail("an iteration was repeated"))
+    again.run()
+    expected = weights(first)
+    assert all(torch.equal(value, expected[name]) for name, value in weights(again).items())
+
+
+def test_checkpoint_loads_as_plain_tensors(trainer, tmp_path):
+    trainer(tmp_path, max_epochs=1).run()
+    content = torch.load(tmp_path / "resume.pt", weights_only=True)
+    assert content["epoch"] == 1
