@@ -16,7 +16,8 @@ FILE_NAME = "progress.json"
 class Progress:
     """A tqdm bar (on terminals only) that also keeps ``<folder>/progress.json`` up to date.
 
-    The file holds ``description``, ``done``, ``total`` and ``shown`` (the latest values); it is written at most once a second.
+    The file holds ``description``, ``done``, ``total`` and ``shown`` (the latest values); it is written at most once a
+    second.
 
     Args:
         total: number of steps of the whole work.

@@ -154,8 +154,8 @@ class ShowProgress:
     def _advance(self, engine: Engine) -> None:
         if self._progress is not None:
             output = engine.state.output if isinstance(engine.state.output, dict) else {}
-            shown = {key: round(float(output[key]), 4) for key in self.keys if key in output}
-            self._progress.advance(epoch=f"{engine.state.epoch}/{engine.state.max_epochs}", **shown)
+            shown: dict[str, Any] = {key: round(float(output[key]), 4) for key in self.keys if key in output}
+            self._progress.advance(1, epoch=f"{engine.state.epoch}/{engine.state.max_epochs}", **shown)
 
     def _close(self, engine: Engine) -> None:
         if self._progress is not None:

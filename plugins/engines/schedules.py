@@ -7,7 +7,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def constant_then_linear(optimizer: Optimizer, max_epochs: int, constant_fraction: float = 0.5) -> LambdaLR:
-    """The initial rate for the first part of the epochs, then linearly towards 0, which it would reach one epoch after the last.
+    """The initial rate for the first part of the epochs, then linearly towards 0, reached one epoch after the last.
 
     Source: Kang et al., Scientific Reports 14:27883 (2024), "Implementation details".
 

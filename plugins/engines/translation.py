@@ -20,8 +20,8 @@ class TranslationTrainer(SupervisedTrainer):
     """A MONAI trainer for one exported generator, its helpers and its discriminators.
 
     Subclasses implement :meth:`_translate`, :meth:`_generator_losses` and :meth:`_discriminator_losses`. An iteration
-    emits ``image``, ``label``, ``pred``, ``loss`` (the generators' weighted sum), ``d_loss`` and every term by name, and
-    fires the events of MONAI's trainers. In a process group, weights start equal and gradients are averaged over ranks.
+    emits ``image``, ``label``, ``pred``, ``loss`` (the generators' weighted sum), ``d_loss`` and every term by name,
+    and fires the events of MONAI's trainers. In a process group, weights start equal and gradients are averaged.
 
     A batch holds ``image`` (source), ``label`` (its label map), ``reals`` (unpaired target) and optionally
     ``reals_label``: each :math:`(N, 1, ...)`.
@@ -100,7 +100,7 @@ class TranslationTrainer(SupervisedTrainer):
         self.fire_event(IterationEvents.FORWARD_COMPLETED)
         self._steps(batch, made)
         self.fire_event(IterationEvents.MODEL_COMPLETED)
-        return self.state.output  # type: ignore[no-any-return]
+        return self.state.output
 
     def _steps(self, batch: dict[str, Tensor], made: dict[str, Any]) -> None:
         """One step of the discriminators, then one of the generators."""
@@ -142,7 +142,7 @@ class TranslationTrainer(SupervisedTrainer):
     def _update(self, loss: Tensor, optimizer: Optimizer) -> None:
         optimizer.zero_grad(set_to_none=True)
         if self.scaler is None:
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
         else:
             self.scaler.scale(loss).backward()
             self.scaler.unscale_(optimizer)

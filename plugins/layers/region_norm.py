@@ -96,10 +96,10 @@ class _RegionNorm(torch.autograd.Function):
         leaves += [tensor[1:].detach().requires_grad_() for tensor in (weight, bias)]
         listed_grad = grad.transpose(1, 2)[pixels]
         with torch.enable_grad():
-            values = _targets(*leaves, regions, ctx.eps, ctx.styled_region)
-            parts = torch.autograd.grad(
-                values, leaves, listed_grad, allow_unused=True, materialize_grads=True
+            values = _targets(
+                leaves[0], leaves[1], leaves[2], leaves[3], leaves[4], regions, ctx.eps, ctx.styled_region
             )
+            parts = torch.autograd.grad(values, leaves, listed_grad, allow_unused=True, materialize_grads=True)
         grad_listed, grad_mean, grad_variance, grad_weight, grad_bias = parts
 
         deviation = x - mean.unsqueeze(2)
@@ -152,7 +152,7 @@ def region_norm(
     dtype = torch.promote_types(x.dtype, torch.float32)
     flat = x.flatten(2).to(dtype)
     weight, bias = weight.to(dtype), bias.to(dtype)
-    if torch.jit.is_scripting():
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
         y = _forward(flat, weight, bias, regions, eps, styled_region)[0]
     else:
         y = _RegionNorm.apply(flat, weight, bias, regions, eps, styled_region)

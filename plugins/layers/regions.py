@@ -12,7 +12,7 @@ from torch.nn import functional as F
 class Regions(NamedTuple):
     r"""Which pixels belong to which target region, at one resolution.
 
-    Targets are tiny, so their :math:`P` pixels are listed; every pixel that is not listed belongs to region 0, "others".
+    Targets are tiny, so their :math:`P` pixels are listed; every other pixel belongs to region 0, "others".
 
     Attributes:
         sample: :math:`(P,)`, index of the sample in the batch.

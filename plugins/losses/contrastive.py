@@ -63,7 +63,7 @@ class ContrastiveLoss(nn.Module):
         """
         if not len(source) == len(translated) == len(self.selections):
             raise ValueError(
-                f"There are {len(self.selections)} selections for {len(source)} and {len(translated)} layers of features."
+                f"There are {len(self.selections)} selections for {len(source)} and {len(translated)} layers."
             )
         routes = [select(features) for select, features in zip(self.selections, source, strict=True)]
         keys = project([route(features) for route, features in zip(routes, source, strict=True)])

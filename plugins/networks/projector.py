@@ -28,8 +28,7 @@ class FeatureProjector(nn.Module):
     def __init__(self, in_channels: Sequence[int], channels: int = 256, init: str = "xavier"):
         super().__init__()
         self.layers = nn.ModuleList(
-            nn.Sequential(nn.Linear(width, channels), nn.ReLU(), nn.Linear(channels, channels))
-            for width in in_channels
+            nn.Sequential(nn.Linear(width, channels), nn.ReLU(), nn.Linear(channels, channels)) for width in in_channels
         )
         initialise(self, init)
 

@@ -40,7 +40,7 @@ class SlidingWindow:
         return predictor
 
 
-class _BatchPredictor(nnUNetPredictor):  # type: ignore[misc]  # its base is untyped
+class _BatchPredictor(nnUNetPredictor):
     """Several tiles a forward pass: far faster where one tile does not fill the device."""
 
     batch_size: int

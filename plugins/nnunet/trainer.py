@@ -53,7 +53,7 @@ class TrainerSettings:
     device: str = "cuda"
 
 
-class nnUNetTrainer(StockTrainer):  # type: ignore[misc]  # its base is untyped
+class nnUNetTrainer(StockTrainer):
     """nnU-Net's trainer under nnU-Net's name, which checkpoints carry, so that stock nnU-Net can use them.
 
     It differs in what does not touch the optimisation: messages go to the log file only, no picture is drawn each

@@ -28,7 +28,7 @@ from plugins.progress import FILE_NAME
 DONE = "done.json"
 
 
-class NnUNetEngine(SupervisedTrainer):  # type: ignore[misc]  # its base is untyped
+class NnUNetEngine(SupervisedTrainer):
     """Runs nnU-Net's trainer as a MONAI trainer: any handler can be attached.
 
     Every iteration is nnU-Net's ``train_step``; nnU-Net's hooks run at the start and the end of every epoch. The output

@@ -86,7 +86,8 @@ def cyclegan(folder=None, max_epochs=4, num_workers=0, **settings):
         discriminator_s=of_source,
         pool_size=3,
         train_data_loader=loader(num_workers),
-        **shared_settings(network, optimizer, d_optimizer, objects, folder, max_epochs, ("pool_t", "pool_s")) | settings,
+        **shared_settings(network, optimizer, d_optimizer, objects, folder, max_epochs, ("pool_t", "pool_s"))
+        | settings,
     )
 
 

@@ -74,9 +74,7 @@ def test_tanq_terms_equal_equation_10_computed_apart(tanq_trainer):
     torch.manual_seed(5)
     keys = features(torch.cat([source, target]), torch.cat([label, nothing]))
     contrast = [
-        engine.contrastive_loss(
-            [k[half] for k in keys], features(out, condition), engine.projector
-        )
+        engine.contrastive_loss([k[half] for k in keys], features(out, condition), engine.projector)
         for half, out, condition in ((slice(0, 2), translated, label), (slice(2, 4), identity, nothing))
     ]
     logits = net.segment(net.encode(source, net.regions(label, [32, 32]))[0])

@@ -106,7 +106,9 @@ class TestContrastiveLoss:
         others = [features(1, 3, 4, 4, seed=1), features(1, 5, 2, 2, seed=1)]
         loss = ContrastiveLoss([AttentionQueries(4), AttentionQueries(4)])
         project = lambda vectors: [torch.nn.functional.normalize(v, dim=-1) for v in vectors]  # noqa: E731
-        single = [ContrastiveLoss([AttentionQueries(4)])([a], [b], project) for a, b in zip(layers, others, strict=True)]
+        single = [
+            ContrastiveLoss([AttentionQueries(4)])([a], [b], project) for a, b in zip(layers, others, strict=True)
+        ]
         torch.testing.assert_close(loss(layers, others, project), torch.stack(single).mean())
 
     def test_a_missing_layer_is_named(self):
