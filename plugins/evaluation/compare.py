@@ -8,7 +8,9 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.table import Table
+from rich.text import Text
 from scipy.stats import ttest_rel
 
 from plugins.evaluation.metrics import STRUCTURE_TITLES, STRUCTURES
@@ -84,9 +86,16 @@ def table_rows(rounds: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list
 def results_table(rounds: Mapping[str, Mapping[str, Any]]) -> Table:
     """The results of all rounds as a table for the terminal."""
     heads, rows = table_rows(rounds)
-    table = Table(title="hrT2 validation scans, mean ± standard deviation over cases")
+    # narrow enough for 80 columns
+    table = Table(
+        title="hrT2 validation scans, mean ± standard deviation over cases",
+        box=box.SIMPLE,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
     for position, head in enumerate(heads):
-        table.add_column(head, justify="left" if position < 2 else "right", no_wrap=position > 0)
+        table.add_column(Text(head), justify="left" if position < 2 else "right", no_wrap=position > 0)
     for row in rows:
         table.add_row(*row, end_section=row[1] == "mean")
     return table

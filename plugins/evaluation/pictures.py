@@ -54,7 +54,7 @@ def case_picture(
 ) -> None:
     """Draw one scan beside itself with the contours of every label map.
 
-    A row for each structure: the slice in which the label maps together have most of it.
+    A row for each structure: the slice in which the first label map that has the structure has most of it.
 
     Args:
         image_file: the scan.
@@ -64,18 +64,13 @@ def case_picture(
     """
     image, spacing = read_axial(image_file)
     maps = {head: np.rint(read_axial(path)[0]) for head, path in labels.items()}
-    rows = []
-    for name, value in STRUCTURES.items():
-        counts = np.sum([(volume == value).sum(axis=(0, 1)) for volume in maps.values()], axis=0)
-        if np.any(counts):
-            rows.append((STRUCTURE_TITLES[name], int(np.argmax(counts))))
-    rows = rows or [("no structure", image.shape[2] // 2)]
-    foreground = np.any([volume > 0 for volume in maps.values()], axis=0)
+    rows = _rows([*maps.values()]) or {image.shape[2] // 2: ["no structure"]}
+    first = next((volume for volume in maps.values() if volume.any()), np.zeros_like(image))
     figure, axes = _panels(len(rows), 1 + len(maps))
-    for (row_title, index), line in zip(rows, axes, strict=True):
-        window = _window_around(foreground[:, :, index], spacing)
+    for (index, names), line in zip(rows.items(), axes, strict=True):
+        window = _window_around(first[:, :, index] > 0, spacing)
         _draw_slice(line[0], image, index, spacing)
-        line[0].set_ylabel(f"{row_title}, slice {index + 1}")
+        line[0].set_ylabel(f"{', '.join(names)}: slice {index + 1}")
         for axis, (head, volume) in zip(line[1:], maps.items(), strict=True):
             _draw_slice(axis, image, index, spacing, window)
             _draw_contours(axis, volume, index, spacing, window)
@@ -111,6 +106,16 @@ def translation_picture(
             axis.set_title(head)
         line[0].set_ylabel(f"{case['case']}\nslice {index + 1}", fontsize=6)
     _save(figure, output_file, title)
+
+
+def _rows(maps: Sequence[NDArray[np.float32]]) -> dict[int, list[str]]:
+    """Slices to draw, and the structures that each was chosen for."""
+    rows: dict[int, list[str]] = {}
+    for name, value in STRUCTURES.items():
+        counts = next((count for volume in maps if (count := (volume == value).sum(axis=(0, 1))).any()), None)
+        if counts is not None:
+            rows.setdefault(int(np.argmax(counts)), []).append(STRUCTURE_TITLES[name])
+    return rows
 
 
 def _slice_with_both(label: NDArray[np.float32]) -> int:

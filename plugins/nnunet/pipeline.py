@@ -44,9 +44,9 @@ class NnUNetTraining:
         batch_size: of all configurations; ``None`` leaves the planner's.
         target_spacing: mm, in (S, A, R) order; ``None`` leaves the planner's.
         gpu_memory_gb: the memory nnU-Net plans for.
-        plan_changes: per configuration: ``batch_size``, ``patch_size``, ``n_stages``, ``features_per_stage``,
-            ``n_conv_per_stage``.
-        plans_from: ``model_dir`` of an earlier training whose plans are used unchanged, with none of the five above.
+        plan_changes: per configuration: ``batch_size``, ``patch_size``, ``n_stages``, ``n_conv_per_stage``,
+            ``features_per_stage``, ``kernel_sizes``, ``strides``.
+        plans_from: ``model_dir`` of an earlier training whose plans are used unchanged, with none of the four above.
         window: how validation scans are predicted.
         executor: runs jobs, one network each; ``None`` runs them one after the other here.
         tensorboard: write losses for TensorBoard.

@@ -22,7 +22,8 @@ from plugins.nnunet.workspace import DATASET, PLANS, Workspace
 from plugins.progress import Progress
 
 FINGERPRINT = "dataset_fingerprint.json"
-PLAN_KEYS = ("batch_size", "patch_size", "n_stages", "features_per_stage", "n_conv_per_stage")
+STAGE_KEYS = ("features_per_stage", "kernel_sizes", "strides")
+PLAN_KEYS = ("batch_size", "patch_size", "n_stages", "n_conv_per_stage", *STAGE_KEYS)
 
 
 def bend_configuration(configuration: dict[str, Any], changes: Mapping[str, Any], name: str) -> None:
@@ -31,7 +32,8 @@ def bend_configuration(configuration: dict[str, Any], changes: Mapping[str, Any]
     Args:
         configuration: from ``plans["configurations"]``.
         changes: ``batch_size``; ``patch_size`` (slice axis first); ``n_stages``, an upper limit;
-            ``features_per_stage``, at least as many as there are stages; ``n_conv_per_stage``, one number.
+            ``n_conv_per_stage``, one number; ``features_per_stage``, ``kernel_sizes`` and ``strides``, at least as many
+            as there are stages.
         name: of the configuration, for messages.
 
     Raises:
@@ -42,20 +44,17 @@ def bend_configuration(configuration: dict[str, Any], changes: Mapping[str, Any]
         raise InputError(f"plan_changes of {name} has the unknown keys {unknown}: known are {list(PLAN_KEYS)}.")
     network = configuration["architecture"]["arch_kwargs"]
     stages = min(changes.get("n_stages") or network["n_stages"], network["n_stages"])
-    features = changes.get("features_per_stage") or network["features_per_stage"]
-    if len(features) < stages:
-        raise InputError(f"features_per_stage of {name} names {len(features)} stages, but there are {stages}.")
     if stages < 3:  # nnU-Net gives the deepest of the supervised stages no weight
         raise InputError(f"n_stages of {name} is {stages}: nnU-Net's deep supervision needs at least 3.")
-    convs = changes.get("n_conv_per_stage")
     network["n_stages"] = stages
-    network["features_per_stage"] = list(features[:stages])
-    for key in ("kernel_sizes", "strides", "n_conv_per_stage"):
-        network[key] = network[key][:stages]
-    network["n_conv_per_stage_decoder"] = network["n_conv_per_stage_decoder"][: stages - 1]
-    if convs is not None:
-        network["n_conv_per_stage"] = [convs] * stages
-        network["n_conv_per_stage_decoder"] = [convs] * (stages - 1)
+    for key in STAGE_KEYS:
+        values = changes.get(key) or network[key]
+        if len(values) < stages:
+            raise InputError(f"{key} of {name} names {len(values)} stages, but there are {stages}.")
+        network[key] = list(values[:stages])
+    convs = changes.get("n_conv_per_stage")
+    for key, number in (("n_conv_per_stage", stages), ("n_conv_per_stage_decoder", stages - 1)):
+        network[key] = list(network[key][:number]) if convs is None else [convs] * number
     for key in ("batch_size", "patch_size"):
         if changes.get(key) is not None:
             configuration[key] = changes[key]

@@ -69,7 +69,7 @@ class LineDisplay:
 
     def __init__(self, names: Sequence[str], run_dir: Path):
         self._names, self._run_dir = list(names), run_dir
-        self._began: dict[str, tuple[float, float]] = {}
+        self._began: dict[tuple[str, str, float], tuple[float, float]] = {}
         self._shown: dict[str, float] = {}
 
     def update(self, running: Iterable[str]) -> None:
@@ -82,7 +82,8 @@ class LineDisplay:
             state = read_progress(self._run_dir, name)
             if state is None:
                 continue
-            began, initial = self._began.setdefault(name, (now, state["done"]))
+            step = (name, str(state.get("description")), state["total"])
+            began, initial = self._began.setdefault(step, (now, state["done"]))
             if now - self._shown[name] >= LINE_SECONDS:
                 self._shown[name] = now
                 self._print(name, _progress_line(state, initial, now - began))
@@ -123,6 +124,7 @@ class TerminalDisplay:
         )
         self._lines = LineDisplay(names, run_dir)
         self._tasks: dict[str, TaskID] = {}
+        self._titles: dict[str, str] = {}
         self._all = self._progress.add_task("stages", total=len(names), shown="")
         self._progress.start()
 
@@ -134,8 +136,12 @@ class TerminalDisplay:
                 continue
             shown = " ".join(f"{key} {_short(value)}" for key, value in state.get("shown", {}).items())
             done, total = state["done"], state["total"]
+            title = f"{name} {state.get('description', '')}".strip()
+            if name in self._titles and self._titles[name] != title:
+                self._progress.remove_task(self._tasks.pop(name))
+            self._titles[name] = title
             if name not in self._tasks:
-                self._tasks[name] = self._progress.add_task(name, completed=done, total=total, shown=shown)
+                self._tasks[name] = self._progress.add_task(title, completed=done, total=total, shown=shown)
             self._progress.update(self._tasks[name], completed=done, total=total, shown=shown)
 
     def finished(self, name: str, seconds: float | None) -> None:
