@@ -13,6 +13,7 @@ import torch
 from ignite.engine import Engine, Events
 from torch import nn
 
+from plugins.errors import InputError
 from plugins.files import whole_file
 from plugins.progress import Progress
 
@@ -96,8 +97,13 @@ class Resume:
         if not self.path.exists():
             return
         content = torch.load(self.path, map_location=engine.state.device, weights_only=True)
-        for name, each in self._all(engine).items():
-            each.load_state_dict(content["objects"][name])
+        try:
+            for name, each in self._all(engine).items():
+                each.load_state_dict(content["objects"][name])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise InputError(
+                f"{self.path} belongs to a training with other networks: remove it, or set another ckpt_dir."
+            ) from error
         if content["scaler"] is not None and getattr(engine, "scaler", None) is not None:
             engine.scaler.load_state_dict(content["scaler"])
         own = self._rank_path()

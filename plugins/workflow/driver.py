@@ -18,7 +18,7 @@ from plugins.files import read_json
 from plugins.workflow.functions import SPLITS
 from plugins.workflow.graph import run_stages
 from plugins.workflow.names import refuse_unknown_options
-from plugins.workflow.plan import Plan
+from plugins.workflow.plan import Plan, find_bundles
 from plugins.workflow.process import CommandError
 
 REPORT_PAGE = "report/index.html"
@@ -35,7 +35,7 @@ class UdaWorkflow:
 
     Args:
         bundle_root: root of this bundle; the phantom lies below it.
-        bundles_dir: folder of the bundles that the stages run.
+        bundles_dir: folder of the bundles that the stages run; ``None`` looks around ``bundle_root``.
         executor: of ``concurrent.futures``; runs independent stages side by side.
         dataset_dir: data set in the layout of CrossMoDA; ``None`` is the phantom.
         output_dir: folder of the run; ``None`` is ``<runs_dir>/<run_name><run_suffix>``.
@@ -57,7 +57,7 @@ class UdaWorkflow:
     def __init__(
         self,
         bundle_root: StrPath,
-        bundles_dir: StrPath,
+        bundles_dir: StrPath | None,
         executor: Executor,
         dataset_dir: StrPath | None = None,
         output_dir: StrPath | None = None,
@@ -74,7 +74,8 @@ class UdaWorkflow:
         num_threads: int | None = None,
         max_epochs: int | None = None,
     ):
-        self.bundle_root, self.bundles_dir = Path(bundle_root).absolute(), Path(os.path.abspath(bundles_dir))
+        self.bundle_root = Path(os.path.abspath(bundle_root))
+        self.bundles_dir = find_bundles(self.bundle_root, bundles_dir)
         self.executor, self.dataset_dir, self.truth_dir = executor, dataset_dir, truth_dir
         self.output_dir, self.runs_dir, self.run_name, self.run_suffix = output_dir, runs_dir, run_name, run_suffix
         self.views = [views] if isinstance(views, str) else [*views]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,20 @@ TRAIN, INFERENCE, EVALUATE = "train.json", "inference.json", "evaluate.json"
 FUNCTIONS = "plugins.workflow.functions"
 RUN_IDS = {TRAIN: "training", INFERENCE: "inference", EVALUATE: "evaluate"}
 MODELS, METRICS = "models", "metrics.json"
+
+
+def find_bundles(bundle_root: Path, bundles_dir: str | os.PathLike[str] | None) -> Path:
+    """Folder of the bundles: ``bundles_dir``, or the one around ``bundle_root``, or ``bundles`` below it.
+
+    Raises:
+        InputError: if none of them holds the segmentation bundle.
+    """
+    places = [bundle_root.parent, bundle_root / "bundles"] if bundles_dir is None else [Path(bundles_dir).absolute()]
+    for place in places:
+        if (place / SEGMENTATION / "configs").is_dir():
+            return place
+    tried = " and ".join(str(place) for place in places)
+    raise InputError(f"there is no bundle {SEGMENTATION} in {tried}: set bundle_root or bundles_dir.")
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from plugins.errors import InputError
 from plugins.files import write_json
 from plugins.workflow.execution import bundle_command, recorded_fingerprint
 from plugins.workflow.names import refuse_unknown_options
-from plugins.workflow.plan import INFERENCE, MODELS, RUN_IDS, SEGMENTATION
+from plugins.workflow.plan import INFERENCE, MODELS, RUN_IDS, SEGMENTATION, find_bundles
 from plugins.workflow.process import CommandError, run_command
 
 StrPath = str | os.PathLike[str]
@@ -23,7 +23,7 @@ class RunInference:
 
     Args:
         bundle_root: root of this bundle; the phantom lies below it.
-        bundles_dir: folder of the bundles.
+        bundles_dir: folder of the bundles; ``None`` looks around ``bundle_root``.
         run_dir: folder of a run of :class:`UdaWorkflow`.
         output_dir: receives ``<case>_Label.nii.gz``.
         dataset_dir: folder of the scans; ``None`` is the phantom.
@@ -35,7 +35,7 @@ class RunInference:
     def __init__(
         self,
         bundle_root: StrPath,
-        bundles_dir: StrPath,
+        bundles_dir: StrPath | None,
         run_dir: StrPath | None,
         output_dir: StrPath,
         dataset_dir: StrPath | None = None,
@@ -43,7 +43,8 @@ class RunInference:
         seed: int = 0,
         num_threads: int | None = None,
     ):
-        self.bundle_root, self.bundles_dir = Path(bundle_root).absolute(), Path(os.path.abspath(bundles_dir))
+        self.bundle_root = Path(os.path.abspath(bundle_root))
+        self.bundles_dir = find_bundles(self.bundle_root, bundles_dir)
         self.run_dir, self.output_dir, self.dataset_dir = run_dir, Path(output_dir).absolute(), dataset_dir
         self.device, self.seed, self.num_threads = device, seed, num_threads
 

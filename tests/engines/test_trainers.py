@@ -5,6 +5,8 @@ from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from torch.nn import functional as F
 
+from plugins.errors import InputError
+
 
 def one_batch(trainer):
     return next(iter(trainer.data_loader))
@@ -184,3 +186,9 @@ def test_checkpoint_loads_as_plain_tensors(trainer, tmp_path):
     trainer(tmp_path, max_epochs=1).run()
     content = torch.load(tmp_path / "resume.pt", weights_only=True)
     assert content["epoch"] == 1
+
+
+def test_a_checkpoint_of_other_networks_is_refused_by_name(tanq_trainer, cyclegan_trainer, tmp_path):
+    tanq_trainer(tmp_path, max_epochs=1).run()
+    with pytest.raises(InputError, match=r"resume\.pt belongs to a training with other networks"):
+        cyclegan_trainer(tmp_path).run()
