@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from plugins.data import check_scans
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
 from plugins.nnunet.dataset import Item, check_items, make_splits, write_dataset
@@ -141,6 +142,7 @@ class NnUNetTraining:
             "plans_from": str(self.plans_from),
         }
         if not marker.exists():
+            check_scans(self.items)
             with self.workspace.active(num_workers=1), pools_on(self.executor):  # with 0 workers the planner crashes
                 write_dataset(self.items, self.workspace)
                 if self.plans_from is None:

@@ -23,17 +23,19 @@ MODELS, METRICS = "models", "metrics.json"
 
 
 def find_bundles(bundle_root: Path, bundles_dir: str | os.PathLike[str] | None) -> Path:
-    """Folder of the bundles: ``bundles_dir``, or the one around ``bundle_root``, or ``bundles`` below it.
+    """Folder of the bundles: ``bundles_dir``, or the one around ``bundle_root``, or one just below it.
 
     Raises:
         InputError: if none of them holds the segmentation bundle.
     """
-    places = [bundle_root.parent, bundle_root / "bundles"] if bundles_dir is None else [Path(bundles_dir).absolute()]
+    if bundles_dir is None:
+        places = [bundle_root.parent, *(path for path in sorted(bundle_root.glob("*")) if path.is_dir())]
+    else:
+        places = [Path(bundles_dir).absolute()]
     for place in places:
         if (place / SEGMENTATION / "configs").is_dir():
             return place
-    tried = " and ".join(str(place) for place in places)
-    raise InputError(f"there is no bundle {SEGMENTATION} in {tried}: set bundle_root or bundles_dir.")
+    raise InputError(f"there is no bundle {SEGMENTATION} around {places[0]}: set bundle_root or bundles_dir.")
 
 
 @dataclass(frozen=True)
