@@ -154,9 +154,12 @@ class UnpairedSlices(Dataset[dict[str, Tensor]]):
         cache_dir: see :func:`prepare_volumes`.
         augment: flip source and target slices left to right, each half of the time.
         output_dir: where ``progress.json`` of the preparation goes; none is written if omitted.
+        roi_size: window ``(H, W)`` cut from both slices at the same place, around a random foreground pixel of the
+            source slice where it has one; ``None`` keeps whole slices.
 
     Raises:
-        InputError: if there is no source or no target scan, or as :func:`prepare_volumes`.
+        InputError: if there is no source or no target scan, if the window is larger than the slices, or as
+            :func:`prepare_volumes`.
     """
 
     def __init__(
@@ -166,6 +169,7 @@ class UnpairedSlices(Dataset[dict[str, Tensor]]):
         cache_dir: str | Path,
         augment: bool = True,
         output_dir: str | Path | None = None,
+        roi_size: Sequence[int] | None = None,
     ):
         for domain in ("source", "target"):
             if not data[domain]:
@@ -173,7 +177,10 @@ class UnpairedSlices(Dataset[dict[str, Tensor]]):
         volumes = prepare_volumes([*data["source"], *data["target"]], transform, cache_dir, output_dir)
         self._source = _Slices(volumes[: len(data["source"])])
         self._target = _Slices(volumes[len(data["source"]) :])
-        self._augment = augment
+        self._augment, self._roi_size = augment, roi_size
+        shape = nib.load(volumes[0].image).shape[:2]
+        if roi_size is not None and (roi_size[0] > shape[0] or roi_size[1] > shape[1]):
+            raise InputError(f"roi_size is {list(roi_size)}, but slices are {list(shape)}: choose a smaller one")
 
     @property
     def source_foreground(self) -> np.ndarray:
@@ -192,13 +199,32 @@ class UnpairedSlices(Dataset[dict[str, Tensor]]):
         source, target, seed = index
         image, label = self._source.read(source)
         reals, reals_label = self._target.read(target)
+        random = np.random.default_rng(seed)
         if self._augment:
-            flip_source, flip_target = np.random.default_rng(seed).random(2) < 0.5
+            flip_source, flip_target = random.random(2) < 0.5
             if flip_source:
                 image, label = image.flip(1), label.flip(1)
             if flip_target:
                 reals, reals_label = reals.flip(1), reals_label.flip(1)
-        return {"image": image, "label": label, "reals": reals, "reals_label": reals_label}
+        item = {"image": image, "label": label, "reals": reals, "reals_label": reals_label}
+        if self._roi_size is not None:
+            rows, columns = _window(label[0], self._roi_size, random)
+            item = {key: value[:, rows, columns] for key, value in item.items()}
+        return item
+
+
+def _window(label: Tensor, size: Sequence[int], random: np.random.Generator) -> tuple[slice, slice]:
+    """A random window of ``size``, around a random foreground pixel if there is one, shifted to lie in the slice."""
+    places = torch.nonzero(label)
+    inside = [int(random.integers(full - part + 1)) for full, part in zip(label.shape, size, strict=True)]
+    if len(places):
+        place = places[int(random.integers(len(places)))].tolist()
+        shifts = [int(random.integers(part)) for part in size]
+        inside = [
+            min(max(at - s, 0), full - part) for at, s, full, part in zip(place, shifts, label.shape, size, strict=True)
+        ]
+    rows, columns = (slice(start, start + part) for start, part in zip(inside, size, strict=True))
+    return rows, columns
 
 
 class UnpairedSampler(DistributedSampler[dict[str, Tensor]]):

@@ -226,3 +226,27 @@ def test_monai_trainers_draw_each_epoch_anew(dataset):
         sampler.set_epoch(epoch)
         assert torch.equal(images, torch.stack([dataset[index]["image"] for index in sampler]))
     assert not torch.equal(*seen)
+
+
+class TestWindow:
+    def test_both_slices_are_cut_at_one_place_that_holds_foreground(self, tmp_path):
+        from plugins.data.slices import _window
+
+        label = torch.zeros(12, 10)
+        label[11, 2] = 2
+        starts = set()
+        for seed in range(40):
+            rows, columns = _window(label, (4, 6), np.random.default_rng(seed))
+            assert (rows.stop - rows.start, columns.stop - columns.start) == (4, 6)
+            assert label[rows, columns].shape == (4, 6)
+            assert label[rows, columns].max() == 2
+            starts.add((rows.start, columns.start))
+        assert len(starts) > 2
+
+    def test_without_foreground_it_may_lie_anywhere(self):
+        from plugins.data.slices import _window
+
+        windows = [_window(torch.zeros(6, 7), (4, 4), np.random.default_rng(seed)) for seed in range(200)]
+        assert {(rows.start, columns.start) for rows, columns in windows} == {
+            (r, c) for r in range(3) for c in range(4)
+        }
