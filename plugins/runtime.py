@@ -6,18 +6,23 @@ import torch
 from monai.utils import set_determinism
 
 from plugins.errors import show_input_errors_as_sentences
+from plugins.options import refuse_unknown_options
 
 
 def start(seed: int | None = 0, num_threads: int | None = None) -> None:
-    """Seed every random generator, limit the threads of this process, and let input errors end in one sentence.
+    """Refuse misspelt options, seed every random generator, and let input errors end in one sentence.
 
     Denormal floats count as 0 on the CPU: sharp attention rows are full of them, and they slow products several times.
 
     Args:
         seed: for Python, NumPy and torch; ``None`` leaves them unseeded.
         num_threads: torch's threads; ``None`` leaves torch's default.
+
+    Raises:
+        InputError: if the command line of ``monai.bundle run`` has an option that the config does not have.
     """
     show_input_errors_as_sentences()
+    refuse_unknown_options()
     if seed is not None:
         set_determinism(seed=seed)
     torch.set_flush_denormal(True)

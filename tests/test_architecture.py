@@ -11,10 +11,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "plugins"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-SMALL = {"errors", "files", "progress", "runtime"}
+SMALL = {"errors", "files", "options", "progress", "runtime"}
 MAY_IMPORT = {
     "errors": SMALL,
     "files": SMALL,
+    "options": SMALL,
     "progress": SMALL,
     "runtime": SMALL,
     "layers": SMALL,

@@ -17,7 +17,6 @@ from plugins.evaluation.labels import labels_in
 from plugins.files import read_json
 from plugins.workflow.functions import SPLITS
 from plugins.workflow.graph import run_stages
-from plugins.workflow.names import refuse_unknown_options
 from plugins.workflow.plan import Plan, find_bundles
 from plugins.workflow.process import CommandError
 
@@ -140,7 +139,6 @@ class UdaWorkflow:
             InputError: if a setting or a scan is wrong; no training has begun then.
             SystemExit: if a stage fails in another way; the message names its log.
         """
-        refuse_unknown_options()
         plan = self.plan()
         stages = plan.stages()
         print(f"run folder: {self.run_dir}", flush=True)

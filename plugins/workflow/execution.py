@@ -14,7 +14,7 @@ from typing import Any
 
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
-from plugins.workflow.names import refuse_unknown_overrides
+from plugins.options import merged, refuse_unknown_ids
 from plugins.workflow.process import die_with_parent, run_command
 from plugins.workflow.stage import Stage, fill_in, fingerprint
 
@@ -152,3 +152,18 @@ def _replace(complete: Path, partial: Path) -> None:
         shutil.rmtree(old)
     else:
         partial.rename(complete)
+
+
+def refuse_unknown_overrides(stage: Stage) -> None:
+    """Refuse overrides of a bundle that its config files do not have.
+
+    Raises:
+        InputError: naming the first unknown id and the nearest known one, or a missing config file.
+    """
+    if stage.bundle is None:
+        return
+    for path in stage.config_paths:
+        if not path.is_file():
+            raise InputError(f"{path} is missing: bundles_dir must be the folder of the bundles.")
+    config = merged(stage.config_paths)
+    refuse_unknown_ids(config, stage.overrides, f"{Path(stage.bundle).name} ({', '.join(stage.config_files)})")

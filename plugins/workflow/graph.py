@@ -12,8 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from plugins.workflow.display import Display, make_display
-from plugins.workflow.execution import is_complete, refuse_foreign_folder, run_stage
-from plugins.workflow.names import refuse_unknown_overrides
+from plugins.workflow.execution import is_complete, refuse_foreign_folder, refuse_unknown_overrides, run_stage
 from plugins.workflow.stage import Stage
 
 LOCK, STOP = ".lock", ".stop"

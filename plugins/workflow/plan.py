@@ -11,8 +11,8 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from plugins.errors import InputError
+from plugins.options import fitting, merged, refuse_unknown, refuse_unknown_ids
 from plugins.workflow.functions import UNTRANSLATED
-from plugins.workflow.names import fitting, merged, refuse_unknown, refuse_unknown_ids
 from plugins.workflow.stage import Stage
 
 SEGMENTATION = "vs_cochlea_seg"

@@ -11,7 +11,6 @@ from plugins.data import dataset_or_phantom
 from plugins.errors import InputError
 from plugins.files import write_json
 from plugins.workflow.execution import bundle_command, recorded_fingerprint
-from plugins.workflow.names import refuse_unknown_options
 from plugins.workflow.plan import INFERENCE, MODELS, RUN_IDS, SEGMENTATION, find_bundles
 from plugins.workflow.process import CommandError, run_command
 
@@ -55,7 +54,6 @@ class RunInference:
             InputError: if the run has no complete round.
             SystemExit: if the inference fails.
         """
-        refuse_unknown_options()
         model_dir = final_model(self.run_dir)
         overrides = {
             "dataset_dir": str(dataset_or_phantom(self.dataset_dir, self.bundle_root).absolute()),

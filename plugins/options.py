@@ -1,4 +1,4 @@
-"""Misspelt names, and the right ones nearest to them."""
+"""Misspelt names of options, and the right ones nearest to them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import fire
 from monai.bundle import ConfigParser
 
 from plugins.errors import InputError
-from plugins.workflow.stage import Stage
 
 # what `monai.bundle run` takes itself
 RUN_OPTIONS = frozenset(
@@ -71,21 +70,6 @@ def fitting(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str,
     return found
 
 
-def refuse_unknown_overrides(stage: Stage) -> None:
-    """Refuse overrides of a bundle that its config files do not have.
-
-    Raises:
-        InputError: naming the first unknown id and the nearest known one, or a missing config file.
-    """
-    if stage.bundle is None:
-        return
-    for path in stage.config_paths:
-        if not path.is_file():
-            raise InputError(f"{path} is missing: bundles_dir must be the folder of the bundles.")
-    config = merged(stage.config_paths)
-    refuse_unknown_ids(config, stage.overrides, f"{Path(stage.bundle).name} ({', '.join(stage.config_files)})")
-
-
 def merged(config_files: Sequence[Path]) -> dict[str, Any]:
     """The config files merged as ``monai.bundle run`` merges them."""
     parser = ConfigParser()
@@ -97,7 +81,9 @@ def merged(config_files: Sequence[Path]) -> dict[str, Any]:
 def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
     """Refuse options of this process's ``monai.bundle run`` that the first config file does not have.
 
-    MONAI adds ``--round 2`` to the config as a new entry, and whoever meant ``--rounds 2`` gets the default.
+    MONAI adds ``--round 2`` to the config as a new entry, and whoever meant ``--rounds 2`` gets the default. Further
+    config files are overlays: they may also hold what only a sibling of the first file has, such as ``max_epochs``
+    beside an ``inference.json``.
 
     Args:
         arguments: the command line; that of this process if omitted. Any that is not ``monai.bundle run`` passes.
@@ -119,6 +105,10 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
     parsed = fire.parser.DefaultParseValue(options["config_file"])
     files = [Path(str(file)) for file in ([parsed] if isinstance(parsed, str) else parsed)]
     base = merged(files[:1])
+    siblings: dict[str, Any] = {}
+    for sibling in sorted(files[0].parent.glob("*.json")):
+        if sibling not in files and sibling.name in ("train.json", "inference.json", "evaluate.json"):
+            siblings |= merged([sibling])
     for later in files[1:]:
-        refuse_unknown_ids(base, ConfigParser.load_config_file(later), later.name)
+        refuse_unknown_ids(siblings | base, ConfigParser.load_config_file(later), later.name)
     refuse_unknown_ids(base, options.keys() - RUN_OPTIONS, files[0].name)

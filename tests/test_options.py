@@ -4,7 +4,7 @@ import pytest
 
 from plugins.errors import InputError
 from plugins.files import write_json
-from plugins.workflow.names import fitting, refuse_unknown_ids, refuse_unknown_options
+from plugins.options import fitting, refuse_unknown_ids, refuse_unknown_options
 
 CONFIG = {"max_epochs": 3, "train": {"dataset": {"cache_rate": 1.0}, "handlers": [{"interval": 1}]}}
 
@@ -61,3 +61,11 @@ def test_the_command_line_is_read_as_monai_reads_it(command):
         refuse_unknown_options(command("--max_epoch", "3"))
     with pytest.raises(InputError, match=r"bad\.json"):
         refuse_unknown_options(command(files=("train.json", "bad.json")))
+
+
+def test_an_overlay_may_hold_what_a_sibling_config_has(command, tmp_path):
+    write_json(tmp_path / "inference.json", {"output_dir": "x"})
+    write_json(tmp_path / "overlay.json", {"max_epochs": 3, "output_dir": "y"})
+    refuse_unknown_options(command(files=("inference.json", "overlay.json")))
+    with pytest.raises(InputError, match=r"inference\.json has no 'max_epochs'"):
+        refuse_unknown_options(command("--max_epochs", "3", files=("inference.json", "overlay.json")))
