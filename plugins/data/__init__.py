@@ -10,7 +10,7 @@ from plugins.data.datalists import (
 )
 from plugins.data.phantom import write_phantom
 from plugins.data.slices import UnpairedSampler, UnpairedSlices, prepare_volumes
-from plugins.data.transforms import translation_transforms
+from plugins.data.transforms import prepared_transforms, translation_transforms
 from plugins.data.translation import SaveTranslationd, TranslationProgress, WeightsLoader, untranslated
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "heldout_labels",
     "inference_datalist",
     "prepare_volumes",
+    "prepared_transforms",
     "read_datalist",
     "scan_datalist",
     "segmentation_datalist",

@@ -175,8 +175,8 @@ class UnpairedSlices(Dataset[dict[str, Tensor]]):
             if not data[domain]:
                 raise InputError(f"there are no {domain} scans to train on: check dataset_dir")
         volumes = prepare_volumes([*data["source"], *data["target"]], transform, cache_dir, output_dir)
-        self._source = _Slices(volumes[: len(data["source"])])
-        self._target = _Slices(volumes[len(data["source"]) :])
+        self._volumes = {"source": volumes[: len(data["source"])], "target": volumes[len(data["source"]) :]}
+        self._source, self._target = _Slices(self._volumes["source"]), _Slices(self._volumes["target"])
         self._augment, self._roi_size = augment, roi_size
         shape = nib.load(volumes[0].image).shape[:2]
         if roi_size is not None and (roi_size[0] > shape[0] or roi_size[1] > shape[1]):
@@ -191,6 +191,23 @@ class UnpairedSlices(Dataset[dict[str, Tensor]]):
     def target_foreground(self) -> np.ndarray:
         """The same for target slices; all false without pseudo-labels."""
         return self._target.foreground
+
+    def scans(self, domain: str, count: int) -> list[dict[str, str]]:
+        """``count`` prepared volumes, or all if there are fewer, evenly spread over those of a domain.
+
+        Args:
+            domain: ``"source"`` or ``"target"``.
+            count: how many.
+
+        Returns:
+            ``{"case", "image", optional "label"}`` with file names, for MONAI's ``LoadImaged``.
+        """
+        volumes = self._volumes[domain]
+        chosen = np.linspace(0, len(volumes) - 1, min(count, len(volumes))).round().astype(int)
+        return [
+            {"case": volume.case, "image": str(volume.image)} | ({"label": str(volume.label)} if volume.label else {})
+            for volume in (volumes[index] for index in chosen)
+        ]
 
     def __len__(self) -> int:
         return len(self.source_foreground)

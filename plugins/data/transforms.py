@@ -109,6 +109,12 @@ def translation_transforms(
     return transforms
 
 
+def prepared_transforms() -> Compose:
+    """Load what :meth:`plugins.data.UnpairedSlices.scans` lists: float32 tensors ``(1, H, W, Z)`` with their affine."""
+    both: dict[str, Any] = {"keys": ["image", "label"], "allow_missing_keys": True}
+    return Compose([LoadImaged(**both, dtype=np.float32), EnsureChannelFirstd(**both)])
+
+
 def _centred_size(places: NDArray[np.intp], length: int) -> int:
     """The smallest even size of a crop, centred in an axis of this length, that holds all ``places``."""
     centre = length // 2

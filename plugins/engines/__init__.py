@@ -2,7 +2,7 @@
 
 from plugins.engines.contrastive import ContrastiveTranslationTrainer
 from plugins.engines.cyclegan import CycleGANTrainer
-from plugins.engines.handlers import Resume, SaveWeights, ShowProgress
+from plugins.engines.handlers import Resume, SaveBest, SaveWeights, ShowProgress
 from plugins.engines.image_pool import ImagePool
 from plugins.engines.schedules import constant_then_linear
 from plugins.engines.translation import TranslationTrainer
@@ -12,6 +12,7 @@ __all__ = [
     "CycleGANTrainer",
     "ImagePool",
     "Resume",
+    "SaveBest",
     "SaveWeights",
     "ShowProgress",
     "TranslationTrainer",

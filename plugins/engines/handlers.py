@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from plugins.errors import InputError
-from plugins.files import whole_file
+from plugins.files import read_json, whole_file, write_json
 from plugins.progress import Progress
 
 
@@ -22,6 +23,11 @@ def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
     """``torch.save`` to a file that appears whole or not at all."""
     with whole_file(path) as part:
         torch.save(content, part)
+
+
+def save_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write the ``state_dict`` of a network as a plain tensor dictionary, whole or not at all."""
+    save_tensors({name: value.cpu() for name, value in network.state_dict().items()}, path)
 
 
 def random_state() -> dict[str, Any]:
@@ -129,7 +135,43 @@ class SaveWeights:
 
     def _save(self, engine: Engine) -> None:
         if engine.state.rank == 0:
-            save_tensors({name: value.cpu() for name, value in self.network.state_dict().items()}, self.path)
+            save_weights(self.network, self.path)
+
+
+class SaveBest:
+    """Writes the weights of a network whenever an evaluation gives the largest key metric so far.
+
+    Beside the weights ``<name>.json`` holds the epoch, the key metric and all other metrics. A continued training goes
+    on from there.
+
+    Args:
+        path: e.g. ``models/best.pt``.
+        network: whose ``state_dict`` is written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], network: nn.Module):
+        self.path, self.network = Path(path), network
+        self._record = self.path.with_suffix(".json")
+
+    def attach(self, engine: Engine) -> None:
+        """Register with an evaluator."""
+        engine.add_event_handler(Events.STARTED, self._remember)
+        engine.add_event_handler(Events.COMPLETED, self._save)
+
+    def _remember(self, engine: Engine) -> None:
+        state: Any = engine.state
+        if state.best_metric_epoch == -1 and self._record.is_file():
+            record = read_json(self._record)
+            if record["epoch"] < state.max_epochs:  # which MONAI sets to the training's epoch
+                state.best_metric, state.best_metric_epoch = record["key_metric"], record["epoch"]
+
+    def _save(self, engine: Engine) -> None:
+        state: Any = engine.state
+        if state.best_metric_epoch == state.epoch and state.rank == 0:
+            save_weights(self.network, self.path)
+            metrics = {name: value for name, value in state.metrics.items() if math.isfinite(value)}
+            record = {"epoch": state.epoch, "key_metric": state.best_metric, "metrics": metrics}
+            write_json(self._record, record)
 
 
 class ShowProgress:

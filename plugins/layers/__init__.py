@@ -1,7 +1,7 @@
 """Layers: normalisation by regions, anti-aliased resampling."""
 
 from plugins.layers.region_norm import RAIN, RegionNorm, region_norm, register_norms
-from plugins.layers.regions import Regions, list_regions, one_hot_regions
+from plugins.layers.regions import Regions, list_regions, one_hot_regions, over_batch
 from plugins.layers.resample import BlurDown, BlurUp
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Regions",
     "list_regions",
     "one_hot_regions",
+    "over_batch",
     "region_norm",
     "register_norms",
 ]

@@ -9,7 +9,9 @@ from monai.networks.layers.factories import Norm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plugins.layers.regions import Regions
+from plugins.layers.regions import Regions, over_batch
+
+STATISTICS = ("sample", "batch")
 
 
 def _centred_rest(x: Tensor, regions: Regions) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -169,10 +171,14 @@ class RegionNorm(nn.Module):
         num_regions: regions :math:`R`; region 0 is "others".
         eps: added to each variance.
         affine: learn a scale and a shift for each region and channel.
+        statistics: ``"sample"``, or ``"batch"`` for those of all samples together, in inference too.
 
     Shape:
         - x: :math:`(N, C, ...)`.
         - output: shape and dtype of ``x``.
+
+    Raises:
+        ValueError: if there is no region, or ``statistics`` is unknown.
 
     Example:
         >>> from plugins.layers import list_regions
@@ -182,19 +188,40 @@ class RegionNorm(nn.Module):
         torch.Size([2, 8, 16, 16])
     """
 
-    def __init__(self, num_features: int, num_regions: int = 2, eps: float = 1e-5, affine: bool = True):
+    def __init__(
+        self,
+        num_features: int,
+        num_regions: int = 2,
+        eps: float = 1e-5,
+        affine: bool = True,
+        statistics: str = "sample",
+    ):
         super().__init__()
         if num_regions < 1:
             raise ValueError(f"The number of regions must be at least 1, not {num_regions}.")
+        if statistics not in STATISTICS:
+            raise ValueError(f"Statistics must be {' or '.join(STATISTICS)}, not '{statistics}'.")
         self.num_regions, self.eps, self.styled_region = num_regions, eps, 0
+        self.over_batch = statistics == "batch"
         self.weight = nn.Parameter(torch.ones(num_regions, num_features), requires_grad=affine)
         self.bias = nn.Parameter(torch.zeros(num_regions, num_features), requires_grad=affine)
 
     def forward(self, x: Tensor, regions: Regions | None = None) -> Tensor:
         """Normalise ``x``; without ``regions`` all of it is "others" and this is instance normalisation."""
+        if self.over_batch:
+            return self._over_batch(x, regions)
         if regions is None:
             return F.instance_norm(x, weight=self.weight[0], bias=self.bias[0], eps=self.eps)
         return region_norm(x, self.weight, self.bias, regions, self.eps, self.styled_region)
+
+    def _over_batch(self, x: Tensor, regions: Regions | None) -> Tensor:
+        if regions is None:
+            return F.batch_norm(x, None, None, self.weight[0], self.bias[0], training=True, eps=self.eps)
+        flat = x.flatten(2)
+        joined = flat.transpose(0, 1).reshape(1, x.shape[1], -1)
+        regions = over_batch(regions, flat.shape[2])
+        y = region_norm(joined, self.weight, self.bias, regions, self.eps, self.styled_region)
+        return y.reshape(x.shape[1], x.shape[0], -1).transpose(0, 1).reshape(x.shape)
 
 
 class RAIN(RegionNorm):
@@ -207,10 +234,18 @@ class RAIN(RegionNorm):
         num_regions: regions :math:`R`: "others", the styled region, and any further ones.
         eps: added to each variance.
         affine: learn a scale and a shift for each region and channel.
+        statistics: see :class:`RegionNorm`.
     """
 
-    def __init__(self, num_features: int, num_regions: int = 3, eps: float = 1e-5, affine: bool = True):
-        super().__init__(num_features, num_regions, eps, affine)
+    def __init__(
+        self,
+        num_features: int,
+        num_regions: int = 3,
+        eps: float = 1e-5,
+        affine: bool = True,
+        statistics: str = "sample",
+    ):
+        super().__init__(num_features, num_regions, eps, affine, statistics)
         self.styled_region = 1
 
 

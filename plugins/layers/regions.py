@@ -87,3 +87,21 @@ def list_regions(targets: Tensor, size: list[int], reduction: str = "any", min_p
         target_count=target_count.reshape(num_samples * num_targets),
         rest_count=num_pixels - target_count.sum(dim=1),
     )
+
+
+def over_batch(regions: Regions, num_pixels: int) -> Regions:
+    """The regions of a batch as those of one sample, in which the samples lie one behind the other.
+
+    Args:
+        regions: of :math:`N` samples.
+        num_pixels: of each sample.
+    """
+    num_samples = regions.rest_count.shape[0]
+    num_targets = regions.target_count.shape[0] // num_samples
+    return Regions(
+        sample=torch.zeros_like(regions.sample),
+        position=regions.sample * num_pixels + regions.position,
+        group=regions.group % num_targets,
+        target_count=regions.target_count.reshape(num_samples, num_targets).sum(dim=0),
+        rest_count=regions.rest_count.sum(dim=0, keepdim=True),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from monai.networks.layers.factories import Conv, Norm
@@ -15,16 +16,23 @@ NORMS = ("instance", "region", "rain")
 REFLECTION_PAD = {2: nn.ReflectionPad2d, 3: nn.ReflectionPad3d}
 
 
+class _Norm(NamedTuple):
+    """Name of a norm in MONAI's factory and, for those that know regions, its arguments."""
+
+    name: str
+    settings: dict[str, Any]
+
+
 class _Normalise(nn.Module):
     """A norm layer that takes regions if it knows them."""
 
     __constants__ = ("regional",)
 
-    def __init__(self, spatial_dims: int, channels: int, norm: str, num_regions: int):
+    def __init__(self, spatial_dims: int, channels: int, norm: _Norm):
         super().__init__()
-        self.regional = norm != "instance"
-        kind = Norm[norm, spatial_dims]
-        self.norm = kind(channels, num_regions=num_regions) if self.regional else kind(channels)
+        self.regional = norm.name != "instance"
+        kind = Norm[norm.name, spatial_dims]
+        self.norm = kind(channels, **norm.settings) if self.regional else kind(channels)
 
     def forward(self, x: Tensor, regions: Regions | None) -> Tensor:
         if self.regional:
@@ -33,13 +41,13 @@ class _Normalise(nn.Module):
 
 
 class _ResidualBlock(nn.Module):
-    def __init__(self, spatial_dims: int, channels: int, norm: str, num_regions: int):
+    def __init__(self, spatial_dims: int, channels: int, norm: _Norm):
         super().__init__()
         self.pad = REFLECTION_PAD[spatial_dims](1)
         self.conv1 = Conv["conv", spatial_dims](channels, channels, 3)
-        self.norm1 = _Normalise(spatial_dims, channels, norm, num_regions)
+        self.norm1 = _Normalise(spatial_dims, channels, norm)
         self.conv2 = Conv["conv", spatial_dims](channels, channels, 3)
-        self.norm2 = _Normalise(spatial_dims, channels, norm, num_regions)
+        self.norm2 = _Normalise(spatial_dims, channels, norm)
 
     def forward(self, x: Tensor, regions: Regions | None) -> Tensor:
         y = torch.relu(self.norm1(self.conv1(self.pad(x)), regions))
@@ -49,7 +57,7 @@ class _ResidualBlock(nn.Module):
 class _Decoder(nn.Module):
     """Two upsampling stages and a 7x7 head; the caller applies the last activation."""
 
-    def __init__(self, spatial_dims: int, channels: int, out_channels: int, norm: str, num_regions: int, blur: bool):
+    def __init__(self, spatial_dims: int, channels: int, out_channels: int, norm: _Norm, blur: bool):
         super().__init__()
         conv, transposed = Conv["conv", spatial_dims], Conv["convtrans", spatial_dims]
 
@@ -59,8 +67,8 @@ class _Decoder(nn.Module):
             return transposed(width, width // 2, 3, stride=2, padding=1, output_padding=1)
 
         self.up1, self.up2 = up(4 * channels), up(2 * channels)
-        self.norm1 = _Normalise(spatial_dims, 2 * channels, norm, num_regions)
-        self.norm2 = _Normalise(spatial_dims, channels, norm, num_regions)
+        self.norm1 = _Normalise(spatial_dims, 2 * channels, norm)
+        self.norm2 = _Normalise(spatial_dims, channels, norm)
         self.head = nn.Sequential(REFLECTION_PAD[spatial_dims](3), conv(channels, out_channels, 7))
 
     def forward(self, x: Tensor, half: Regions | None, full: Regions | None) -> Tensor:
@@ -79,6 +87,8 @@ class ResnetGenerator(nn.Module):
     | method | arguments |
     |---|---|
     | TANQ | the defaults |
+    | TANQ without RAIN | ``decoder_norm="region"`` |
+    | RN on both structures | ``decoder_norm="region", encoder_separates_vs=True`` |
     | QS-Attn, CUT | ``encoder_norm="instance", decoder_norm="instance", seg_classes=0`` |
     | CycleGAN | those, ``num_res_blocks=9, anti_aliased=False, init="normal"`` |
 
@@ -95,8 +105,10 @@ class ResnetGenerator(nn.Module):
         anti_aliased: blur before subsampling and interpolate before convolving, instead of strides.
         seg_classes: classes of the SegDecoder; 0 for none.
         feature_blocks: residual blocks whose outputs are contrastive features.
+        encoder_separates_vs: make the VS a region of the encoder too; with ``"rain"`` there it always is.
         region_reduction: how label maps shrink, see :func:`plugins.layers.list_regions`.
         min_region_pixels: smaller regions share the statistics of "others".
+        region_statistics: see :class:`plugins.layers.RegionNorm`.
         init: see :func:`plugins.networks.initialise`.
 
     Shape:
@@ -120,8 +132,10 @@ class ResnetGenerator(nn.Module):
         anti_aliased: bool = True,
         seg_classes: int = 3,
         feature_blocks: Sequence[int] = (0, 4),
+        encoder_separates_vs: bool = False,
         region_reduction: str = "any",
         min_region_pixels: int = 1,
+        region_statistics: str = "sample",
         init: str = "xavier",
     ):
         super().__init__()
@@ -131,7 +145,9 @@ class ResnetGenerator(nn.Module):
         if not all(0 <= block < num_res_blocks for block in feature_blocks):
             raise ValueError(f"feature_blocks {list(feature_blocks)} must lie below num_res_blocks {num_res_blocks}.")
         conv = Conv["conv", spatial_dims]
-        encoder_regions, stride = 3 if encoder_norm == "rain" else 2, 1 if anti_aliased else 2
+        encoder_regions, stride = 3 if encoder_norm == "rain" or encoder_separates_vs else 2, 1 if anti_aliased else 2
+        inner = _Norm(encoder_norm, {"num_regions": encoder_regions, "statistics": region_statistics})
+        outer = _Norm(decoder_norm, {"num_regions": 3, "statistics": region_statistics})
         self.encoder_regions, self.feature_blocks = encoder_regions, sorted(feature_blocks)
         self.uses_regions = encoder_norm != "instance" or decoder_norm != "instance"
         self.region_reduction, self.min_region_pixels = region_reduction, min_region_pixels
@@ -140,19 +156,17 @@ class ResnetGenerator(nn.Module):
 
         self.pad = REFLECTION_PAD[spatial_dims](3)
         self.stem = conv(in_channels, channels, 7)
-        self.stem_norm = _Normalise(spatial_dims, channels, encoder_norm, encoder_regions)
+        self.stem_norm = _Normalise(spatial_dims, channels, inner)
         self.down1 = conv(channels, 2 * channels, 3, stride=stride, padding=1)
-        self.down1_norm = _Normalise(spatial_dims, 2 * channels, encoder_norm, encoder_regions)
+        self.down1_norm = _Normalise(spatial_dims, 2 * channels, inner)
         self.down2 = conv(2 * channels, 4 * channels, 3, stride=stride, padding=1)
-        self.down2_norm = _Normalise(spatial_dims, 4 * channels, encoder_norm, encoder_regions)
+        self.down2_norm = _Normalise(spatial_dims, 4 * channels, inner)
         self.halve = BlurDown(spatial_dims) if anti_aliased else nn.Identity()
-        self.blocks = nn.ModuleList(
-            _ResidualBlock(spatial_dims, 4 * channels, encoder_norm, encoder_regions) for _ in range(num_res_blocks)
-        )
-        self.decoder = _Decoder(spatial_dims, channels, out_channels, decoder_norm, 3, anti_aliased)
+        self.blocks = nn.ModuleList(_ResidualBlock(spatial_dims, 4 * channels, inner) for _ in range(num_res_blocks))
+        self.decoder = _Decoder(spatial_dims, channels, out_channels, outer, anti_aliased)
         self.seg_decoder: nn.Module | None = None
         if seg_classes:
-            self.seg_decoder = _Decoder(spatial_dims, channels, seg_classes, "instance", 1, anti_aliased)
+            self.seg_decoder = _Decoder(spatial_dims, channels, seg_classes, _Norm("instance", {}), anti_aliased)
         initialise(self, init)
 
     @property

@@ -1,7 +1,10 @@
 import pytest
 import torch
+from ignite.metrics import Metric
+from monai.engines import SupervisedEvaluator
 
-from plugins.engines import ImagePool, SaveWeights, constant_then_linear
+from plugins.engines import ImagePool, SaveBest, SaveWeights, constant_then_linear
+from plugins.files import read_json
 
 
 class TestImagePool:
@@ -48,3 +51,51 @@ def test_exported_weights_are_a_plain_dictionary(tmp_path, tanq_trainer):
     content = torch.load(tmp_path / "models" / "model.pt", weights_only=True)
     engine.network.load_state_dict(content)
     assert all(isinstance(value, torch.Tensor) for value in content.values())
+
+
+class Scores(Metric):
+    """A metric that takes given values, one an evaluation."""
+
+    def __init__(self, values):
+        self.values = list(values)
+        super().__init__()
+
+    def reset(self):
+        pass
+
+    def update(self, output):
+        pass
+
+    def compute(self):
+        return self.values.pop(0)
+
+
+class TestSaveBest:
+    @staticmethod
+    def validate(folder, scores, epochs, first=1):
+        """Validate a network whose weight is the epoch, as MONAI's ``ValidationHandler`` does."""
+        network = torch.nn.Linear(1, 1, bias=False)
+        evaluator = SupervisedEvaluator(
+            device="cpu",
+            val_data_loader=[{"image": torch.zeros(1, 1), "label": torch.zeros(1, 1)}],
+            network=network,
+            key_val_metric={"score": Scores(scores)},
+            val_handlers=[SaveBest(folder / "best.pt", network)],
+        )
+        for epoch in range(first, first + epochs):
+            torch.nn.init.constant_(network.weight, epoch)
+            evaluator.run(epoch)
+        return torch.load(folder / "best.pt", weights_only=True)["weight"].item()
+
+    def test_the_best_epoch_is_kept_also_if_all_scores_are_negative(self, tmp_path):
+        assert self.validate(tmp_path, [-9.0, -3.0, -5.0], epochs=3) == 2
+        assert read_json(tmp_path / "best.json") == {"epoch": 2, "key_metric": -3.0, "metrics": {"score": -3.0}}
+
+    def test_a_continued_training_remembers_the_best(self, tmp_path):
+        self.validate(tmp_path, [-9.0, -3.0], epochs=2)
+        assert self.validate(tmp_path, [-5.0], epochs=1, first=3) == 2
+        assert self.validate(tmp_path, [-1.0], epochs=1, first=4) == 4
+
+    def test_a_new_training_does_not_inherit_the_best_of_an_old_one(self, tmp_path):
+        self.validate(tmp_path, [5.0], epochs=1, first=7)
+        assert self.validate(tmp_path, [1.0], epochs=1, first=2) == 2

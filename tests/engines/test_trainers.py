@@ -1,10 +1,12 @@
 import pytest
 import torch
 from ignite.engine import Events
+from ignite.handlers import EMAHandler
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from torch.nn import functional as F
 
+from plugins.engines import Resume
 from plugins.errors import InputError
 
 
@@ -170,6 +172,41 @@ def test_a_training_killed_at_any_step_ends_with_the_same_weights(trainer, tmp_p
     expected = weights(whole)
     assert {name for name, value in weights(resumed).items() if not torch.equal(value, expected[name])} == set()
     assert resumed.state.iteration == whole.state.iteration == 16
+
+
+def test_a_killed_training_continues_its_moving_average(trainer, tmp_path):
+    def with_average(folder):
+        engine = trainer()
+        average = EMAHandler(engine.network, momentum=0.1)
+        optimizers = {"optimizer": engine.optimizer, "d_optimizer": engine.d_optimizer}
+        networks = {
+            "network": engine.network,
+            "average": average.ema_model,
+            "projector": getattr(engine, "projector", None),
+        }
+        networks |= {f"discriminator {i}": network for i, network in enumerate(engine.discriminators)}
+        networks |= {"back": engine.generator_ts} if hasattr(engine, "generator_ts") else {}
+        objects = {name: each for name, each in (networks | optimizers).items() if each is not None}
+        pools = [name for name in ("pool_t", "pool_s") if hasattr(engine, name)]
+        average.attach(engine)
+        Resume(folder / "resume.pt", objects, pools).attach(engine)
+        return engine, average.ema_model
+
+    whole, expected = with_average(tmp_path / "whole")
+    whole.run()
+    halted, _ = with_average(tmp_path / "halted")
+
+    @halted.on(Events.ITERATION_STARTED(once=11))
+    def kill(engine):
+        raise Killed
+
+    with pytest.raises(Killed):
+        halted.run()
+    resumed, average = with_average(tmp_path / "halted")
+    resumed.run()
+    wanted = expected.state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in average.state_dict().items())
+    assert any(not torch.equal(value, wanted[name]) for name, value in whole.network.state_dict().items())
 
 
 def test_a_finished_training_is_not_repeated(trainer, tmp_path):

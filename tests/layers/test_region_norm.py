@@ -1,6 +1,7 @@
 import pytest
 import torch
 from monai.networks.layers.factories import Norm
+from monai.networks.nets import BasicUNet
 from torch.nn import functional as F
 
 from plugins.layers import RAIN, RegionNorm, Regions, list_regions, one_hot_regions, region_norm
@@ -163,9 +164,65 @@ def test_names_are_known_to_the_norm_factory():
     assert Norm["rain", 3] is RAIN
 
 
-def test_zero_regions_are_refused():
-    with pytest.raises(ValueError, match="at least 1"):
-        RegionNorm(4, num_regions=0)
+@pytest.mark.parametrize("case", labels())
+@pytest.mark.parametrize("kind", [RegionNorm, RAIN])
+def test_batch_statistics_are_those_of_one_long_sample(case, kind):
+    label = labels()[case]
+    norm = kind(3, num_regions=3, statistics="batch").double()
+    x, weight, bias, masks = example(label, 2)
+    norm.weight.data, norm.bias.data = weight.data, bias.data
+    y = norm(x, list_regions(masks, [5, 7]))
+    joined, masks = (each.transpose(0, 1).flatten(1, 2)[None] for each in (x, masks))
+    expected = naive(joined, masks, weight, bias, norm.styled_region)[0].unflatten(1, (len(x), 5)).transpose(0, 1)
+    torch.testing.assert_close(y, expected, rtol=0, atol=1e-10)
+
+
+def test_batch_statistics_without_regions_are_batch_norm():
+    x = torch.randn(2, 3, 5, 7)
+    expected = torch.nn.BatchNorm2d(3, track_running_stats=False)(x)
+    torch.testing.assert_close(RegionNorm(3, statistics="batch")(x), expected)
+
+
+def test_any_monai_network_can_name_it():
+    torch.manual_seed(0)
+    settings = {"spatial_dims": 2, "in_channels": 1, "out_channels": 1, "features": (4, 4, 4, 4, 4, 4)}
+    network = BasicUNet(**settings, norm=("region", {"num_regions": 2}))
+    torch.manual_seed(0)
+    stock = BasicUNet(**settings, norm=("instance", {"affine": True}))
+    x = torch.randn(2, 1, 32, 32)
+    assert any(isinstance(module, RegionNorm) for module in network.modules())
+    torch.testing.assert_close(network(x), stock(x))
+
+
+@pytest.mark.parametrize("kind", [RegionNorm, RAIN])
+def test_autocast_changes_nothing_but_the_output_type(kind):
+    x, masks = torch.randn(2, 3, 8, 8), torch.rand(2, kind(3).num_regions - 1, 8, 8) > 0.8
+    norm, regions = kind(3), list_regions(masks, [8, 8])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = norm(x, regions)
+    torch.testing.assert_close(inside, norm(x, regions))
+
+
+@pytest.mark.parametrize("kind", [RegionNorm, RAIN])
+def test_compiled_equals_eager_forward_and_backward(kind):
+    torch.manual_seed(0)
+    x, masks = torch.randn(2, 3, 8, 8), torch.rand(2, kind(3).num_regions - 1, 8, 8) > 0.8
+    norm, regions = kind(3), list_regions(masks, [8, 8])
+    compiled = torch.compile(norm, backend="aot_eager")
+    outward, results = torch.randn(x.shape), []
+    for call in (norm, compiled):
+        leaf = x.clone().requires_grad_()
+        y = call(leaf, regions)
+        results.append((y, *torch.autograd.grad(y, (leaf, norm.weight, norm.bias), outward)))
+    torch.testing.assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"), [({"num_regions": 0}, "at least 1"), ({"statistics": "group"}, "group")]
+)
+def test_a_wrong_argument_is_named(settings, message):
+    with pytest.raises(ValueError, match=message):
+        RegionNorm(4, **settings)
 
 
 class TestListRegions:

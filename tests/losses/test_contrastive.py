@@ -87,6 +87,62 @@ class TestAttentionQueries:
         assert AttentionQueries(256)(source)(source).shape == (1, 6, 4)
 
 
+def naive_windows(source, window):
+    """Attention rows over the window of each position, one position at a time: lists of keys and of weights."""
+    _, channels, *size = source.shape
+    flat, index = source[0].reshape(channels, -1), torch.arange(source[0, 0].numel()).reshape(size)
+    keys, weights = [], []
+    for place in torch.cartesian_prod(*[torch.arange(length) for length in size]).tolist():
+        around = tuple(slice(max(0, at - window // 2), at + window // 2 + 1) for at in place)
+        keys.append(index[around].flatten())
+        weights.append((flat[:, index[tuple(place)]] @ flat[:, keys[-1]]).softmax(0))
+    return keys, weights
+
+
+class TestLocalAttention:
+    @pytest.mark.parametrize("size", [(6, 9), (3, 4, 5)])
+    @pytest.mark.parametrize("rows_per_chunk", [1, 7, 1000])
+    def test_rows_and_loss_are_those_of_the_naive_form(self, size, rows_per_chunk):
+        source, translated = features(1, 4, *size), features(1, 4, *size, seed=1)
+        select = AttentionQueries(5, attention="local", window=3, rows_per_chunk=rows_per_chunk)
+        keys, weights = naive_windows(source, 3)
+        entropy = torch.stack([-(row * row.log()).sum() for row in weights])
+        rows = entropy.sort(stable=True).indices[:5]
+        torch.testing.assert_close(select.entropy(source)[0], entropy)
+        assert torch.equal(select.rows(source)[0], rows)
+        routed = [
+            torch.stack([weights[row] @ each[0].flatten(1).T[keys[row]] for row in rows.tolist()])
+            for each in (translated, source)
+        ]
+        route = select(source)
+        torch.testing.assert_close(patch_nce(route(translated), route(source)), patch_nce(*(r[None] for r in routed)))
+
+    def test_local_rows_are_routed_over_all_positions_if_asked_for(self):
+        source, translated = features(2, 4, 6, 9), features(2, 4, 6, 9, seed=1)
+        select = AttentionQueries(5, attention="local_global", window=3)
+        rows = AttentionQueries(5, attention="local", window=3).rows(source)
+        attention, _ = naive_attention(source)
+        assert torch.equal(select.rows(source), rows)
+        for n in range(2):
+            expected = attention[n, rows[n]] @ translated[n].flatten(1).T
+            torch.testing.assert_close(select(source)(translated)[n], expected)
+
+    def test_a_window_over_the_whole_map_is_global_attention(self):
+        source, translated = features(2, 3, 4, 5), features(2, 3, 4, 5, seed=1)
+        routes = [AttentionQueries(6, attention=name, window=9)(source)(translated) for name in ("global", "local")]
+        torch.testing.assert_close(*routes)
+
+    def test_a_window_of_one_position_routes_the_feature_itself(self):
+        source = features(1, 3, 4, 5)
+        select = AttentionQueries(20, attention="local", window=1)
+        torch.testing.assert_close(select(source)(source), source.flatten(2).transpose(1, 2)[:, select.rows(source)[0]])
+
+    @pytest.mark.parametrize(("settings", "message"), [({"attention": "glocal"}, "glocal"), ({"window": 4}, "odd")])
+    def test_a_wrong_argument_is_named(self, settings, message):
+        with pytest.raises(ValueError, match=message):
+            AttentionQueries(**settings)
+
+
 class TestRandomQueries:
     def test_both_images_take_the_same_positions(self):
         index = torch.arange(30.0).view(1, 1, 5, 6)

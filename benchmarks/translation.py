@@ -1,0 +1,207 @@
+"""Speed and memory of the translators, built from the bundles' own configs; ratios first.
+
+python benchmarks/translation.py --output benchmarks/results/translation.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from monai.bundle import ConfigParser
+from rich.progress import track
+
+from plugins.files import write_json
+from plugins.layers import RAIN, RegionNorm, list_regions
+
+ROOT = Path(__file__).parents[1]
+METHODS = {
+    "TANQ": ("tanq_translation", []),
+    "TANQ, instance norm": ("tanq_translation", ["qs_attn.json"]),
+    "QS-Attn": ("tanq_translation", ["qs_attn.json"]),
+    "CUT": ("tanq_translation", ["cut.json"]),
+    "CycleGAN": ("cyclegan_translation", []),
+}
+NORM_SHAPES = [(64, 256), (128, 128), (256, 64)]
+MEMORY = [("TANQ", 256, 4), ("CUT", 256, 4), ("CycleGAN", 256, 4), ("TANQ", 512, 1), ("CUT", 512, 1)]
+
+
+def config_of(method: str, **overrides: Any) -> ConfigParser:
+    """The training config of a method, without data and handlers."""
+    bundle, overlays = METHODS[method]
+    folder = ROOT / "bundles" / bundle / "configs"
+    parser = ConfigParser()
+    parser.read_config([str(folder / name) for name in ("train.json", *overlays)])
+    parser.update({"bundle_root": str(folder.parent), "device": "$torch.device('cpu')", **overrides})
+    parser.update({"train::dataloader": "$[0]", "train::handlers": []})
+    return parser
+
+
+def example(size: int, batch_size: int) -> dict[str, torch.Tensor]:
+    """Slices with a tumour of 400 and two cochleas of 36 pixels at 256 x 256."""
+    generator = torch.Generator().manual_seed(0)
+    image, reals = torch.rand(2, batch_size, 1, size, size, generator=generator) * 2 - 1
+    label = torch.zeros(batch_size, 1, size, size)
+    unit = size / 256
+    for value, row, column, side in ((1, 120, 80, 20), (2, 118, 70, 6), (2, 118, 180, 6)):
+        top, left, end = round(row * unit), round(column * unit), round(side * unit)
+        label[:, :, top : top + end, left : left + end] = value
+    return {"image": image, "label": label, "reals": reals, "reals_label": torch.zeros_like(label)}
+
+
+def interleaved(calls: dict[str, Callable[[], Any]], rounds: int, what: str) -> dict[str, float]:
+    """Median CPU seconds of each call, all of them taken in turn."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for number in track(range(rounds + 1), description=what):
+        for name, call in calls.items():
+            start = time.process_time()
+            call()
+            if number > 0:
+                times[name].append(time.process_time() - start)
+    return {name: median(values) for name, values in times.items()}
+
+
+def norms(rounds: int) -> dict[str, Any]:
+    """Forward and backward of RN and RAIN against instance norm."""
+    results = {}
+    for channels, size in NORM_SHAPES:
+        label = example(256, 1)["label"]
+        targets = torch.cat([label == 1, label == 2], dim=1)
+        x = torch.randn(1, channels, size, size, requires_grad=True)
+        outward = torch.randn_like(x)
+        instance = torch.nn.InstanceNorm2d(channels, affine=True)
+        rn, rain = RegionNorm(channels), RAIN(channels)
+        cochlea, both = list_regions(targets[:, 1:], [size, size]), list_regions(targets, [size, size])
+
+        def both_ways(call: Callable[[], torch.Tensor], outward: torch.Tensor = outward) -> Callable[[], Any]:
+            return lambda: call().backward(outward)
+
+        calls = {
+            "instance norm": both_ways(lambda x=x, norm=instance: norm(x)),
+            "RN": both_ways(lambda x=x, norm=rn, regions=cochlea: norm(x, regions)),
+            "RAIN": both_ways(lambda x=x, norm=rain, regions=both: norm(x, regions)),
+            "listing the regions": lambda targets=targets, size=size: list_regions(targets, [size, size]),
+        }
+        seconds = interleaved(calls, rounds, f"norms {channels} x {size} x {size}")
+        ratios = {name: value / seconds["instance norm"] for name, value in seconds.items()}
+        results[f"{channels}x{size}x{size}"] = {"ratio_to_instance_norm": ratios, "cpu_seconds": seconds}
+    return results
+
+
+def inference(rounds: int, size: int = 256) -> dict[str, Any]:
+    """One slice through each generator; TANQ with its label map."""
+    batch = example(size, 1)
+    networks = {
+        name: config_of(name).get_parsed_content("network_def").eval()
+        for name in METHODS
+        if name not in ("QS-Attn", "CUT")
+    }
+    calls: dict[str, Callable[[], Any]] = {
+        name: lambda network=network: network(batch["image"], batch["label"]) for name, network in networks.items()
+    }
+    with torch.inference_mode():
+        seconds = interleaved(calls, rounds, "inference")
+    return {
+        "ratio_tanq_to_same_with_instance_norm": seconds["TANQ"] / seconds["TANQ, instance norm"],
+        "ratio_tanq_to_cyclegan": seconds["TANQ"] / seconds["CycleGAN"],
+        "cpu_seconds": seconds,
+    }
+
+
+def train_step(method: str, size: int, batch_size: int) -> Callable[[], Any]:
+    """One training step of a method, ready to be called again and again."""
+    trainer = config_of(method).get_parsed_content("train::trainer")
+    trainer.state.output = {}
+    batch = example(size, batch_size)
+    return lambda: trainer._iteration(trainer, batch)
+
+
+def training(rounds: int, size: int = 256) -> dict[str, Any]:
+    """A train step of each method, and what TANQ's costs in forward passes of its generator."""
+    network = config_of("TANQ").get_parsed_content("network_def")
+    batch = example(size, 1)
+    calls: dict[str, Callable[[], Any]] = {name: train_step(name, size, 1) for name in ("TANQ", "QS-Attn", "CycleGAN")}
+
+    @torch.no_grad()
+    def forward() -> torch.Tensor:
+        return network(batch["image"], batch["label"])
+
+    seconds = interleaved({**calls, "TANQ generator, forward": forward}, rounds, "training")
+    return {
+        "ratio_tanq_to_cyclegan": seconds["TANQ"] / seconds["CycleGAN"],
+        "tanq_step_in_forward_passes_of_its_generator": seconds["TANQ"] / seconds["TANQ generator, forward"],
+        "cpu_seconds": seconds,
+    }
+
+
+def peak_memory(method: str, size: int, batch_size: int) -> dict[str, float]:
+    """Peak resident memory in GiB of a process that makes two train steps, and what it was before them."""
+    step = train_step(method, size, batch_size)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step()
+    step()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {"before_gib": before / 2**20, "peak_gib": peak / 2**20}
+
+
+def memory() -> dict[str, Any]:
+    """:func:`peak_memory` of several sizes, each in a process of its own; CUT is TANQ without regions and attention."""
+    results = {}
+    for method, size, batch_size in track(MEMORY, description="memory"):
+        command = [sys.executable, __file__, "--memory", method, str(size), str(batch_size)]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        results[f"{method}, {size} x {size}, batch {batch_size}"] = json.loads(output.splitlines()[-1])
+    return results
+
+
+def parameters() -> dict[str, float]:
+    """Parameters of the networks in the bundles' configs, in millions."""
+    tanq, cyclegan = config_of("TANQ"), config_of("CycleGAN")
+    networks = {
+        "TANQ generator": tanq.get_parsed_content("network_def"),
+        "PatchGAN discriminator": tanq.get_parsed_content("discriminator_def"),
+        "TANQ projector": tanq.get_parsed_content("projector_def"),
+        "CycleGAN generator": cyclegan.get_parsed_content("network_def"),
+        "CycleGAN discriminator": cyclegan.get_parsed_content("discriminator_def"),
+    }
+    return {name: sum(p.numel() for p in network.parameters()) / 1e6 for name, network in networks.items()}
+
+
+def main() -> None:
+    """Measure everything and write it as JSON."""
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--output", default="translation.json", help="JSON file of the results")
+    arguments.add_argument("--rounds", type=int, default=5, help="of each interleaved measurement")
+    arguments.add_argument("--threads", type=int, default=1, help="torch's threads")
+    arguments.add_argument("--memory", nargs=3, metavar=("METHOD", "SIZE", "BATCH"), help="only the peak of one step")
+    given = arguments.parse_args()
+    torch.set_num_threads(given.threads)
+    torch.set_flush_denormal(True)
+    if given.memory:
+        method, size, batch_size = given.memory
+        print(json.dumps(peak_memory(method, int(size), int(batch_size))))
+        return
+    results = {
+        "parameters_millions": parameters(),
+        "normalisation": norms(4 * given.rounds),
+        "inference": inference(given.rounds),
+        "train_step": training(max(2, given.rounds // 2)),
+        "train_step_memory": memory(),
+        "machine": {"processor": platform.machine(), "threads": given.threads, "torch": torch.__version__},
+    }
+    write_json(given.output, results)
+    print(json.dumps(results, indent=2))
+
+
+if __name__ == "__main__":
+    main()
