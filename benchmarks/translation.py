@@ -1,6 +1,6 @@
 """Speed and memory of the translators, built from the bundles' own configs; ratios first.
 
-python benchmarks/translation.py --output benchmarks/results/translation.json
+python -m benchmarks.translation --output benchmarks/results/translation.json
 """
 
 from __future__ import annotations

@@ -3,11 +3,14 @@
 from plugins.layers.region_norm import RAIN, RegionNorm, region_norm, register_norms
 from plugins.layers.regions import Regions, list_regions, one_hot_regions, over_batch
 from plugins.layers.resample import BlurDown, BlurUp
+from plugins.layers.winograd import Conv3x3, DoubledConv3x3
 
 __all__ = [
     "RAIN",
     "BlurDown",
     "BlurUp",
+    "Conv3x3",
+    "DoubledConv3x3",
     "RegionNorm",
     "Regions",
     "list_regions",

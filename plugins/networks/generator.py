@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
 
-from plugins.layers import BlurDown, BlurUp, Regions, list_regions, one_hot_regions
+from plugins.layers import BlurDown, BlurUp, Conv3x3, DoubledConv3x3, Regions, list_regions, one_hot_regions
 from plugins.networks.initialisation import initialise
 
 NORMS = ("instance", "region", "rain")
@@ -40,13 +41,23 @@ class _Normalise(nn.Module):
         return self.norm(x)
 
 
+def _conv3(spatial_dims: int, in_channels: int, out_channels: int, padding: int = 0) -> nn.Module:
+    if spatial_dims == 2:
+        return Conv3x3(in_channels, out_channels, padding)
+    return nn.Conv3d(in_channels, out_channels, 3, padding=padding)
+
+
+def _strided(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Module:
+    return Conv["conv", spatial_dims](in_channels, out_channels, 3, stride=2, padding=1)
+
+
 class _ResidualBlock(nn.Module):
     def __init__(self, spatial_dims: int, channels: int, norm: _Norm):
         super().__init__()
         self.pad = REFLECTION_PAD[spatial_dims](1)
-        self.conv1 = Conv["conv", spatial_dims](channels, channels, 3)
+        self.conv1 = _conv3(spatial_dims, channels, channels)
         self.norm1 = _Normalise(spatial_dims, channels, norm)
-        self.conv2 = Conv["conv", spatial_dims](channels, channels, 3)
+        self.conv2 = _conv3(spatial_dims, channels, channels)
         self.norm2 = _Normalise(spatial_dims, channels, norm)
 
     def forward(self, x: Tensor, regions: Regions | None) -> Tensor:
@@ -62,6 +73,8 @@ class _Decoder(nn.Module):
         conv, transposed = Conv["conv", spatial_dims], Conv["convtrans", spatial_dims]
 
         def up(width: int) -> nn.Module:
+            if blur and spatial_dims == 2:
+                return DoubledConv3x3(width, width // 2)
             if blur:
                 return nn.Sequential(BlurUp(spatial_dims), conv(width, width // 2, 3, padding=1))
             return transposed(width, width // 2, 3, stride=2, padding=1, output_padding=1)
@@ -145,21 +158,22 @@ class ResnetGenerator(nn.Module):
         if not all(0 <= block < num_res_blocks for block in feature_blocks):
             raise ValueError(f"feature_blocks {list(feature_blocks)} must lie below num_res_blocks {num_res_blocks}.")
         conv = Conv["conv", spatial_dims]
-        encoder_regions, stride = 3 if encoder_norm == "rain" or encoder_separates_vs else 2, 1 if anti_aliased else 2
+        encoder_regions = 3 if encoder_norm == "rain" or encoder_separates_vs else 2
         inner = _Norm(encoder_norm, {"num_regions": encoder_regions, "statistics": region_statistics})
         outer = _Norm(decoder_norm, {"num_regions": 3, "statistics": region_statistics})
         self.encoder_regions, self.feature_blocks = encoder_regions, sorted(feature_blocks)
         self.uses_regions = encoder_norm != "instance" or decoder_norm != "instance"
         self.region_reduction, self.min_region_pixels = region_reduction, min_region_pixels
         self.anti_aliased = anti_aliased
-        self.in_channels = in_channels
+        self.in_channels, self.channels = in_channels, channels
 
         self.pad = REFLECTION_PAD[spatial_dims](3)
         self.stem = conv(in_channels, channels, 7)
         self.stem_norm = _Normalise(spatial_dims, channels, inner)
-        self.down1 = conv(channels, 2 * channels, 3, stride=stride, padding=1)
+        down = partial(_conv3, padding=1) if anti_aliased else _strided
+        self.down1 = down(spatial_dims, channels, 2 * channels)
         self.down1_norm = _Normalise(spatial_dims, 2 * channels, inner)
-        self.down2 = conv(2 * channels, 4 * channels, 3, stride=stride, padding=1)
+        self.down2 = down(spatial_dims, 2 * channels, 4 * channels)
         self.down2_norm = _Normalise(spatial_dims, 4 * channels, inner)
         self.halve = BlurDown(spatial_dims) if anti_aliased else nn.Identity()
         self.blocks = nn.ModuleList(_ResidualBlock(spatial_dims, 4 * channels, inner) for _ in range(num_res_blocks))
@@ -172,8 +186,7 @@ class ResnetGenerator(nn.Module):
     @property
     def feature_channels(self) -> list[int]:
         """Channels of the contrastive features, shallowest first."""
-        widths = [self.in_channels, self.down1.out_channels, self.down2.out_channels]
-        return widths + [self.down2.out_channels] * len(self.feature_blocks)
+        return [self.in_channels, 2 * self.channels] + [4 * self.channels] * (1 + len(self.feature_blocks))
 
     @torch.jit.export
     def regions(self, condition: Tensor | None, size: list[int]) -> list[Regions | None]:

@@ -11,15 +11,18 @@ INSTANCE = {"encoder_norm": "instance", "decoder_norm": "instance", "seg_classes
 
 
 class Pairs(Dataset):
-    """Eight pairs of random slices, each with a tumour and a cochlea."""
+    """Eight pairs of random slices or volumes, each with a tumour and a cochlea."""
+
+    def __init__(self, channels=1, size=(32, 32)):
+        self.channels, self.size = channels, size
 
     def __len__(self):
         return 8
 
     def __getitem__(self, index):
         generator = torch.Generator().manual_seed(index)
-        image, reals = torch.rand(2, 1, 32, 32, generator=generator) * 2 - 1
-        label = torch.zeros(1, 32, 32)
+        image, reals = torch.rand(2, self.channels, *self.size, generator=generator) * 2 - 1
+        label = torch.zeros(1, *self.size)
         label[:, 4:12, 4 + index : 12 + index], label[:, 20:23, 20:23] = 1, 2
         return {"image": image, "label": label, "reals": reals, "reals_label": torch.zeros_like(label)}
 
@@ -33,11 +36,11 @@ def adam(*networks):
     return torch.optim.Adam([p for network in networks for p in network.parameters()], lr=2e-4, betas=(0.5, 0.999))
 
 
-def generator(**settings):
-    return ResnetGenerator(channels=4, num_res_blocks=2, feature_blocks=(0, 1), init="normal", **settings)
+def generator(channels=4, **settings):
+    return ResnetGenerator(channels=channels, num_res_blocks=2, feature_blocks=(0, 1), init="normal", **settings)
 
 
-def shared_settings(network, optimizer, d_optimizer, objects, folder, max_epochs, attributes=()):
+def shared_settings(network, optimizer, d_optimizer, objects, folder, max_epochs, num_workers, attributes=()):
     schedules = {name: constant_then_linear(o, 4) for name, o in (("s", optimizer), ("d_s", d_optimizer))}
     handlers = []
     if folder is not None:
@@ -46,6 +49,7 @@ def shared_settings(network, optimizer, d_optimizer, objects, folder, max_epochs
     return {
         "device": "cpu",
         "max_epochs": max_epochs,
+        "train_data_loader": loader(num_workers),
         "network": network,
         "optimizer": optimizer,
         "d_optimizer": d_optimizer,
@@ -55,10 +59,11 @@ def shared_settings(network, optimizer, d_optimizer, objects, folder, max_epochs
     }
 
 
-def tanq(folder=None, max_epochs=4, num_workers=0, **settings):
+def tanq(folder=None, max_epochs=4, num_workers=0, slices=1, spatial_dims=2, **settings):
     settings = {"loss_weights": {"segmentation": 0.5}} | settings
     torch.manual_seed(0)
-    network, discriminator = generator(), PatchDiscriminator(channels=4, num_layers_d=2)
+    network = generator(in_channels=slices, out_channels=slices, spatial_dims=spatial_dims)
+    discriminator = PatchDiscriminator(spatial_dims, in_channels=slices, channels=4, num_layers_d=2)
     projector = FeatureProjector(network.feature_channels, channels=8)
     optimizer, d_optimizer = adam(network, projector), adam(discriminator)
     random, attention = RandomQueries(16), AttentionQueries(16)
@@ -68,8 +73,7 @@ def tanq(folder=None, max_epochs=4, num_workers=0, **settings):
         projector=projector,
         contrastive_loss=ContrastiveLoss([random] * 3 + [attention] * 2),
         segmentation_loss=torch.nn.CrossEntropyLoss(),
-        train_data_loader=loader(num_workers),
-        **shared_settings(network, optimizer, d_optimizer, objects, folder, max_epochs) | settings,
+        **shared_settings(network, optimizer, d_optimizer, objects, folder, max_epochs, num_workers) | settings,
     )
 
 
@@ -85,8 +89,9 @@ def cyclegan(folder=None, max_epochs=4, num_workers=0, **settings):
         discriminator_t=of_target,
         discriminator_s=of_source,
         pool_size=3,
-        train_data_loader=loader(num_workers),
-        **shared_settings(network, optimizer, d_optimizer, objects, folder, max_epochs, ("pool_t", "pool_s"))
+        **shared_settings(
+            network, optimizer, d_optimizer, objects, folder, max_epochs, num_workers, ("pool_t", "pool_s")
+        )
         | settings,
     )
 
@@ -104,3 +109,8 @@ def tanq_trainer():
 @pytest.fixture
 def cyclegan_trainer():
     return cyclegan
+
+
+@pytest.fixture
+def pairs():
+    return Pairs

@@ -136,6 +136,19 @@ def test_discriminator_loss_is_half_least_squares_on_detached_images(trainer):
     assert fake.grad is None
 
 
+@pytest.mark.parametrize(("slices", "spatial_dims"), [(3, 2), (1, 3)], ids=["neighbouring slices", "volumes"])
+def test_tanq_trains_on(tanq_trainer, pairs, slices, spatial_dims):
+    source = pairs(slices, (32, 32) if spatial_dims == 2 else (32, 32, 16))
+    data = [source[index] for index in range(2)]
+    batch = {key: torch.stack([item[key] for item in data]) for key in data[0]}
+    engine = tanq_trainer(slices=slices, spatial_dims=spatial_dims, train_data_loader=[batch], max_epochs=1)
+    before = weights(engine)
+    engine.run()
+    assert torch.isfinite(engine.state.output["loss"])
+    assert engine.state.output["pred"].shape == batch["image"].shape
+    assert any(not torch.equal(value, before[name]) for name, value in weights(engine).items())
+
+
 def test_clipping_bounds_the_gradient(tanq_trainer):
     engine = tanq_trainer(max_epochs=1, clip_norm=1e-6)
     engine.run()

@@ -106,6 +106,24 @@ def test_three_dimensions():
     assert network(x, torch.randint(0, 3, x.shape).float()).shape == x.shape
 
 
+def test_neighbouring_slices_may_be_channels():
+    network, (_, label) = small(in_channels=3, out_channels=3), example()
+    assert network.feature_channels == [3, 8, 16, 16, 16]
+    assert network(torch.rand(2, 3, 16, 24), label).shape == (2, 3, 16, 24)
+
+
+def test_encoder_can_separate_vs():
+    network, (x, label) = small(decoder_norm="instance", encoder_separates_vs=True), example()
+    assert network.stem_norm.norm.num_regions == 3
+    assert not torch.allclose(network(x, label)[0], network(x, torch.where(label == 1, 0, label))[0])
+
+
+def test_batch_statistics_mix_the_samples():
+    network, (x, label) = small(region_statistics="batch"), example()
+    assert not torch.allclose(network(x, label)[:1], network(x[:1], label[:1]))
+    torch.testing.assert_close(network(x[:1], label[:1]), small()(x[:1], label[:1]), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [({"encoder_norm": "batch"}, "'batch'"), ({"num_res_blocks": 3}, "num_res_blocks 3"), ({"init": "zero"}, "'zero'")],

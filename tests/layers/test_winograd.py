@@ -1,0 +1,72 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from plugins.layers import BlurUp, Conv3x3, DoubledConv3x3
+from plugins.layers.winograd import winograd_conv2d, winograd_doubled_conv2d
+
+SIZES = [(3, 3), (6, 6), (7, 9), (18, 30), (16, 21)]
+
+
+def close(ours, theirs):
+    error = (ours.double() - theirs).abs().max() / theirs.abs().max()
+    assert error < 2e-5, f"relative error {error:.1e}"
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("band", [1, 10**9])
+def test_it_is_the_convolution_in_float64(size, band, monkeypatch):
+    monkeypatch.setattr("plugins.layers.winograd.BAND_ELEMENTS", band)
+    x, weight = torch.randn(2, 5, *size), torch.randn(7, 5, 3, 3)
+    close(winograd_conv2d(x, weight), F.conv2d(x.double(), weight.double()))
+
+
+@pytest.mark.parametrize("size", [(2, 2), (4, 6), (10, 16)])
+@pytest.mark.parametrize("band", [1, 10**9])
+def test_doubling_and_convolution_in_one_go_are_both_in_float64(size, band, monkeypatch):
+    monkeypatch.setattr("plugins.layers.winograd.BAND_ELEMENTS", band)
+    x, weight = torch.randn(2, 5, *size), torch.randn(7, 5, 3, 3)
+    close(winograd_doubled_conv2d(x, weight), F.conv2d(BlurUp()(x.double()), weight.double(), padding=1))
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_layer_and_its_gradients_are_torchs(padding):
+    torch.manual_seed(0)
+    layer = Conv3x3(64, 72, padding)
+    stock = torch.nn.Conv2d(64, 72, 3, padding=padding)
+    stock.load_state_dict(layer.state_dict())
+    x = torch.randn(2, 64, 10, 13)
+    results = []
+    for module, dtype in ((layer, torch.float32), (stock.double(), torch.float64)):
+        leaf = x.to(dtype).requires_grad_()
+        y = module(leaf)
+        outward = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        results.append((y, *torch.autograd.grad(y, (leaf, module.weight, module.bias), outward.to(dtype))))
+    assert "_Conv3x3Function" in str(layer(x).grad_fn.next_functions)
+    for ours, theirs in zip(*results, strict=True):
+        close(ours, theirs)
+
+
+def test_few_channels_and_other_types_are_torchs_own():
+    for layer, x in (
+        (Conv3x3(8, 8, 1), torch.randn(1, 8, 6, 6)),
+        (Conv3x3(64, 64, 1).double(), torch.randn(1, 64, 6, 6).double()),
+    ):
+        expected = F.conv2d(x, layer.weight, layer.bias, padding=1)
+        torch.testing.assert_close(layer(x), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [(8, 12), (7, 12)])
+def test_doubled_layer_is_the_same_with_and_without_gradient(size):
+    layer, x = DoubledConv3x3(64, 64), torch.randn(1, 64, *size)
+    with torch.no_grad():
+        fast = layer(x)
+    expected = F.conv2d(BlurUp()(x.double()), layer.conv.weight.double(), layer.conv.bias.double(), padding=1)
+    close(fast, expected)
+    close(layer(x).detach(), expected)
+
+
+def test_scripted_layers_are_torchs_own():
+    x = torch.randn(1, 64, 8, 8)
+    for layer in (Conv3x3(64, 64, 1), DoubledConv3x3(64, 64)):
+        close(torch.jit.script(layer)(x).detach(), layer.double()(x.double()).detach())
