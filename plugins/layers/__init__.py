@@ -1,9 +1,9 @@
 """Layers: normalisation by regions, anti-aliased resampling."""
 
+from plugins.layers.fast_conv import Conv3x3, DoubledConv3x3, HeadConv
 from plugins.layers.region_norm import RAIN, RegionNorm, region_norm, register_norms
 from plugins.layers.regions import Regions, list_regions, one_hot_regions, over_batch
 from plugins.layers.resample import BlurDown, BlurUp
-from plugins.layers.winograd import Conv3x3, DoubledConv3x3
 
 __all__ = [
     "RAIN",
@@ -11,6 +11,7 @@ __all__ = [
     "BlurUp",
     "Conv3x3",
     "DoubledConv3x3",
+    "HeadConv",
     "RegionNorm",
     "Regions",
     "list_regions",

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
 
-from plugins.layers import BlurDown, BlurUp, Conv3x3, DoubledConv3x3, Regions, list_regions, one_hot_regions
+from plugins.layers import BlurDown, BlurUp, Conv3x3, DoubledConv3x3, HeadConv, Regions, list_regions, one_hot_regions
 from plugins.networks.initialisation import initialise
 
 NORMS = ("instance", "region", "rain")
@@ -41,23 +40,19 @@ class _Normalise(nn.Module):
         return self.norm(x)
 
 
-def _conv3(spatial_dims: int, in_channels: int, out_channels: int, padding: int = 0) -> nn.Module:
-    if spatial_dims == 2:
-        return Conv3x3(in_channels, out_channels, padding)
-    return nn.Conv3d(in_channels, out_channels, 3, padding=padding)
-
-
-def _strided(spatial_dims: int, in_channels: int, out_channels: int) -> nn.Module:
-    return Conv["conv", spatial_dims](in_channels, out_channels, 3, stride=2, padding=1)
+def _conv3(dims: int, in_channels: int, out_channels: int, fast: bool, **settings: int) -> nn.Module:
+    if fast and dims == 2 and "stride" not in settings:
+        return Conv3x3(in_channels, out_channels, **settings)
+    return Conv["conv", dims](in_channels, out_channels, 3, **settings)
 
 
 class _ResidualBlock(nn.Module):
-    def __init__(self, spatial_dims: int, channels: int, norm: _Norm):
+    def __init__(self, spatial_dims: int, channels: int, norm: _Norm, fast: bool):
         super().__init__()
         self.pad = REFLECTION_PAD[spatial_dims](1)
-        self.conv1 = _conv3(spatial_dims, channels, channels)
+        self.conv1 = _conv3(spatial_dims, channels, channels, fast)
         self.norm1 = _Normalise(spatial_dims, channels, norm)
-        self.conv2 = _conv3(spatial_dims, channels, channels)
+        self.conv2 = _conv3(spatial_dims, channels, channels, fast)
         self.norm2 = _Normalise(spatial_dims, channels, norm)
 
     def forward(self, x: Tensor, regions: Regions | None) -> Tensor:
@@ -68,20 +63,24 @@ class _ResidualBlock(nn.Module):
 class _Decoder(nn.Module):
     """Two upsampling stages and a 7x7 head; the caller applies the last activation."""
 
-    def __init__(self, spatial_dims: int, channels: int, out_channels: int, norm: _Norm, blur: bool):
+    def __init__(
+        self, spatial_dims: int, channels: int, out_channels: int, norm: _Norm, anti_aliased: bool, fast: bool
+    ):
         super().__init__()
-        conv, transposed = Conv["conv", spatial_dims], Conv["convtrans", spatial_dims]
+        fast = fast and spatial_dims == 2
 
         def up(width: int) -> nn.Module:
-            if blur and spatial_dims == 2:
+            if not anti_aliased:
+                transposed = Conv["convtrans", spatial_dims]
+                return transposed(width, width // 2, 3, stride=2, padding=1, output_padding=1)
+            if fast:
                 return DoubledConv3x3(width, width // 2)
-            if blur:
-                return nn.Sequential(BlurUp(spatial_dims), conv(width, width // 2, 3, padding=1))
-            return transposed(width, width // 2, 3, stride=2, padding=1, output_padding=1)
+            return nn.Sequential(BlurUp(spatial_dims), _conv3(spatial_dims, width, width // 2, fast, padding=1))
 
         self.up1, self.up2 = up(4 * channels), up(2 * channels)
         self.norm1 = _Normalise(spatial_dims, 2 * channels, norm)
         self.norm2 = _Normalise(spatial_dims, channels, norm)
+        conv = HeadConv if fast else Conv["conv", spatial_dims]
         self.head = nn.Sequential(REFLECTION_PAD[spatial_dims](3), conv(channels, out_channels, 7))
 
     def forward(self, x: Tensor, half: Regions | None, full: Regions | None) -> Tensor:
@@ -122,6 +121,7 @@ class ResnetGenerator(nn.Module):
         region_reduction: how label maps shrink, see :func:`plugins.layers.list_regions`.
         min_region_pixels: smaller regions share the statistics of "others".
         region_statistics: see :class:`plugins.layers.RegionNorm`.
+        fast_convolutions: on the CPU, Winograd's and other faster ways; see :mod:`plugins.layers.fast_conv`.
         init: see :func:`plugins.networks.initialise`.
 
     Shape:
@@ -149,6 +149,7 @@ class ResnetGenerator(nn.Module):
         region_reduction: str = "any",
         min_region_pixels: int = 1,
         region_statistics: str = "sample",
+        fast_convolutions: bool = True,
         init: str = "xavier",
     ):
         super().__init__()
@@ -170,17 +171,21 @@ class ResnetGenerator(nn.Module):
         self.pad = REFLECTION_PAD[spatial_dims](3)
         self.stem = conv(in_channels, channels, 7)
         self.stem_norm = _Normalise(spatial_dims, channels, inner)
-        down = partial(_conv3, padding=1) if anti_aliased else _strided
-        self.down1 = down(spatial_dims, channels, 2 * channels)
+        step = {"padding": 1} if anti_aliased else {"padding": 1, "stride": 2}
+        self.down1 = _conv3(spatial_dims, channels, 2 * channels, fast_convolutions, **step)
         self.down1_norm = _Normalise(spatial_dims, 2 * channels, inner)
-        self.down2 = down(spatial_dims, 2 * channels, 4 * channels)
+        self.down2 = _conv3(spatial_dims, 2 * channels, 4 * channels, fast_convolutions, **step)
         self.down2_norm = _Normalise(spatial_dims, 4 * channels, inner)
         self.halve = BlurDown(spatial_dims) if anti_aliased else nn.Identity()
-        self.blocks = nn.ModuleList(_ResidualBlock(spatial_dims, 4 * channels, inner) for _ in range(num_res_blocks))
-        self.decoder = _Decoder(spatial_dims, channels, out_channels, outer, anti_aliased)
+        self.blocks = nn.ModuleList(
+            _ResidualBlock(spatial_dims, 4 * channels, inner, fast_convolutions) for _ in range(num_res_blocks)
+        )
+        self.decoder = _Decoder(spatial_dims, channels, out_channels, outer, anti_aliased, fast_convolutions)
         self.seg_decoder: nn.Module | None = None
         if seg_classes:
-            self.seg_decoder = _Decoder(spatial_dims, channels, seg_classes, _Norm("instance", {}), anti_aliased)
+            self.seg_decoder = _Decoder(
+                spatial_dims, channels, seg_classes, _Norm("instance", {}), anti_aliased, fast_convolutions
+            )
         initialise(self, init)
 
     @property

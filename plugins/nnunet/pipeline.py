@@ -125,6 +125,7 @@ class NnUNetTraining:
         for name in self.configurations:
             if name not in CONFIGURATIONS:
                 raise InputError(f"configurations names {name!r}: known are {list(CONFIGURATIONS)}.")
+            self.settings.iterations_of(name)
         if not self.configurations or not set(self.members or []) <= set(self.configurations):
             raise InputError(f"members {self.members} must be among the configurations {self.configurations}.")
         if not self.folds or not set(self.folds) <= set(range(self.num_folds)):

@@ -13,6 +13,7 @@ from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransfo
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as StockTrainer
 
+from plugins.errors import InputError
 from plugins.files import read_json
 from plugins.nnunet.checkpoints import FINAL, LATEST, PREVIOUS, plain, random_states, write_checkpoint
 from plugins.nnunet.workspace import PLANS, TRAINER, Workspace
@@ -24,7 +25,7 @@ class TrainerSettings:
 
     Attributes:
         max_epochs: of ``iterations_per_epoch`` training steps.
-        iterations_per_epoch: training steps.
+        iterations_per_epoch: training steps; a dictionary gives each configuration its own.
         val_iterations_per_epoch: patches batches for the pseudo Dice.
         initial_lr: decays as ``(1 - epoch / max_epochs) ** 0.9``.
         weight_decay: of the optimizer.
@@ -39,7 +40,7 @@ class TrainerSettings:
     """
 
     max_epochs: int = 1000
-    iterations_per_epoch: int = 250
+    iterations_per_epoch: int | Mapping[str, int] = 250
     val_iterations_per_epoch: int = 50
     initial_lr: float = 1e-2
     weight_decay: float = 3e-5
@@ -51,6 +52,19 @@ class TrainerSettings:
     num_threads: int | None = None
     seed: int = 0
     device: str = "cuda"
+
+    def iterations_of(self, configuration: str) -> int:
+        """Training steps an epoch of a configuration.
+
+        Raises:
+            InputError: if a dictionary of them lacks it.
+        """
+        if isinstance(self.iterations_per_epoch, int):
+            return self.iterations_per_epoch
+        if configuration not in self.iterations_per_epoch:
+            given = ", ".join(self.iterations_per_epoch)
+            raise InputError(f"iterations_per_epoch has {given} but not {configuration}: add it, or give one number.")
+        return self.iterations_per_epoch[configuration]
 
 
 class nnUNetTrainer(StockTrainer):
@@ -67,7 +81,7 @@ class nnUNetTrainer(StockTrainer):
     def apply(self, settings: TrainerSettings) -> None:
         """Take hyper-parameters; must come before ``initialize``, whose scheduler reads them."""
         self.num_epochs = settings.max_epochs
-        self.num_iterations_per_epoch = settings.iterations_per_epoch
+        self.num_iterations_per_epoch = settings.iterations_of(self.configuration_name)
         self.num_val_iterations_per_epoch = settings.val_iterations_per_epoch
         self.initial_lr = settings.initial_lr
         self.make_optimizer = settings.optimizer

@@ -8,6 +8,7 @@ from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as StockTrainer
 
+from plugins.errors import InputError
 from plugins.files import read_json
 from plugins.nnunet import NnUNetEngine, NnUNetTraining, SlidingWindow, TrainerSettings, training
 from plugins.nnunet.checkpoints import FINAL, newest_checkpoint
@@ -98,3 +99,11 @@ def test_progress_of_a_training_is_on_disk(trained: NnUNetTraining):
     state = read_json(trained.workspace.fold("2d", 0) / "progress.json")
     assert (state["done"], state["total"]) == (4, 4)
     assert {"epoch", "loss", "pseudo_dice"} <= set(state["shown"])
+
+
+def test_each_configuration_may_have_its_own_iterations():
+    settings = TrainerSettings(iterations_per_epoch={"2d": 200, "3d_fullres": 30})
+    assert [settings.iterations_of(name) for name in ("2d", "3d_fullres")] == [200, 30]
+    assert TrainerSettings(iterations_per_epoch=7).iterations_of("2d") == 7
+    with pytest.raises(InputError, match="has 2d, 3d_fullres but not 3d_lowres"):
+        settings.iterations_of("3d_lowres")

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from plugins.layers import BlurUp, Conv3x3, DoubledConv3x3
-from plugins.layers.winograd import winograd_conv2d, winograd_doubled_conv2d
+from plugins.layers import BlurUp, Conv3x3, DoubledConv3x3, HeadConv
+from plugins.layers.fast_conv import one_channel_conv2d, winograd_conv2d, winograd_doubled_conv2d
 
 SIZES = [(3, 3), (6, 6), (7, 9), (18, 30), (16, 21)]
 
@@ -16,7 +16,7 @@ def close(ours, theirs):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("band", [1, 10**9])
 def test_it_is_the_convolution_in_float64(size, band, monkeypatch):
-    monkeypatch.setattr("plugins.layers.winograd.BAND_ELEMENTS", band)
+    monkeypatch.setattr("plugins.layers.fast_conv.BAND_ELEMENTS", band)
     x, weight = torch.randn(2, 5, *size), torch.randn(7, 5, 3, 3)
     close(winograd_conv2d(x, weight), F.conv2d(x.double(), weight.double()))
 
@@ -24,7 +24,7 @@ def test_it_is_the_convolution_in_float64(size, band, monkeypatch):
 @pytest.mark.parametrize("size", [(2, 2), (4, 6), (10, 16)])
 @pytest.mark.parametrize("band", [1, 10**9])
 def test_doubling_and_convolution_in_one_go_are_both_in_float64(size, band, monkeypatch):
-    monkeypatch.setattr("plugins.layers.winograd.BAND_ELEMENTS", band)
+    monkeypatch.setattr("plugins.layers.fast_conv.BAND_ELEMENTS", band)
     x, weight = torch.randn(2, 5, *size), torch.randn(7, 5, 3, 3)
     close(winograd_doubled_conv2d(x, weight), F.conv2d(BlurUp()(x.double()), weight.double(), padding=1))
 
@@ -70,3 +70,28 @@ def test_scripted_layers_are_torchs_own():
     x = torch.randn(1, 64, 8, 8)
     for layer in (Conv3x3(64, 64, 1), DoubledConv3x3(64, 64)):
         close(torch.jit.script(layer)(x).detach(), layer.double()(x.double()).detach())
+
+
+def test_changed_weights_are_transformed_anew():
+    layer, x = Conv3x3(64, 64), torch.randn(1, 64, 8, 8)
+    with torch.no_grad():
+        layer(x)
+        layer.weight.mul_(2)
+        close(layer(x), F.conv2d(x.double(), layer.weight.double(), layer.bias.double()))
+        layer.load_state_dict(Conv3x3(64, 64).state_dict())
+        close(layer(x), F.conv2d(x.double(), layer.weight.double(), layer.bias.double()))
+
+
+@pytest.mark.parametrize("kernel", [(7, 7), (3, 5)])
+def test_one_channel_is_the_convolution_in_float64(kernel):
+    x, weight = torch.randn(2, 6, 11, 14), torch.randn(1, 6, *kernel)
+    close(one_channel_conv2d(x, weight), F.conv2d(x.double(), weight.double()))
+
+
+@pytest.mark.parametrize("out_channels", [1, 3])
+def test_head_is_the_same_with_and_without_gradient(out_channels):
+    layer, x = HeadConv(6, out_channels, 7), torch.randn(2, 6, 11, 14)
+    with torch.no_grad():
+        fast = layer(x)
+    for ours in (fast, layer(x).detach(), torch.jit.script(layer)(x).detach()):
+        close(ours, F.conv2d(x.double(), layer.weight.double(), layer.bias.double()))

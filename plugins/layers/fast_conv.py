@@ -1,9 +1,9 @@
-r"""3x3 convolutions with a quarter of the multiplications, for CPUs; elsewhere they are torch's own.
+r"""Convolutions with fewer multiplications or better use of the cache, for CPUs; elsewhere they are torch's own.
 
-Tiles of 4x4 outputs come from 6x6 inputs by 36 products instead of 144. With the matrices below a tile is
-:math:`A^T [(G w G^T) \odot (B^T x B)] A`, summed over input channels between the transforms. In float32 results differ
-from torch's by some 1e-6 of their largest value. A few rows of tiles are worked on at a time, so that they stay in
-cache.
+Winograd: tiles of 4x4 outputs of a 3x3 kernel come from 6x6 inputs by 36 products instead of 144. With the matrices
+below a tile is :math:`A^T [(G w G^T) \odot (B^T x B)] A`, summed over input channels between the transforms. In float32
+results differ from torch's by some 1e-6 of their largest value. A few rows of tiles are worked on at a time, so that
+they stay in cache.
 
 Source: Lavin & Gray, Fast algorithms for convolutional neural networks, CVPR 2016, F(4x4, 3x3).
 """
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_weight
+from torch.utils.weak import WeakIdKeyDictionary
 
 MIN_CHANNELS = 64
 BAND_ELEMENTS = 600_000
@@ -49,13 +50,25 @@ _TO_TILE = torch.kron(torch.tensor(_BT), torch.tensor(_BT))
 _TO_TILE_DOUBLED = torch.kron(torch.tensor(_BT) @ torch.tensor(_UP), torch.tensor(_BT) @ torch.tensor(_UP))
 _TO_WEIGHT = torch.kron(torch.tensor(_G, dtype=torch.float64) / 24, torch.tensor(_G, dtype=torch.float64) / 24).float()
 _TO_OUTPUT = torch.kron(torch.tensor(_AT), torch.tensor(_AT))
+_CACHE: Any = WeakIdKeyDictionary()
+
+
+def _transformed(weight: Tensor) -> Tensor:
+    """:math:`G w G^T` of weights ``(O, C, 3, 3)`` as ``(36, O, C)``, kept for the next call without gradient."""
+    version, known = _CACHE.get(weight, (-1, None))
+    if known is not None and version == weight._version:
+        return known
+    made = (_TO_WEIGHT @ weight.reshape(-1, 9).t()).view(36, weight.shape[0], weight.shape[1])
+    if isinstance(weight, nn.Parameter) and not torch.is_grad_enabled():
+        _CACHE[weight] = (weight._version, made)
+    return made
 
 
 def _tiles_to_output(tiles: Tensor, weight: Tensor, transform: Tensor) -> Tensor:
     """Outputs ``(N, O, 4 rows, 4 columns)`` of the tiles ``(k, k, C, N, rows, columns)``, a view of the input."""
     side, channels, num_samples, rows, columns = tiles.shape[1:]
     out_channels = weight.shape[0]
-    weights = (_TO_WEIGHT @ weight.reshape(-1, 9).t()).view(36, out_channels, channels)
+    weights = _transformed(weight)
     output = torch.empty([num_samples, out_channels, 4 * rows, 4 * columns])
     band = max(1, BAND_ELEMENTS // (36 * channels * num_samples * columns))
     for start in range(0, rows, band):
@@ -108,14 +121,38 @@ def winograd_doubled_conv2d(x: Tensor, weight: Tensor) -> Tensor:
     return output
 
 
+def one_channel_conv2d(x: Tensor, weight: Tensor) -> Tensor:
+    """A convolution to one channel as one matrix product and a sum of its shifted rows; no gradient.
+
+    Args:
+        x: :math:`(N, C, H, W)`.
+        weight: :math:`(1, C, K, L)`.
+
+    Shape:
+        - output: :math:`(N, 1, H - K + 1, W - L + 1)`.
+    """
+    rows, columns = weight.shape[2], weight.shape[3]
+    height, width = x.shape[2] - rows + 1, x.shape[3] - columns + 1
+    shifted = (weight[0].flatten(1).t() @ x.flatten(2)).view(-1, rows, columns, x.shape[2], x.shape[3])
+    output = torch.zeros([x.shape[0], height, width])
+    for row in range(rows):
+        for column in range(columns):
+            output += shifted[:, row, column, row : row + height, column : column + width]
+    return output.unsqueeze(1)
+
+
 def _doubled_row(row: Tensor) -> Tensor:
     return F.interpolate(row, scale_factor=2.0, mode="linear", align_corners=False)
 
 
-def _is_suited(x: Tensor, weight: Tensor) -> bool:
-    if is_tracing() or torch.compiler.is_compiling() or min(weight.shape[0], weight.shape[1]) < MIN_CHANNELS:
+def _is_plain(x: Tensor, weight: Tensor) -> bool:
+    if is_tracing() or torch.compiler.is_compiling():
         return False
     return x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
+
+
+def _is_suited(x: Tensor, weight: Tensor) -> bool:
+    return min(weight.shape[0], weight.shape[1]) >= MIN_CHANNELS and _is_plain(x, weight)
 
 
 class _Conv3x3Function(torch.autograd.Function):
@@ -194,3 +231,28 @@ class DoubledConv3x3(nn.Module):
     def _fast(self, x: Tensor) -> Tensor:
         output = winograd_doubled_conv2d(x, self.conv.weight)
         return output if self.conv.bias is None else output + self.conv.bias.view(1, -1, 1, 1)
+
+
+class HeadConv(nn.Conv2d):
+    """A :class:`torch.nn.Conv2d` without padding; on the CPU, to one channel, without gradient it is a matrix product.
+
+    Args:
+        in_channels: of the input.
+        out_channels: of the output.
+        kernel_size: side length of the kernel.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int):
+        super().__init__(in_channels, out_channels, kernel_size)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve ``(N, C, H, W)``."""
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            return F.conv2d(input, self.weight, self.bias)
+        else:
+            wanted = self.weight.shape[0] == 1 and not torch.is_grad_enabled() and _is_plain(input, self.weight)
+            return self._fast(input) if wanted else super().forward(input)
+
+    def _fast(self, x: Tensor) -> Tensor:
+        output = one_channel_conv2d(x, self.weight)
+        return output if self.bias is None else output + self.bias
