@@ -25,24 +25,33 @@ from plugins.files import write_json
 from plugins.layers import RAIN, RegionNorm, list_regions
 
 ROOT = Path(__file__).parents[1]
-METHODS = {
-    "TANQ": ("tanq_translation", []),
-    "TANQ, instance norm": ("tanq_translation", ["qs_attn.json"]),
-    "QS-Attn": ("tanq_translation", ["qs_attn.json"]),
-    "CUT": ("tanq_translation", ["cut.json"]),
-    "CycleGAN": ("cyclegan_translation", []),
+RANDOM = {"selections": ["@random_queries"] * 5}
+METHODS: dict[str, tuple[str, list[str], dict[str, Any]]] = {
+    "TANQ": ("tanq_translation", [], {}),
+    "TANQ, instance norm": ("tanq_translation", ["qs_attn.json"], {}),
+    "TANQ, random queries": ("tanq_translation", [], RANDOM),
+    "QS-Attn": ("tanq_translation", ["qs_attn.json"], {}),
+    "CycleGAN": ("cyclegan_translation", [], {}),
+    "CycleGAN, fast convolutions": ("cyclegan_translation", [], {"fast_convolutions": True}),
 }
+GENERATORS = ("TANQ", "TANQ, instance norm", "CycleGAN", "CycleGAN, fast convolutions")
 NORM_SHAPES = [(64, 256), (128, 128), (256, 64)]
-MEMORY = [("TANQ", 256, 4), ("CUT", 256, 4), ("CycleGAN", 256, 4), ("TANQ", 512, 1), ("CUT", 512, 1)]
+MEMORY = [
+    ("TANQ", 256, 4),
+    ("TANQ, random queries", 256, 4),
+    ("CycleGAN", 256, 4),
+    ("TANQ", 512, 1),
+    ("TANQ, random queries", 512, 1),
+]
 
 
-def config_of(method: str, **overrides: Any) -> ConfigParser:
+def config_of(method: str) -> ConfigParser:
     """The training config of a method, without data and handlers."""
-    bundle, overlays = METHODS[method]
+    bundle, overlays, changes = METHODS[method]
     folder = ROOT / "bundles" / bundle / "configs"
     parser = ConfigParser()
     parser.read_config([str(folder / name) for name in ("train.json", *overlays)])
-    parser.update({"bundle_root": str(folder.parent), "device": "$torch.device('cpu')", **overrides})
+    parser.update({"bundle_root": str(folder.parent), "device": "$torch.device('cpu')", **changes})
     parser.update({"train::dataloader": "$[0]", "train::handlers": []})
     return parser
 
@@ -101,11 +110,7 @@ def norms(rounds: int) -> dict[str, Any]:
 def inference(rounds: int, size: int = 256) -> dict[str, Any]:
     """One slice through each generator; TANQ with its label map."""
     batch = example(size, 1)
-    networks = {
-        name: config_of(name).get_parsed_content("network_def").eval()
-        for name in METHODS
-        if name not in ("QS-Attn", "CUT")
-    }
+    networks = {name: config_of(name).get_parsed_content("network_def").eval() for name in GENERATORS}
     calls: dict[str, Callable[[], Any]] = {
         name: lambda network=network: network(batch["image"], batch["label"]) for name, network in networks.items()
     }
@@ -114,6 +119,7 @@ def inference(rounds: int, size: int = 256) -> dict[str, Any]:
     return {
         "ratio_tanq_to_same_with_instance_norm": seconds["TANQ"] / seconds["TANQ, instance norm"],
         "ratio_tanq_to_cyclegan": seconds["TANQ"] / seconds["CycleGAN"],
+        "ratio_tanq_to_cyclegan_with_fast_convolutions": seconds["TANQ"] / seconds["CycleGAN, fast convolutions"],
         "cpu_seconds": seconds,
     }
 
@@ -155,7 +161,7 @@ def peak_memory(method: str, size: int, batch_size: int) -> dict[str, float]:
 
 
 def memory() -> dict[str, Any]:
-    """:func:`peak_memory` of several sizes, each in a process of its own; CUT is TANQ without regions and attention."""
+    """:func:`peak_memory` of several sizes, each in a process of its own; random queries leave the attention out."""
     results = {}
     for method, size, batch_size in track(MEMORY, description="memory"):
         command = [sys.executable, __file__, "--memory", method, str(size), str(batch_size)]

@@ -78,7 +78,7 @@ def tanq(folder=None, max_epochs=4, num_workers=0, slices=1, spatial_dims=2, **s
 
 
 def cyclegan(folder=None, max_epochs=4, num_workers=0, **settings):
-    settings = {"loss_weights": {"cycle": 10.0, "identity": 5.0}} | settings
+    settings = {"loss_weights": {"cycle": 10.0, "identity": 5.0}, "pool_size": 3} | settings
     torch.manual_seed(0)
     network, back = (generator(anti_aliased=False, **INSTANCE) for _ in range(2))
     of_target, of_source = (PatchDiscriminator(channels=4, num_layers_d=2, anti_aliased=False) for _ in range(2))
@@ -88,7 +88,6 @@ def cyclegan(folder=None, max_epochs=4, num_workers=0, **settings):
         generator_ts=back,
         discriminator_t=of_target,
         discriminator_s=of_source,
-        pool_size=3,
         **shared_settings(
             network, optimizer, d_optimizer, objects, folder, max_epochs, num_workers, ("pool_t", "pool_s")
         )

@@ -1,0 +1,50 @@
+"""Two processes with half a batch each against one with all of it; this file is also what those processes run."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+STEPS = 3
+
+
+def train(method, out, rank=0, ranks=1):
+    """A few steps in float64 on every ``ranks``-th pair; rank 0 writes the weights."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    import conftest
+
+    pairs = conftest.Pairs()
+    items = [{key: value.double() for key, value in pairs[index].items()} for index in range(4)]
+    batch = {key: torch.stack([item[key] for item in items[rank::ranks]]) for key in items[0]}
+    torch.set_default_dtype(torch.float64)
+    settings = {"train_data_loader": [batch] * STEPS, "max_epochs": 1}
+    engine = conftest.tanq(**settings) if method == "tanq" else conftest.cyclegan(**settings, pool_size=0)
+    if rank == 1:  # what rank 0 begins with must win
+        for parameter in engine.network.parameters():
+            parameter.data.zero_()
+    torch.manual_seed(7)
+    engine.run()
+    if rank == 0:
+        networks = [engine.network, *engine.discriminators]
+        torch.save({f"{i} {k}": v for i, n in enumerate(networks) for k, v in n.state_dict().items()}, out)
+
+
+@pytest.mark.parametrize("method", ["tanq", "cyclegan"])
+def test_two_ranks_reach_the_weights_of_one_process_with_the_whole_batch(method, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__]
+    subprocess.run([*command, method, str(tmp_path / "two.pt")], check=True, timeout=300, capture_output=True)
+    subprocess.run([sys.executable, __file__, method, str(tmp_path / "one.pt")], check=True, timeout=300)
+    two, one = (torch.load(tmp_path / name, weights_only=True) for name in ("two.pt", "one.pt"))
+    assert max((two[name] - one[name]).abs().max().item() for name in one if one[name].is_floating_point()) < 1e-9
+
+
+if __name__ == "__main__":
+    distributed = torch.distributed.is_torchelastic_launched()
+    if distributed:
+        torch.distributed.init_process_group("gloo")
+        train(sys.argv[1], sys.argv[2], torch.distributed.get_rank(), torch.distributed.get_world_size())
+        torch.distributed.destroy_process_group()
+    else:
+        train(sys.argv[1], sys.argv[2])
