@@ -23,6 +23,7 @@ from rich.progress import track
 
 from plugins.files import write_json
 from plugins.layers import RAIN, RegionNorm, list_regions
+from plugins.runtime import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
 RANDOM = {"selections": ["@random_queries"] * 5}
@@ -193,6 +194,7 @@ def main() -> None:
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
     torch.set_flush_denormal(True)
+    keep_freed_memory()
     if given.memory:
         method, size, batch_size = given.memory
         print(json.dumps(peak_memory(method, int(size), int(batch_size))))

@@ -55,38 +55,48 @@ _CACHE: Any = WeakIdKeyDictionary()
 
 def _transformed(weight: Tensor) -> Tensor:
     """:math:`G w G^T` of weights ``(O, C, 3, 3)`` as ``(36, O, C)``, kept for the next call without gradient."""
-    version, known = _CACHE.get(weight, (-1, None))
+    kept = isinstance(weight, nn.Parameter) and not torch.is_grad_enabled() and not weight.is_inference()
+    version, known = _CACHE.get(weight, (-1, None)) if kept else (-1, None)
     if known is not None and version == weight._version:
         return known
     made = (_TO_WEIGHT @ weight.reshape(-1, 9).t()).view(36, weight.shape[0], weight.shape[1])
-    if isinstance(weight, nn.Parameter) and not torch.is_grad_enabled():
+    if kept:
         _CACHE[weight] = (weight._version, made)
     return made
 
 
-def _tiles_to_output(tiles: Tensor, weight: Tensor, transform: Tensor) -> Tensor:
+def _tiles_to_output(tiles: Tensor, weight: Tensor, bias: Tensor | None, transform: Tensor) -> Tensor:
     """Outputs ``(N, O, 4 rows, 4 columns)`` of the tiles ``(k, k, C, N, rows, columns)``, a view of the input."""
     side, channels, num_samples, rows, columns = tiles.shape[1:]
     out_channels = weight.shape[0]
     weights = _transformed(weight)
     output = torch.empty([num_samples, out_channels, 4 * rows, 4 * columns])
-    band = max(1, BAND_ELEMENTS // (36 * channels * num_samples * columns))
+    shift = torch.zeros(()) if bias is None else bias.view(1, -1, 1, 1, 1, 1)
+    band = max(1, min(rows, BAND_ELEMENTS // (36 * channels * num_samples * columns)))
+    while rows % band:
+        band -= 1
+    num_tiles = num_samples * band * columns
+    gathered = torch.empty([side, side, channels, num_samples, band, columns])
+    values, products = torch.empty([36, channels * num_tiles]), torch.empty([36, out_channels, num_tiles])
+    made = torch.empty([16, out_channels * num_tiles])
     for start in range(0, rows, band):
-        values = transform @ tiles[:, :, :, :, start : start + band].reshape(side * side, -1)
-        products = torch.bmm(weights, values.view(36, channels, -1))
-        made = (_TO_OUTPUT @ products.view(36, -1)).view(4, 4, out_channels, num_samples, -1, columns)
-        end = min(start + band, rows)
-        place = output[:, :, 4 * start : 4 * end].view(num_samples, out_channels, end - start, 4, columns, 4)
-        place.copy_(made.permute(3, 2, 4, 0, 5, 1))
+        gathered.copy_(tiles[:, :, :, :, start : start + band])
+        torch.mm(transform, gathered.view(side * side, -1), out=values)
+        torch.bmm(weights, values.view(36, channels, num_tiles), out=products)
+        torch.mm(_TO_OUTPUT, products.view(36, -1), out=made)
+        place = output[:, :, 4 * start : 4 * (start + band)].view(num_samples, out_channels, band, 4, columns, 4)
+        ordered = made.view(4, 4, out_channels, num_samples, band, columns).permute(3, 2, 4, 0, 5, 1)
+        torch.add(ordered, shift, out=place)
     return output
 
 
-def winograd_conv2d(x: Tensor, weight: Tensor) -> Tensor:
-    """:func:`torch.nn.functional.conv2d` without padding and bias, in float32 on the CPU; no gradient.
+def winograd_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """:func:`torch.nn.functional.conv2d` without padding, in float32 on the CPU; no gradient.
 
     Args:
         x: :math:`(N, C, H, W)`, at least 3 pixels along each axis.
         weight: :math:`(O, C, 3, 3)`.
+        bias: :math:`(O,)`.
 
     Shape:
         - output: :math:`(N, O, H - 2, W - 2)`.
@@ -96,22 +106,23 @@ def winograd_conv2d(x: Tensor, weight: Tensor) -> Tensor:
     if missing[0] + missing[1] > 0:
         x = F.pad(x, [0, missing[0], 0, missing[1]])
     tiles = x.unfold(2, 6, 4).unfold(3, 6, 4).permute(4, 5, 1, 0, 2, 3)
-    return _tiles_to_output(tiles, weight, _TO_TILE)[:, :, :height, :width]
+    return _tiles_to_output(tiles, weight, bias, _TO_TILE)[:, :, :height, :width]
 
 
-def winograd_doubled_conv2d(x: Tensor, weight: Tensor) -> Tensor:
+def winograd_doubled_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Bilinear doubling followed by a convolution with padding 1, without ever holding the doubled map; no gradient.
 
     Args:
         x: :math:`(N, C, H, W)`, float32 on the CPU, even axes.
         weight: :math:`(O, C, 3, 3)`.
+        bias: :math:`(O,)`.
 
     Shape:
         - output: :math:`(N, O, 2H, 2W)`.
     """
     padded = F.pad(x, [1, 1, 1, 1], mode="replicate")
     tiles = padded.unfold(2, 4, 2).unfold(3, 4, 2).permute(4, 5, 1, 0, 2, 3)
-    output = _tiles_to_output(tiles, weight, _TO_TILE_DOUBLED)
+    output = _tiles_to_output(tiles, weight, bias, _TO_TILE_DOUBLED)
     # so far the doubled map goes on beyond its border, where padding has zeros
     for row, place in ((0, 0), (2, -1)):
         beyond = F.pad(_doubled_row(x[:, :, place]), [1, 1], mode="replicate")
@@ -159,19 +170,21 @@ class _Conv3x3Function(torch.autograd.Function):
     """Forward and the gradient of the input by Winograd; the gradient of the weight is torch's."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return winograd_conv2d(x, weight)
+        return winograd_conv2d(x, weight, bias)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        grad_x = grad_weight = None
+        grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:
             grad_x = winograd_conv2d(F.pad(grads[0], [2, 2, 2, 2]), weight.flip([2, 3]).transpose(0, 1))
         if ctx.needs_input_grad[1]:
             grad_weight = conv2d_weight(x, weight.shape, grads[0])
-        return grad_x, grad_weight
+        if ctx.needs_input_grad[2]:
+            grad_bias = grads[0].sum(dim=(0, 2, 3))
+        return grad_x, grad_weight, grad_bias
 
 
 class Conv3x3(nn.Conv2d):
@@ -198,8 +211,8 @@ class Conv3x3(nn.Conv2d):
 
     def _fast(self, x: Tensor) -> Tensor:
         padded = F.pad(x, self.border) if self.border[0] > 0 else x
-        output: Tensor = _Conv3x3Function.apply(padded, self.weight)
-        return output if self.bias is None else output + self.bias.view(1, -1, 1, 1)
+        output: Tensor = _Conv3x3Function.apply(padded, self.weight, self.bias)
+        return output
 
 
 class DoubledConv3x3(nn.Module):
@@ -225,12 +238,8 @@ class DoubledConv3x3(nn.Module):
         else:
             even = x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
             if even and not torch.is_grad_enabled() and _is_suited(x, self.conv.weight):
-                return self._fast(x)
+                return winograd_doubled_conv2d(x, self.conv.weight, self.conv.bias)
             return self.conv(F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False))
-
-    def _fast(self, x: Tensor) -> Tensor:
-        output = winograd_doubled_conv2d(x, self.conv.weight)
-        return output if self.conv.bias is None else output + self.conv.bias.view(1, -1, 1, 1)
 
 
 class HeadConv(nn.Conv2d):

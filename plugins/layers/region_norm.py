@@ -68,7 +68,10 @@ def _forward(
     deviation, mean, correction, variance = _centred_rest(x, regions)
     scale = torch.rsqrt(variance + eps) * weight[0]
     shift = bias[0] - correction * scale
-    y = torch.addcmul(shift.unsqueeze(2), deviation, scale.unsqueeze(2))
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        y = torch.addcmul(shift.unsqueeze(2), deviation, scale.unsqueeze(2))
+    else:  # without gradient here, and the memory is at hand
+        y = torch.addcmul(shift.unsqueeze(2), deviation, scale.unsqueeze(2), out=deviation)
     mean = mean + correction
     listed = x.transpose(1, 2)[regions.sample, regions.position]
     y.transpose(1, 2)[regions.sample, regions.position] = _targets(

@@ -56,7 +56,7 @@ class _ResidualBlock(nn.Module):
         self.norm2 = _Normalise(spatial_dims, channels, norm)
 
     def forward(self, x: Tensor, regions: Regions | None) -> Tensor:
-        y = torch.relu(self.norm1(self.conv1(self.pad(x)), regions))
+        y = torch.relu_(self.norm1(self.conv1(self.pad(x)), regions))
         return x + self.norm2(self.conv2(self.pad(y)), regions)
 
 
@@ -84,8 +84,8 @@ class _Decoder(nn.Module):
         self.head = nn.Sequential(REFLECTION_PAD[spatial_dims](3), conv(channels, out_channels, 7))
 
     def forward(self, x: Tensor, half: Regions | None, full: Regions | None) -> Tensor:
-        x = torch.relu(self.norm1(self.up1(x), half))
-        x = torch.relu(self.norm2(self.up2(x), full))
+        x = torch.relu_(self.norm1(self.up1(x), half))
+        x = torch.relu_(self.norm2(self.up2(x), full))
         return self.head(x)
 
 
@@ -224,13 +224,13 @@ class ResnetGenerator(nn.Module):
         else:
             after1, after2 = full, half
         features = [self.pad(x)]
-        x = torch.relu(self.stem_norm(self.stem(features[0]), full))
+        x = torch.relu_(self.stem_norm(self.stem(features[0]), full))
         x = self.down1(x)
         features.append(x)
-        x = self.halve(torch.relu(self.down1_norm(x, after1)))
+        x = self.halve(torch.relu_(self.down1_norm(x, after1)))
         x = self.down2(x)
         features.append(x)
-        x = self.halve(torch.relu(self.down2_norm(x, after2)))
+        x = self.halve(torch.relu_(self.down2_norm(x, after2)))
         deepest = self.feature_blocks[-1] if len(self.feature_blocks) > 0 else -1
         for index, block in enumerate(self.blocks):
             if not features_only or index <= deepest:

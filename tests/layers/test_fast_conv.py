@@ -42,7 +42,7 @@ def test_layer_and_its_gradients_are_torchs(padding):
         y = module(leaf)
         outward = torch.randn(y.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         results.append((y, *torch.autograd.grad(y, (leaf, module.weight, module.bias), outward.to(dtype))))
-    assert "_Conv3x3Function" in str(layer(x).grad_fn.next_functions)
+    assert "_Conv3x3Function" in str(layer(x).grad_fn)
     for ours, theirs in zip(*results, strict=True):
         close(ours, theirs)
 
@@ -70,6 +70,12 @@ def test_scripted_layers_are_torchs_own():
     x = torch.randn(1, 64, 8, 8)
     for layer in (Conv3x3(64, 64, 1), DoubledConv3x3(64, 64)):
         close(torch.jit.script(layer)(x).detach(), layer.double()(x.double()).detach())
+
+
+def test_layers_made_in_inference_mode_work():
+    with torch.inference_mode():
+        layer, x = Conv3x3(64, 64), torch.randn(1, 64, 8, 8)
+        close(layer(x), F.conv2d(x.double(), layer.weight.double(), layer.bias.double()))
 
 
 def test_changed_weights_are_transformed_anew():
