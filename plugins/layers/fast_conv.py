@@ -1,4 +1,4 @@
-r"""Convolutions with fewer multiplications or better use of the cache, for CPUs; elsewhere they are torch's own.
+r"""Convolutions with fewer multiplications for inference on CPUs; elsewhere they are torch's own.
 
 Winograd: tiles of 4x4 outputs of a 3x3 kernel come from 6x6 inputs by 36 products instead of 144. With the matrices
 below a tile is :math:`A^T [(G w G^T) \odot (B^T x B)] A`, summed over input channels between the transforms. In float32
@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 from torch.nn import functional as F
-from torch.nn.grad import conv2d_weight
 from torch.utils.weak import WeakIdKeyDictionary
 
 MIN_CHANNELS = 64
@@ -157,40 +156,20 @@ def _doubled_row(row: Tensor) -> Tensor:
 
 
 def _is_plain(x: Tensor, weight: Tensor) -> bool:
-    if is_tracing() or torch.compiler.is_compiling():
+    if is_tracing() or torch.compiler.is_compiling() or torch.is_grad_enabled():
         return False
     return x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
 
 
 def _is_suited(x: Tensor, weight: Tensor) -> bool:
-    return min(weight.shape[0], weight.shape[1]) >= MIN_CHANNELS and _is_plain(x, weight)
-
-
-class _Conv3x3Function(torch.autograd.Function):
-    """Forward and the gradient of the input by Winograd; the gradient of the weight is torch's."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return winograd_conv2d(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        x, weight = ctx.saved_tensors
-        grad_x = grad_weight = grad_bias = None
-        if ctx.needs_input_grad[0]:
-            grad_x = winograd_conv2d(F.pad(grads[0], [2, 2, 2, 2]), weight.flip([2, 3]).transpose(0, 1))
-        if ctx.needs_input_grad[1]:
-            grad_weight = conv2d_weight(x, weight.shape, grads[0])
-        if ctx.needs_input_grad[2]:
-            grad_bias = grads[0].sum(dim=(0, 2, 3))
-        return grad_x, grad_weight, grad_bias
+    narrow, wide = sorted(weight.shape[:2])
+    return narrow >= MIN_CHANNELS and wide >= 2 * MIN_CHANNELS and _is_plain(x, weight)
 
 
 class Conv3x3(nn.Conv2d):
     """A :class:`torch.nn.Conv2d` of kernel 3 and stride 1 that takes Winograd's way where that is faster.
 
-    That is on the CPU, in float32, from 64 channels on either side on.
+    That is in inference on the CPU, in float32, with at least 64 channels on one side and 128 on the other.
 
     Args:
         in_channels: of the input.
@@ -207,12 +186,10 @@ class Conv3x3(nn.Conv2d):
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return F.conv2d(input, self.weight, self.bias, padding=self.border[:2])
         else:
-            return self._fast(input) if _is_suited(input, self.weight) else super().forward(input)
-
-    def _fast(self, x: Tensor) -> Tensor:
-        padded = F.pad(x, self.border) if self.border[0] > 0 else x
-        output: Tensor = _Conv3x3Function.apply(padded, self.weight, self.bias)
-        return output
+            if not _is_suited(input, self.weight):
+                return super().forward(input)
+            padded = F.pad(input, self.border) if self.border[0] > 0 else input
+            return winograd_conv2d(padded, self.weight, self.bias)
 
 
 class DoubledConv3x3(nn.Module):
@@ -237,7 +214,7 @@ class DoubledConv3x3(nn.Module):
             return self.conv(F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False))
         else:
             even = x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
-            if even and not torch.is_grad_enabled() and _is_suited(x, self.conv.weight):
+            if even and _is_suited(x, self.conv.weight):
                 return winograd_doubled_conv2d(x, self.conv.weight, self.conv.bias)
             return self.conv(F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False))
 
@@ -259,7 +236,7 @@ class HeadConv(nn.Conv2d):
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return F.conv2d(input, self.weight, self.bias)
         else:
-            wanted = self.weight.shape[0] == 1 and not torch.is_grad_enabled() and _is_plain(input, self.weight)
+            wanted = self.weight.shape[0] == 1 and _is_plain(input, self.weight)
             return self._fast(input) if wanted else super().forward(input)
 
     def _fast(self, x: Tensor) -> Tensor:
