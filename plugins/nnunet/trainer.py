@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as Stock
 
 from plugins.errors import InputError
 from plugins.files import read_json
+from plugins.nnunet.appearance import TargetAppearance
 from plugins.nnunet.checkpoints import FINAL, LATEST, PREVIOUS, plain, random_states, write_checkpoint
 from plugins.nnunet.workspace import PLANS, TRAINER, Workspace
 
@@ -31,6 +32,8 @@ class TrainerSettings:
         weight_decay: of the optimizer.
         optimizer: called with parameters, ``lr`` and ``weight_decay``; ``None`` is nnU-Net's SGD, momentum 0.99.
         oversample_foreground: share of a batch that is centred on foreground.
+        appearance: see :class:`plugins.nnunet.appearance.TargetAppearance`; ``None`` leaves it out.
+        appearance_probability: of it, for each structure and patch.
         mirroring: augment by mirroring; without it nothing is mirrored in prediction either.
         save_every: epochs between checkpoints.
         num_workers: augmentation processes, 0 for none; ``None`` is nnU-Net's choice. Only 0 is reproducible.
@@ -46,6 +49,8 @@ class TrainerSettings:
     weight_decay: float = 3e-5
     optimizer: Callable[..., torch.optim.Optimizer] | None = None
     oversample_foreground: float = 0.33
+    appearance: Mapping[str, Sequence[float]] | None = None
+    appearance_probability: float = 0.5
     mirroring: bool = True
     save_every: int = 1
     num_workers: int | None = None
@@ -77,6 +82,7 @@ class nnUNetTrainer(StockTrainer):
 
     mirroring = True
     make_optimizer: Callable[..., torch.optim.Optimizer] | None = None
+    appearance: TargetAppearance | None = None
 
     def apply(self, settings: TrainerSettings) -> None:
         """Take hyper-parameters; must come before ``initialize``, whose scheduler reads them."""
@@ -89,6 +95,8 @@ class nnUNetTrainer(StockTrainer):
         self.oversample_foreground_percent = settings.oversample_foreground
         self.save_every = settings.save_every
         self.mirroring = settings.mirroring
+        if settings.appearance is not None:
+            self.appearance = TargetAppearance(settings.appearance, settings.appearance_probability)
         self.logger.plot_progress_png = lambda folder: None
 
     def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
@@ -108,14 +116,15 @@ class nnUNetTrainer(StockTrainer):
             self.inference_allowed_mirroring_axes = mirror_axes = None
         return (*others, mirror_axes)
 
-    @staticmethod
-    def get_training_transforms(*args: Any, **kwargs: Any) -> Any:
-        """nnU-Net's augmentation; the blur always convolves."""
+    def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
+        """nnU-Net's augmentation, behind that of appearance if it is asked for; the blur always convolves."""
         transforms = StockTrainer.get_training_transforms(*args, **kwargs)
         for transform in transforms.transforms:
             blur = getattr(transform, "transform", transform)
             if isinstance(blur, GaussianBlurTransform):
                 blur.benchmark = False
+        if self.appearance is not None:
+            transforms.transforms.insert(0, self.appearance)
         return transforms
 
     def configure_optimizers(self) -> tuple[Any, Any]:

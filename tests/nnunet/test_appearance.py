@@ -1,0 +1,56 @@
+import pytest
+import torch
+
+from plugins.errors import InputError
+from plugins.nnunet.appearance import TargetAppearance
+
+
+def example(*size):
+    torch.manual_seed(0)
+    image, segmentation = torch.rand(1, *size), torch.zeros(1, *size)
+    segmentation[(0, *[slice(2, 7)] * len(size))] = 1
+    return {"image": image, "segmentation": segmentation}
+
+
+@pytest.mark.parametrize("size", [(12, 14), (10, 12, 14)])
+def test_the_mean_moves_to_the_quantile_and_nothing_far_changes(size):
+    before = example(*size)
+    after = TargetAppearance({"VS": [0.9, 0.9]}, probability=1)(**before)
+    core = (0, *[slice(3, 6)] * len(size))
+    others = before["image"][(before["segmentation"] != 1) & (before["image"] > before["image"].min())]
+    shift = after["image"][core] - before["image"][core]
+    expected = others.quantile(0.9) - before["image"][before["segmentation"] == 1].mean()
+    torch.testing.assert_close(shift, expected.expand_as(shift), atol=0.01, rtol=0)
+    changed = (after["image"] != before["image"])[0].nonzero()
+    assert changed.min() >= 1
+    assert changed.max() <= 7
+    assert torch.equal(after["segmentation"], before["segmentation"])
+
+
+def test_without_the_structure_or_the_chance_nothing_changes():
+    before = example(12, 14)
+    for augment in (TargetAppearance({"cochlea": [0, 1]}, 1), TargetAppearance({"VS": [0, 1]}, 0)):
+        assert torch.equal(augment(**before)["image"], before["image"])
+
+
+def test_every_quantile_of_the_range_is_drawn():
+    augment = TargetAppearance({"VS": [0.2, 0.6]}, 0.5)
+    drawn = [augment.get_parameters()["quantiles"].get(1) for _ in range(400)]
+    found = [value for value in drawn if value is not None]
+    assert 150 < len(found) < 250
+    assert 0.2 <= min(found) < 0.22
+    assert 0.58 < max(found) <= 0.6
+
+
+def test_a_patch_without_anything_else_stays():
+    before = {"image": torch.ones(1, 4, 4), "segmentation": torch.ones(1, 4, 4)}
+    assert torch.equal(TargetAppearance({"VS": [0, 1]}, 1)(**before)["image"], before["image"])
+
+
+@pytest.mark.parametrize(
+    ("levels", "message"),
+    [({"tumour": [0, 1]}, "tumour"), ({"VS": [0.5, 0.2]}, "in order"), ({"VS": [0, 2]}, "0 to 1")],
+)
+def test_wrong_levels_are_named(levels, message):
+    with pytest.raises(InputError, match=message):
+        TargetAppearance(levels)
