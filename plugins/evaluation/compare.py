@@ -74,12 +74,12 @@ def table_rows(rounds: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list
         for structure, title in STRUCTURE_TITLES.items():
             values = mean[structure]
             dice = _with_std(values["dice"], values["dice_std"])
-            assd = _with_std(values["assd_mm"], values["assd_mm_std"])
+            assd = _with_std(values["assd_mm"], values["assd_mm_std"], digits=3)
             first = structure == next(iter(STRUCTURE_TITLES))
             rows.append(
                 [round_title(name) if first else "", title, dice, assd, f"{values['failures']}/{values['cases']}"]
             )
-        rows.append(["", "mean", _number(mean["both"]["dice"]), _number(mean["both"]["assd_mm"]), ""])
+        rows.append(["", "mean", _number(mean["both"]["dice"]), _number(mean["both"]["assd_mm"], digits=3), ""])
     return ["", "structure", "Dice", "ASSD [mm]", "failures"], rows
 
 
@@ -112,9 +112,9 @@ def round_title(name: str) -> str:
     return "before self-training" if number == "0" else f"self-training, round {number}"
 
 
-def _number(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value:.4f}"
+def _number(value: float | None, digits: int = 4) -> str:
+    return UNKNOWN if value is None else f"{value:.{digits}f}"
 
 
-def _with_std(value: float | None, std: float | None) -> str:
-    return _number(value) if std is None else f"{_number(value)} ± {std:.4f}"
+def _with_std(value: float | None, std: float | None, digits: int = 4) -> str:
+    return _number(value, digits) if std is None else f"{_number(value, digits)} ± {std:.{digits}f}"

@@ -114,7 +114,8 @@ def frechet_distance(translated: Tensor, real: Tensor) -> float:
 
 def features_of(volume: Volume) -> Tensor:
     """Features of the slices of a volume, :math:`(Z, 30)`."""
-    return slice_features(torch.from_numpy(np.moveaxis(np.asarray(volume, dtype=np.float64), 2, 0).copy()).unsqueeze(1))
+    slices = torch.from_numpy(np.moveaxis(np.asarray(volume, dtype=np.float32), 2, 0).copy()).unsqueeze(1)
+    return torch.cat([slice_features(batch) for batch in slices.split(16)])
 
 
 class SliceSegmenter:
