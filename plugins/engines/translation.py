@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -16,7 +17,7 @@ from torch.optim import Optimizer
 Losses = dict[str, Tensor]
 
 
-class TranslationTrainer(SupervisedTrainer):
+class TranslationTrainer(SupervisedTrainer, ABC):
     """A MONAI trainer for one exported generator, its helpers and its discriminators.
 
     Subclasses implement :meth:`_translate`, :meth:`_generator_losses` and :meth:`_discriminator_losses`. An iteration
@@ -75,17 +76,17 @@ class TranslationTrainer(SupervisedTrainer):
         self.adversarial_loss, self.loss_weights, self.clip_norm = adversarial_loss, loss_weights, clip_norm
         self.add_event_handler(Events.STARTED, self._equalise_ranks)
 
+    @abstractmethod
     def _translate(self, batch: dict[str, Tensor]) -> dict[str, Any]:
         """Everything the two losses need; ``pred`` is the translation of the source."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _generator_losses(self, batch: dict[str, Tensor], made: dict[str, Any]) -> Losses:
         """Unweighted terms of the generators' loss."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _discriminator_losses(self, batch: dict[str, Tensor], made: dict[str, Any]) -> Losses:
         """Unweighted terms of the discriminators' loss."""
-        raise NotImplementedError
 
     def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Tensor]) -> dict[str, Any]:
         batch = {
