@@ -118,10 +118,9 @@ def summary(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
         content[method] = {}
         for measure in MEASURES:
             values = [run["mean"][measure] for run in seeds]
-            pairs = [
-                (per_case(seeds, measure)[c], per_case(runs["TANQ"], measure)[c]) for c in per_case(seeds, measure)
-            ]
-            different = method != "TANQ" and any(a != b for a, b in pairs)
+            own, others = per_case(seeds, measure), per_case(runs.get("TANQ", seeds), measure)
+            pairs = [(own[case], others[case]) for case in own if case in others]
+            different = "TANQ" in runs and any(a != b for a, b in pairs)
             p = float(ttest_rel(*zip(*pairs, strict=True)).pvalue) if different else None
             content[method][measure] = {
                 "mean": float(np.mean(values)),

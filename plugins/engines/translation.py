@@ -146,9 +146,10 @@ class TranslationTrainer(SupervisedTrainer, ABC):
             loss.backward()
         else:
             self.scaler.scale(loss).backward()
-            self.scaler.unscale_(optimizer)
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self._average_gradients(parameters)
+        if self.scaler is not None:  # behind the average: an overflow on one rank must stop the step of all
+            self.scaler.unscale_(optimizer)
         if self.clip_norm is not None:
             nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         if self.scaler is None:

@@ -10,13 +10,10 @@ Source: Lavin & Gray, Fast algorithms for convolutional neural networks, CVPR 20
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 from torch.nn import functional as F
-from torch.utils.weak import WeakIdKeyDictionary
 
 MIN_CHANNELS = 64
 BAND_ELEMENTS = 600_000
@@ -49,19 +46,11 @@ _TO_TILE = torch.kron(torch.tensor(_BT), torch.tensor(_BT))
 _TO_TILE_DOUBLED = torch.kron(torch.tensor(_BT) @ torch.tensor(_UP), torch.tensor(_BT) @ torch.tensor(_UP))
 _TO_WEIGHT = torch.kron(torch.tensor(_G, dtype=torch.float64) / 24, torch.tensor(_G, dtype=torch.float64) / 24).float()
 _TO_OUTPUT = torch.kron(torch.tensor(_AT), torch.tensor(_AT))
-_CACHE: Any = WeakIdKeyDictionary()
 
 
 def _transformed(weight: Tensor) -> Tensor:
-    """:math:`G w G^T` of weights ``(O, C, 3, 3)`` as ``(36, O, C)``, kept for the next call without gradient."""
-    kept = isinstance(weight, nn.Parameter) and not torch.is_grad_enabled() and not weight.is_inference()
-    version, known = _CACHE.get(weight, (-1, None)) if kept else (-1, None)
-    if known is not None and version == weight._version:
-        return known
-    made = (_TO_WEIGHT @ weight.reshape(-1, 9).t()).view(36, weight.shape[0], weight.shape[1])
-    if kept:
-        _CACHE[weight] = (weight._version, made)
-    return made
+    """:math:`G w G^T` of weights ``(O, C, 3, 3)`` as ``(36, O, C)``."""
+    return (_TO_WEIGHT @ weight.reshape(-1, 9).t()).view(36, weight.shape[0], weight.shape[1])
 
 
 def _tiles_to_output(tiles: Tensor, weight: Tensor, bias: Tensor | None, transform: Tensor) -> Tensor:
@@ -69,15 +58,16 @@ def _tiles_to_output(tiles: Tensor, weight: Tensor, bias: Tensor | None, transfo
     side, channels, num_samples, rows, columns = tiles.shape[1:]
     out_channels = weight.shape[0]
     weights = _transformed(weight)
-    output = torch.empty([num_samples, out_channels, 4 * rows, 4 * columns])
-    shift = torch.zeros(()) if bias is None else bias.view(1, -1, 1, 1, 1, 1)
+    output = tiles.new_empty([num_samples, out_channels, 4 * rows, 4 * columns])
+    shift = tiles.new_zeros(()) if bias is None else bias.view(1, -1, 1, 1, 1, 1)
     band = max(1, min(rows, BAND_ELEMENTS // (36 * channels * num_samples * columns)))
     while rows % band:
         band -= 1
     num_tiles = num_samples * band * columns
-    gathered = torch.empty([side, side, channels, num_samples, band, columns])
-    values, products = torch.empty([36, channels * num_tiles]), torch.empty([36, out_channels, num_tiles])
-    made = torch.empty([16, out_channels * num_tiles])
+    gathered = tiles.new_empty([side, side, channels, num_samples, band, columns])
+    values = tiles.new_empty([36, channels * num_tiles])
+    products = tiles.new_empty([36, out_channels, num_tiles])
+    made = tiles.new_empty([16, out_channels * num_tiles])
     for start in range(0, rows, band):
         gathered.copy_(tiles[:, :, :, :, start : start + band])
         torch.mm(transform, gathered.view(side * side, -1), out=values)
@@ -144,7 +134,7 @@ def one_channel_conv2d(x: Tensor, weight: Tensor) -> Tensor:
     rows, columns = weight.shape[2], weight.shape[3]
     height, width = x.shape[2] - rows + 1, x.shape[3] - columns + 1
     shifted = (weight[0].flatten(1).t() @ x.flatten(2)).view(-1, rows, columns, x.shape[2], x.shape[3])
-    output = torch.zeros([x.shape[0], height, width])
+    output = x.new_zeros([x.shape[0], height, width])
     for row in range(rows):
         for column in range(columns):
             output += shifted[:, row, column, row : row + height, column : column + width]
@@ -156,7 +146,7 @@ def _doubled_row(row: Tensor) -> Tensor:
 
 
 def _is_plain(x: Tensor, weight: Tensor) -> bool:
-    if is_tracing() or torch.compiler.is_compiling() or torch.is_grad_enabled():
+    if is_tracing() or torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
         return False
     return x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
 

@@ -71,11 +71,27 @@ def test_layers_made_in_inference_mode_work():
         close(layer(x), F.conv2d(x.double(), layer.weight.double(), layer.bias.double()))
 
 
+def test_autocast_takes_torchs_way():
+    layer, x = Conv3x3(64, 128), torch.randn(1, 64, 8, 8)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+
+
+def test_the_default_type_does_not_matter():
+    layer, head, x = Conv3x3(64, 128), HeadConv(64, 1, 7), torch.randn(1, 64, 8, 8)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.no_grad():
+            assert layer(x).dtype == head(x).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
 def test_changed_weights_are_transformed_anew():
     layer, x = Conv3x3(64, 128), torch.randn(1, 64, 8, 8)
     with torch.no_grad():
         layer(x)
-        layer.weight.mul_(2)
+        layer.weight.data.mul_(2)
         close(layer(x), F.conv2d(x.double(), layer.weight.double(), layer.bias.double()))
         layer.load_state_dict(Conv3x3(64, 128).state_dict())
         close(layer(x), F.conv2d(x.double(), layer.weight.double(), layer.bias.double()))
