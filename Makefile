@@ -11,6 +11,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.13 python3.12 python; do \
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+TESTABLE := $(VENV)/.testable
 UDA := bundles/vs_cochlea_uda
 TRAIN := $(BIN)/python -m monai.bundle run training --bundle_root "$(CURDIR)/$(UDA)"
 DATA = $(if $(DATASET),--dataset_dir "$$(cd "$(DATASET)" >/dev/null && pwd)")
@@ -27,7 +28,7 @@ demo: dataset $(INSTALLED)
 source-only: dataset $(INSTALLED)
 	$(TRAIN) --config_file "['$(UDA)/configs/train.json','$(UDA)/configs/cpu.json','$(UDA)/configs/source_only.json']" $(DATA)
 
-test: $(INSTALLED)
+test: $(TESTABLE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -43,5 +44,9 @@ dataset:
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; name one with PYTHON=..." >&2; exit 2; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(TESTABLE): $(INSTALLED)
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev,dicom]"
 	@touch $@

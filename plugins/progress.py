@@ -16,8 +16,8 @@ FILE_NAME = "progress.json"
 class Progress:
     """A tqdm bar (on terminals only) that also keeps ``<folder>/progress.json`` up to date.
 
-    The file holds ``description``, ``done``, ``total`` and ``shown`` (the latest values); it is written at most once a
-    second.
+    The file holds ``description``, ``done``, ``total``, ``seconds_left`` (``null`` before the first step) and ``shown``
+    (the latest values); it is written at most once a second.
 
     Args:
         total: number of steps of the whole work.
@@ -35,6 +35,7 @@ class Progress:
         self._bar = tqdm(total=total, desc=description, initial=initial, disable=None, dynamic_ncols=True)
         self._folder = folder
         self._done, self._total, self._description = initial, total, description
+        self._initial, self._start = initial, time.monotonic()
         self._shown: dict[str, float | str] = {}
         self._written = 0.0
         self._write()
@@ -49,10 +50,22 @@ class Progress:
         if time.monotonic() - self._written >= 1 or self._done >= self._total:
             self._write()
 
+    @property
+    def seconds_left(self) -> int | None:
+        """Estimate from the steps of this process; ``None`` before the first."""
+        steps = self._done - self._initial
+        return round((time.monotonic() - self._start) / steps * (self._total - self._done)) if steps > 0 else None
+
     def _write(self) -> None:
         self._written = time.monotonic()
         if self._folder is not None:
-            state = {"description": self._description, "done": self._done, "total": self._total, "shown": self._shown}
+            state = {
+                "description": self._description,
+                "done": self._done,
+                "total": self._total,
+                "seconds_left": self.seconds_left,
+                "shown": self._shown,
+            }
             write_json(os.path.join(self._folder, FILE_NAME), state)
 
     def close(self) -> None:

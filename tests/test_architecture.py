@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "data": SMALL,
     "networks": SMALL | {"layers"},
     "engines": SMALL,
-    "nnunet": SMALL | {"data"},
+    "segmentation": SMALL | {"data"},
+    "nnunet": SMALL | {"data", "segmentation"},
     "evaluation": SMALL | {"data"},
     "workflow": SMALL | {"data", "evaluation"},
 }
@@ -95,6 +96,13 @@ def test_imports_go_downwards_only(path):
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_torchvision_and_timm_are_not_needed(path):
     assert sorted(name for name in names_in(path) if name.split(".")[0] in {"torchvision", "timm"}) == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_only_the_training_of_the_segmentation_needs_nnunet(path):
+    if part_of(path) != "nnunet":
+        packages = {name.split(".")[0] for name in names_in(path)}
+        assert sorted(packages & {"nnunetv2", "batchgenerators", "batchgeneratorsv2", "acvl_utils"}) == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -9,7 +9,7 @@ from plugins.progress import FILE_NAME, Progress
 def test_the_file_is_there_before_the_first_step(tmp_path):
     with Progress(total=4, description="slices", folder=tmp_path):
         state = read_json(tmp_path / FILE_NAME)
-    assert state == {"description": "slices", "done": 0, "total": 4, "shown": {}}
+    assert state == {"description": "slices", "done": 0, "total": 4, "seconds_left": None, "shown": {}}
 
 
 def test_the_file_tells_what_was_done_and_shown_last(tmp_path):
@@ -17,7 +17,16 @@ def test_the_file_tells_what_was_done_and_shown_last(tmp_path):
         progress.advance(loss=0.5, case="a")
         progress.advance(2, loss=0.25)
     state = read_json(tmp_path / FILE_NAME)
+    assert state.pop("seconds_left") == 0
     assert state == {"description": "slices", "done": 3, "total": 4, "shown": {"loss": 0.25, "case": "a"}}
+
+
+def test_the_time_left_is_estimated_from_the_steps_of_this_process(tmp_path, monkeypatch):
+    clock = iter([100.0, 100.0])
+    monkeypatch.setattr("plugins.progress.time.monotonic", lambda: next(clock, 110.0))
+    with Progress(total=10, description="slices", folder=tmp_path, initial=4) as progress:
+        progress.advance(2)
+        assert progress.seconds_left == 20
 
 
 def test_the_last_step_is_written_at_once(tmp_path):

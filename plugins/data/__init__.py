@@ -1,6 +1,6 @@
 """Scans: readers, checks, the phantom, transforms, slices."""
 
-from plugins.data.checks import check_scans
+from plugins.data.checks import check_scan, check_scans
 from plugins.data.crossmoda import crossmoda_datalist, heldout_labels, read_datalist, scan_datalist, write_datalist
 from plugins.data.datalists import (
     dataset_or_phantom,
@@ -19,6 +19,7 @@ __all__ = [
     "UnpairedSampler",
     "UnpairedSlices",
     "WeightsLoader",
+    "check_scan",
     "check_scans",
     "crossmoda_datalist",
     "dataset_or_phantom",

@@ -17,6 +17,7 @@ from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
+from plugins.data.dicom import read_series
 from plugins.errors import InputError
 from plugins.progress import Progress
 
@@ -44,13 +45,14 @@ def check_scans(items: Sequence[Mapping[str, Any]], label_values: Sequence[int] 
     """
     with Progress(total=len(items), description="checking scans") as progress:
         for item in items:
-            _check_item(item, label_values)
+            check_scan(item, label_values)
             progress.advance()
 
 
-def _check_item(item: Mapping[str, Any], label_values: Sequence[int]) -> None:
+def check_scan(item: Mapping[str, Any], label_values: Sequence[int] = (0, 1, 2)) -> None:
+    """:func:`check_scans` for one scan; a folder is taken for a DICOM series."""
     image_path = Path(item["image"])
-    image, image_affine = _read(image_path)
+    image, image_affine = read_series(image_path) if image_path.is_dir() else _read(image_path)
     if image.min() == image.max():
         raise InputError(f"{image_path}: every voxel is {image.flat[0]:g}; export the scan again or leave it out.")
     shape = image.shape

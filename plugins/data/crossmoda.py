@@ -11,6 +11,7 @@ from typing import Any
 
 from monai.data import load_decathlon_datalist
 
+from plugins.data.dicom import is_dicom_folder
 from plugins.errors import InputError
 from plugins.files import write_json
 
@@ -61,6 +62,7 @@ def crossmoda_datalist(dataset_dir: str | os.PathLike[str], split: str) -> list[
 def scan_datalist(folder: str | os.PathLike[str], contrast: str | None = None) -> list[dict[str, str]]:
     """The scans that lie directly in any folder: every NIfTI file that is not a ``_Label``, sorted naturally.
 
+    Every subfolder with DICOM files is a scan too, and so is the folder itself if it holds DICOM files.
     A CrossMoDA data set without scans directly in ``folder`` gives its ``training_source`` for ``ceT1`` and its
     ``validation`` for ``hrT2``.
 
@@ -79,16 +81,21 @@ def scan_datalist(folder: str | os.PathLike[str], contrast: str | None = None) -
     if not folder.is_dir():
         raise InputError(f"{folder}: is not a folder; name the folder that holds the scans.")
     files = list(_nifti_files(folder))
+    series = [path.absolute() for path in (folder, *sorted(_subfolders(folder))) if is_dicom_folder(path)]
+    found = [{"case": path.name, "site": "unknown", "image": str(path)} for path in series]
+    if found and not files:
+        return found
     if not files:
         split = {"ceT1": "training_source", "hrT2": "validation"}.get(contrast or "")
         if split and _find_folders(folder, SPLITS[split]):
             return crossmoda_datalist(folder, split)
-        raise InputError(f"{folder}: holds no NIfTI file; name the folder in which the .nii or .nii.gz scans lie.")
+        kinds = ".nii or .nii.gz scans or the folders of DICOM series"
+        raise InputError(f"{folder}: holds no scan; name the folder in which the {kinds} lie.")
     images = _by_case(files, contrast)
     if not images:
         wanted = f"no scan named *_{contrast}" if contrast else "labels only and no scan"
         raise InputError(f"{folder}: holds {wanted}; put the scans there or choose another contrast.")
-    return _items(images, _by_case(files, "Label"))
+    return [*_items(images, _by_case(files, "Label")), *found]
 
 
 def heldout_labels(dataset_dir: str | os.PathLike[str], split: str) -> dict[str, str]:
@@ -141,7 +148,7 @@ def read_datalist(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         if "image" not in item:
             raise InputError(f'{path}: the item {item} has no "image"; add it or rewrite the datalist.')
         for file in (item[key] for key in ("image", "label") if key in item):
-            if not os.path.isfile(file):
+            if not os.path.exists(file):
                 raise InputError(f"{file}: does not exist, though {path} lists it; restore it or rewrite the list.")
     return items
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from plugins.errors import InputError
-from plugins.nnunet.workspace import LABELS
+from plugins.segmentation import LABELS
 
 POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
 

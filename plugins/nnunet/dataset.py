@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from plugins.errors import InputError
 from plugins.files import whole_file, write_json
-from plugins.nnunet.workspace import LABELS, Workspace
+from plugins.nnunet.workspace import Workspace
+from plugins.segmentation import LABELS
 
 Item = Mapping[str, Any]
 
@@ -104,6 +105,35 @@ def write_dataset(items: Sequence[Item], workspace: Workspace) -> None:
     # the copy that travels with the networks names no file of this machine
     write_json(workspace.preprocessed / "dataset.json", content)
     write_json(workspace.raw / "dataset.json", {**content, "dataset": entries})
+
+
+def check_splits(items: Sequence[Item], splits: Sequence[Mapping[str, Sequence[str]]]) -> list[dict[str, Any]]:
+    """Make sure that no patient's views straddle training and validation of a fold, and count what is in it.
+
+    Returns:
+        for each fold ``patients``, ``views`` and ``real`` (scans that are no translation) of ``train`` and ``val``, and
+        the names of the patients that are validated on.
+
+    Raises:
+        InputError: naming the first fold and patient that straddle, or a case that is not among the items.
+    """
+    known = {str(item["case"]): item for item in items}
+    report = []
+    for number, split in enumerate(splits):
+        strange = sorted({case for cases in split.values() for case in cases} - set(known))
+        if strange:
+            raise InputError(f"fold {number} names {strange[0]}, which is no training scan: make the splits anew.")
+        sides = {side: [known[case] for case in split[side]] for side in ("train", "val")}
+        patients = {side: {str(item["patient"]) for item in cases} for side, cases in sides.items()}
+        both = sorted(patients["train"] & patients["val"])
+        if both:
+            raise InputError(f"fold {number} trains and validates on views of {both[0]}: make the splits anew.")
+        fold: dict[str, Any] = {"fold": number, "validated_patients": sorted(patients["val"])}
+        for side, cases in sides.items():
+            real = sum(item["origin"] == "real" for item in cases)
+            fold[side] = {"patients": len(patients[side]), "views": len(cases), "real": real}
+        report.append(fold)
+    return report
 
 
 def make_splits(items: Sequence[Item], num_folds: int, seed: int) -> list[dict[str, list[str]]]:

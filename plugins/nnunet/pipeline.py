@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, wait
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,20 @@ import torch
 from plugins.data import check_scans
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
-from plugins.nnunet.dataset import Item, check_items, make_splits, write_dataset
+from plugins.nnunet.dataset import Item, check_items, check_splits, make_splits, write_dataset
 from plugins.nnunet.planning import adopt_plans, make_plans, preprocess
-from plugins.nnunet.prediction import SELECTION, predict_scans
 from plugins.nnunet.processes import InlineExecutor, pools_on
-from plugins.nnunet.selection import drop_probabilities, export, select
-from plugins.nnunet.sliding_window import SlidingWindow
+from plugins.nnunet.selection import Members, check_members, drop_probabilities, export, select
 from plugins.nnunet.trainer import TrainerSettings
 from plugins.nnunet.training import is_done, train_fold
+from plugins.nnunet.watch import TrainingWatch
 from plugins.nnunet.workspace import Workspace
-from plugins.progress import FILE_NAME, Progress
+from plugins.segmentation import SlidingWindow
+from plugins.segmentation.model import DESCRIPTION, WEIGHTS
 
-CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")
+CONFIGURATIONS = ("2d", "3d_fullres")
+SELECTION = "selection.json"
+_logger = logging.getLogger(__name__)
 
 
 class NnUNetTraining:
@@ -36,18 +37,22 @@ class NnUNetTraining:
 
     Args:
         items: dictionaries with ``case``, ``patient``, ``image``, ``label`` and ``origin``, ``translated`` or ``real``.
-        output_dir: keeps all state, in ``nnunet``, and ``progress.json``.
+        output_dir: keeps all state, in ``nnunet``, ``progress.json``, and ``splits.json`` for the record.
         model_dir: what prediction needs; written last.
-        configurations: of nnU-Net: ``2d``, ``3d_fullres``, ``3d_lowres``.
+        configurations: of nnU-Net: ``2d``, ``3d_fullres``.
         num_folds: of the cross-validation, by patient.
         folds: those to train; ``None`` for all.
-        members: configurations to predict with; ``None`` lets the cross-validation choose.
-        batch_size: of all configurations; ``None`` leaves the planner's.
+        members: configurations to predict with, for all structures or for each; ``None`` lets the cross-validation
+            choose.
+        select_per_structure: let the cross-validation choose for VS and cochlea apart.
+        planner: ``default``, or one of nnU-Net's presets ``ResEncM``, ``ResEncL``, ``ResEncXL``.
+        batch_size: of all configurations, or of each; ``None`` leaves the planner's.
+        patch_size: per configuration, (S, A, R) order; ``None`` leaves the planner's.
         target_spacing: mm, in (S, A, R) order; ``None`` leaves the planner's.
-        gpu_memory_gb: the memory nnU-Net plans for.
+        gpu_memory_gb: the memory nnU-Net plans for; ``None`` leaves the planner's own.
         plan_changes: per configuration: ``batch_size``, ``patch_size``, ``n_stages``, ``n_conv_per_stage``,
             ``features_per_stage``, ``kernel_sizes``, ``strides``.
-        plans_from: ``model_dir`` of an earlier training whose plans are used unchanged, with none of the four above.
+        plans_from: ``model_dir`` of an earlier training whose plans are used unchanged, with none of the six above.
         window: how validation scans are predicted.
         executor: runs jobs, one network each; ``None`` runs them one after the other here.
         tensorboard: write losses for TensorBoard.
@@ -65,10 +70,13 @@ class NnUNetTraining:
         configurations: Sequence[str] = ("2d", "3d_fullres"),
         num_folds: int = 5,
         folds: Sequence[int] | None = None,
-        members: Sequence[str] | None = None,
-        batch_size: int | None = None,
+        members: Members | None = None,
+        select_per_structure: bool = False,
+        planner: str = "default",
+        batch_size: int | Mapping[str, int] | None = None,
+        patch_size: Mapping[str, Sequence[int]] | None = None,
         target_spacing: Sequence[float] | None = None,
-        gpu_memory_gb: float = 8,
+        gpu_memory_gb: float | None = None,
         plan_changes: Mapping[str, Mapping[str, Any]] | None = None,
         plans_from: str | Path | None = None,
         window: SlidingWindow | None = None,
@@ -86,9 +94,11 @@ class NnUNetTraining:
         self.workspace = Workspace(self.output_dir / "nnunet")
         self.configurations, self.num_folds = list(configurations), num_folds
         self.folds = list(range(num_folds)) if folds is None else list(folds)
-        self.members = None if members is None else list(members)
+        self.members, self.select_per_structure = members, select_per_structure
         self.plan: dict[str, Any] = {
+            "planner": planner,
             "batch_size": batch_size,
+            "patch_size": patch_size,
             "target_spacing": target_spacing,
             "gpu_memory_gb": gpu_memory_gb,
             "changes": plan_changes or {},
@@ -102,23 +112,42 @@ class NnUNetTraining:
         """Do what is left to do.
 
         Returns:
-            the content of ``selection.json``.
+            what the cross-validation has chosen, see :func:`plugins.nnunet.selection.select`.
         """
         self._check()
         self._prepare()
         marker = self.workspace.root / SELECTION
-        request = {"folds": self.folds, "max_epochs": self.settings.max_epochs, "members": self.members}
+        request = {
+            "folds": self.folds,
+            "max_epochs": self.settings.max_epochs,
+            "members": self.members,
+            "select_per_structure": self.select_per_structure,
+        }
         if not marker.exists() or read_json(marker)["request"] != request:
             self._train([(name, fold) for fold in self.folds for name in self.configurations])
             with self.workspace.active():
-                selection = select(self.workspace, self.configurations, self.folds, self.executor, self.members)
+                selection = select(
+                    self.workspace,
+                    self.configurations,
+                    self.folds,
+                    self.executor,
+                    self.members,
+                    self.select_per_structure,
+                )
             write_json(marker, {**selection, "request": request})
         selection = {key: value for key, value in read_json(marker).items() if key != "request"}
-        exported = self.model_dir / SELECTION
-        if not exported.exists() or read_json(exported) != selection:
-            export(self.workspace, selection, self.model_dir)
+        if not self._is_exported(selection):
+            with self.workspace.active():
+                export(self.workspace, selection, self.model_dir)
         drop_probabilities(self.workspace, self.configurations)
         return selection
+
+    def _is_exported(self, selection: Mapping[str, Any]) -> bool:
+        description = self.model_dir / DESCRIPTION
+        if not (description.is_file() and (self.model_dir / WEIGHTS).is_file()):
+            return False
+        exported = read_json(description)
+        return all(exported[key] == value for key, value in selection.items())
 
     def _check(self) -> None:
         check_items(self.items)
@@ -126,8 +155,9 @@ class NnUNetTraining:
             if name not in CONFIGURATIONS:
                 raise InputError(f"configurations names {name!r}: known are {list(CONFIGURATIONS)}.")
             self.settings.iterations_of(name)
-        if not self.configurations or not set(self.members or []) <= set(self.configurations):
-            raise InputError(f"members {self.members} must be among the configurations {self.configurations}.")
+        if not self.configurations:
+            raise InputError(f"configurations is empty: name at least one of {list(CONFIGURATIONS)}.")
+        check_members(self.members, self.configurations)
         if not self.folds or not set(self.folds) <= set(range(self.num_folds)):
             raise InputError(f"folds is {self.folds}, but must be among the {self.num_folds} folds from 0.")
 
@@ -155,12 +185,17 @@ class NnUNetTraining:
             write_json(marker, wanted)
         elif read_json(marker) != wanted:
             raise InputError(f"{self.output_dir} holds a training of other scans or plans: choose another output_dir.")
+        folds = check_splits(self.items, read_json(self.workspace.preprocessed / "splits_final.json"))
+        write_json(self.output_dir / "splits.json", {"folds": folds})
+        for fold in folds:
+            sides = [f"{fold[side]['views']} views of {fold[side]['patients']} patients" for side in ("train", "val")]
+            _logger.info(f"fold {fold['fold']}: trained on {sides[0]}, validated on {sides[1]}")
         with self.workspace.active():
             preprocess(self.workspace, self.configurations, self.executor, self.output_dir)
 
     def _train(self, jobs: Sequence[tuple[str, int]]) -> None:
         probabilities = len(self.configurations) > 1
-        with self._watched(jobs):
+        with TrainingWatch(self.workspace, jobs, self.settings.max_epochs, self.output_dir):
             futures = [
                 self.executor.submit(
                     train_fold,
@@ -179,58 +214,3 @@ class NnUNetTraining:
                 future.cancel()
             for future in done:
                 future.result()
-
-    @contextmanager
-    def _watched(self, jobs: Sequence[tuple[str, int]]) -> Iterator[None]:
-        """Show the epochs of all jobs, in whatever process they run."""
-        total = len(jobs) * self.settings.max_epochs
-        stop = threading.Event()
-
-        def look() -> tuple[int, dict[str, float | str]]:
-            done = 0
-            shown: dict[str, float | str] = {}
-            for job in jobs:
-                file = self.workspace.fold(*job) / FILE_NAME
-                state: dict[str, Any] = read_json(file) if file.exists() else {"done": 0, "shown": {}}
-                done += state["done"]
-                if 0 < state["done"] < self.settings.max_epochs or not shown:
-                    shown = {"job": " fold ".join(map(str, job)), **state["shown"]}
-            finished = sum(is_done(self.workspace, *job, self.settings.max_epochs) for job in jobs)
-            return done, {"networks": f"{finished}/{len(jobs)}", **shown}
-
-        def watch(progress: Progress, before: int) -> None:
-            while True:
-                last = stop.wait(1)
-                done, shown = look()
-                progress.advance(done - before, **shown)
-                before = done
-                if last:
-                    return
-
-        before, _ = look()
-        with Progress(total, "training", self.output_dir, initial=before) as progress:
-            watcher = threading.Thread(target=watch, args=(progress, before), daemon=True)
-            watcher.start()
-            try:
-                yield
-            finally:
-                stop.set()
-                watcher.join()
-
-
-class NnUNetPrediction:
-    """Segments a list of scans with what :class:`NnUNetTraining` has chosen; the arguments of :func:`predict_scans`."""
-
-    def __init__(
-        self,
-        items: Sequence[Mapping[str, Any]],
-        model_dir: str | Path,
-        output_dir: str | Path,
-        window: SlidingWindow | None = None,
-        device: str | torch.device = "cpu",
-    ):
-        self.arguments = (items, model_dir, output_dir, window, device)
-
-    def run(self) -> list[Path]:
-        """Segment what is not segmented yet; see :func:`predict_scans`."""
-        return predict_scans(*self.arguments)

@@ -13,16 +13,28 @@ import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
+from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_encoder_unet_planners import (
+    nnUNetPlannerResEncL,
+    nnUNetPlannerResEncM,
+    nnUNetPlannerResEncXL,
+)
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
 from plugins.nnunet.workers import exit_with_parent
 from plugins.nnunet.workspace import DATASET, PLANS, Workspace
+from plugins.options import refuse_unknown
 from plugins.progress import Progress
 
 FINGERPRINT = "dataset_fingerprint.json"
 STAGE_KEYS = ("features_per_stage", "kernel_sizes", "strides")
+PLANNERS = {
+    "default": ExperimentPlanner,
+    "ResEncM": nnUNetPlannerResEncM,
+    "ResEncL": nnUNetPlannerResEncL,
+    "ResEncXL": nnUNetPlannerResEncXL,
+}
 PLAN_KEYS = ("batch_size", "patch_size", "n_stages", "n_conv_per_stage", *STAGE_KEYS)
 
 
@@ -32,7 +44,8 @@ def bend_configuration(configuration: dict[str, Any], changes: Mapping[str, Any]
     Args:
         configuration: from ``plans["configurations"]``.
         changes: ``batch_size``; ``patch_size`` (slice axis first); ``n_stages``, an upper limit;
-            ``n_conv_per_stage``, one number; ``features_per_stage``, ``kernel_sizes`` and ``strides``, at least as many
+            ``n_conv_per_stage``, one number (of residual blocks
+            in a residual encoder); ``features_per_stage``, ``kernel_sizes`` and ``strides``, at least as many
             as there are stages.
         name: of the configuration, for messages.
 
@@ -53,7 +66,8 @@ def bend_configuration(configuration: dict[str, Any], changes: Mapping[str, Any]
             raise InputError(f"{key} of {name} names {len(values)} stages, but there are {stages}.")
         network[key] = list(values[:stages])
     convs = changes.get("n_conv_per_stage")
-    for key, number in (("n_conv_per_stage", stages), ("n_conv_per_stage_decoder", stages - 1)):
+    encoder = "n_blocks_per_stage" if "n_blocks_per_stage" in network else "n_conv_per_stage"
+    for key, number in ((encoder, stages), ("n_conv_per_stage_decoder", stages - 1)):
         network[key] = list(network[key][:number]) if convs is None else [convs] * number
     for key in ("batch_size", "patch_size"):
         if changes.get(key) is not None:
@@ -69,9 +83,11 @@ def make_plans(
     workspace: Workspace,
     configurations: Sequence[str],
     changes: Mapping[str, Mapping[str, Any]],
-    batch_size: int | None = None,
+    batch_size: int | Mapping[str, int] | None = None,
+    patch_size: Mapping[str, Sequence[int]] | None = None,
     target_spacing: Sequence[float] | None = None,
-    gpu_memory_gb: float = 8,
+    gpu_memory_gb: float | None = None,
+    planner: str = "default",
 ) -> None:
     """Let nnU-Net measure the dataset and plan, then bend its plans; must run inside ``workspace.active``.
 
@@ -79,16 +95,22 @@ def make_plans(
         workspace: its ``dataset.json`` must exist.
         configurations: that will be trained; each must be in the plans.
         changes: per configuration, see :func:`bend_configuration`.
-        batch_size: of all configurations; ``None`` leaves the planner's.
+        batch_size: of all configurations, or of each; ``None`` leaves the planner's.
+        patch_size: per configuration, slice axis first; ``None`` leaves the planner's.
         target_spacing: of ``3d_fullres`` (and in-plane of ``2d``), mm, (S, A, R) order; ``None`` leaves the planner's.
-        gpu_memory_gb: the memory the planner aims at.
+        gpu_memory_gb: the memory the planner aims at; ``None`` leaves the planner's own.
+        planner: ``default``, or nnU-Net's presets with residual encoders: ``ResEncM``, ``ResEncL``, ``ResEncXL``.
 
     Raises:
         InputError: see :func:`bend_configuration`; also for a configuration that nnU-Net does not plan for these data.
     """
-    for name in changes:
-        if name not in configurations:
-            raise InputError(f"plan_changes names {name!r}, but the configurations are {list(configurations)}.")
+    sizes = batch_size if isinstance(batch_size, Mapping) else dict.fromkeys(configurations, batch_size)
+    patches = patch_size or {}
+    for key, given in (("plan_changes", changes), ("batch_size", sizes), ("patch_size", patches)):
+        for name in given:
+            if name not in configurations:
+                raise InputError(f"{key} names {name!r}, but the configurations are {list(configurations)}.")
+    refuse_unknown([planner], PLANNERS, "planner")
     for old in (FINGERPRINT, f"{PLANS}.json"):
         (workspace.preprocessed / old).unlink(missing_ok=True)
     extractor = DatasetFingerprintExtractor(DATASET, 1)
@@ -97,14 +119,15 @@ def make_plans(
     extractor.num_foreground_voxels_for_intensitystats = 1e6
     extractor.run(overwrite_existing=True)
     spacing = None if target_spacing is None else [float(mm) for mm in target_spacing]
-    planner = ExperimentPlanner(DATASET, gpu_memory_gb, plans_name=PLANS, overwrite_target_spacing=spacing)
-    planner.plan_experiment()
+    memory = {} if gpu_memory_gb is None else {"gpu_memory_target_in_gb": gpu_memory_gb}
+    PLANNERS[planner](DATASET, plans_name=PLANS, overwrite_target_spacing=spacing, **memory).plan_experiment()
     file = workspace.preprocessed / f"{PLANS}.json"
     plans = load_json(str(file))
     for name in configurations:
         if name not in plans["configurations"]:
             raise InputError(f"nnU-Net plans no configuration {name!r} for these scans: take it out of configurations.")
-        bend_configuration(plans["configurations"][name], {"batch_size": batch_size, **changes.get(name, {})}, name)
+        wanted = {"batch_size": sizes.get(name), "patch_size": patches.get(name), **changes.get(name, {})}
+        bend_configuration(plans["configurations"][name], wanted, name)
     write_json(file, plans)
 
 

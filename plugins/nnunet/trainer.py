@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
@@ -35,6 +36,8 @@ class TrainerSettings:
         appearance: see :class:`plugins.nnunet.appearance.TargetAppearance`; ``None`` leaves it out.
         appearance_probability: of it, for each structure and patch.
         mirroring: augment by mirroring; without it nothing is mirrored in prediction either.
+        early_stop_patience: epochs without a better moving average of the pseudo Dice after which a training ends;
+            ``None`` trains to ``max_epochs``.
         save_every: epochs between checkpoints.
         num_workers: augmentation processes, 0 for none; ``None`` is nnU-Net's choice. Only 0 is reproducible.
         num_threads: torch's threads of one training.
@@ -52,6 +55,7 @@ class TrainerSettings:
     appearance: Mapping[str, Sequence[float]] | None = None
     appearance_probability: float = 0.5
     mirroring: bool = True
+    early_stop_patience: int | None = None
     save_every: int = 1
     num_workers: int | None = None
     num_threads: int | None = None
@@ -83,6 +87,7 @@ class nnUNetTrainer(StockTrainer):
     mirroring = True
     make_optimizer: Callable[..., torch.optim.Optimizer] | None = None
     appearance: TargetAppearance | None = None
+    patience: int | None = None
 
     def apply(self, settings: TrainerSettings) -> None:
         """Take hyper-parameters; must come before ``initialize``, whose scheduler reads them."""
@@ -94,6 +99,7 @@ class nnUNetTrainer(StockTrainer):
         self.weight_decay = settings.weight_decay
         self.oversample_foreground_percent = settings.oversample_foreground
         self.save_every = settings.save_every
+        self.patience = settings.early_stop_patience
         self.mirroring = settings.mirroring
         if settings.appearance is not None:
             self.appearance = TargetAppearance(settings.appearance, settings.appearance_probability)
@@ -169,6 +175,13 @@ class nnUNetTrainer(StockTrainer):
         self._best_ema = checkpoint["_best_ema"]
         self.current_epoch = checkpoint["current_epoch"]
         self.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last epoch is done, or the pseudo Dice has not become better for as long as is allowed."""
+        averages = np.nan_to_num([-1.0, *self.logger.get_value("ema_fg_dice", step=None)])
+        stalled = self.patience is not None and len(averages) - 1 - int(averages.argmax()) >= self.patience
+        return self.current_epoch >= self.num_epochs or stalled
 
     def on_epoch_end(self) -> None:
         """nnU-Net's; the log holds plain numbers, so that it continues from a checkpoint exactly."""

@@ -19,11 +19,11 @@ from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from plugins.files import read_json, write_json
 from plugins.nnunet.checkpoints import newest_checkpoint, restore_random_states
 from plugins.nnunet.processes import InlineExecutor, pools_on
-from plugins.nnunet.sliding_window import SlidingWindow
 from plugins.nnunet.trainer import TrainerSettings, make_trainer, nnUNetTrainer
 from plugins.nnunet.workers import exit_with_parent
-from plugins.nnunet.workspace import TRAINER, Workspace
+from plugins.nnunet.workspace import Workspace
 from plugins.progress import FILE_NAME
+from plugins.segmentation import LABELS, SlidingWindow
 
 DONE = "done.json"
 
@@ -32,7 +32,8 @@ class NnUNetEngine(SupervisedTrainer):
     """Runs nnU-Net's trainer as a MONAI trainer: any handler can be attached.
 
     Every iteration is nnU-Net's ``train_step``; nnU-Net's hooks run at the start and the end of every epoch. The output
-    is ``{"loss": float}``; ``state.metrics`` holds ``val_loss`` and ``pseudo_dice``, the mean over the classes.
+    is ``{"loss": float}``; ``state.metrics`` holds ``val_loss``, ``pseudo_dice``, the mean over the structures, and
+    that of each structure, ``pseudo_dice_VS`` and ``pseudo_dice_cochlea``.
 
     Args:
         trainer: after ``on_train_start``, which makes its data loaders.
@@ -79,7 +80,12 @@ class NnUNetEngine(SupervisedTrainer):
             trainer.on_validation_epoch_end([trainer.validation_step(next(trainer.dataloader_val)) for _ in batches])
         self.state.metrics["val_loss"] = float(trainer.logger.get_value("val_losses", step=-1))
         self.state.metrics["pseudo_dice"] = float(trainer.logger.get_value("mean_fg_dice", step=-1))
+        dice = trainer.logger.get_value("dice_per_class_or_region", step=-1)
+        structures = [name for name, label in LABELS.items() if label]
+        self.state.metrics |= {f"pseudo_dice_{name}": float(each) for name, each in zip(structures, dice, strict=True)}
         trainer.on_epoch_end()
+        if trainer.is_finished:
+            self.terminate()
 
 
 class _Reporter:
@@ -150,7 +156,7 @@ def train_fold(
         name = f"{configuration} fold {fold}"
         report(folder, name, trainer.current_epoch, settings.max_epochs, {})
         trainer.on_train_start()
-        if trainer.current_epoch < trainer.num_epochs:
+        if not trainer.is_finished:
             handlers: list[Any] = [_Reporter(folder, name)]
             if tensorboard:
                 handlers.append(_tensorboard(folder / "events"))
@@ -172,22 +178,16 @@ def validate(trainer: nnUNetTrainer, window: SlidingWindow, save_probabilities: 
     folder = Path(trainer.output_folder) / "validation"
     folder.mkdir(exist_ok=True)
     trainer.set_deep_supervision_enabled(False)
-    predictor = window.predictor(trainer.device)
-    predictor.manual_initialization(
-        trainer.network,
-        trainer.plans_manager,
-        trainer.configuration_manager,
-        None,
-        trainer.dataset_json,
-        TRAINER,
-        trainer.inference_allowed_mirroring_axes,
-    )
+    network = trainer.network.eval()
+    patch_size, mirror_axes = trainer.configuration_manager.patch_size, trainer.inference_allowed_mirroring_axes or ()
     _, cases = trainer.do_split()
     dataset = trainer.dataset_class(trainer.preprocessed_dataset_folder, cases)
     ending = trainer.dataset_json["file_ending"]
     for case in cases:
         data, _, _, properties = dataset.load_case(case)
-        logits = predictor.predict_sliding_window_return_logits(torch.from_numpy(np.array(data[:]))).cpu()
+        volume = torch.from_numpy(np.array(data[:])).to(trainer.device)
+        with torch.autocast(trainer.device.type, enabled=trainer.device.type == "cuda"):
+            logits = window(network, volume, patch_size, mirror_axes).cpu()
         export_prediction_from_logits(
             logits,
             properties,

@@ -11,7 +11,6 @@ from pathlib import Path
 DATASET = "Dataset001_VSCochlea"
 PLANS = "nnUNetPlans"
 TRAINER = "nnUNetTrainer"
-LABELS = {"background": 0, "VS": 1, "cochlea": 2}
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.bundle import ConfigParser
 
+from plugins.errors import find_input_error
+from plugins.files import write_json
 from plugins.nnunet import NnUNetTraining
 
+INFERENCE = Path(__file__).parents[2] / "bundles" / "vs_cochlea_seg" / "configs" / "inference.json"
 SHAPE = (24, 20, 10)
 CHANGES = {
     "2d": {
@@ -84,6 +88,22 @@ def scans(folder: Path) -> list[dict[str, Any]]:
         files = write_scan(folder, f"r{number}", 100 + number, affine)
         items.append({"case": f"r{number}", "patient": f"r{number}", "origin": "real", **files})
     return items
+
+
+def segment(model_dir: Path, scans: dict[str, str | Path], output_dir: Path, **overrides: Any) -> dict[str, Path]:
+    """Run the bundle's own inference.json; gives the label map of every case."""
+    output_dir.mkdir(parents=True, exist_ok=True)
+    datalist = output_dir / "scans.json"
+    write_json(datalist, {"training": [{"case": case, "image": str(image)} for case, image in scans.items()]})
+    parser = ConfigParser()
+    parser.read_config(str(INFERENCE))
+    settings = {"datalist": str(datalist), "model_dir": str(model_dir), "output_dir": str(output_dir), **overrides}
+    parser.update({"device": "$torch.device('cpu')", **settings})
+    try:
+        parser.get_parsed_content("run")
+    except RuntimeError as error:  # MONAI's, around the cause
+        raise find_input_error(error) or error from None
+    return {case: output_dir / f"{case}_Label.nii.gz" for case in scans}
 
 
 @pytest.fixture(scope="session")

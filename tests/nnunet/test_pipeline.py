@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -16,56 +17,131 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
-from plugins.nnunet import Ensemble, InlineExecutor, NnUNetTraining, SlidingWindow, predict_scans, workers
+from plugins.nnunet import InlineExecutor, NnUNetTraining, workers
 from plugins.nnunet.processes import pools_on
+from plugins.segmentation import read_model
 
-from .conftest import CHANGES, TINY, oblique, write_scan
-
-BATCHED = SlidingWindow(batch_size=4)
+from .conftest import CHANGES, TINY, oblique, segment, write_scan
 
 
-def members_only(trained: NnUNetTraining, folder: Path, members: list[str], **changes: object) -> Path:
-    """The trained networks as another model_dir that uses only some of them."""
+def stock(folder: Path, scan: str, folds: tuple[int, ...] | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Label map and probabilities by nnU-Net, in its own axes; with sums in float32, where its own are float16."""
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(folder), folds)
+    image, properties = NibabelIOWithReorient().read_images([scan])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "half", torch.float32)
+        labels, probabilities = predictor.predict_single_npy_array(image, properties, None, None, True)
+    return labels, probabilities
+
+
+def uses(trained: NnUNetTraining, folder: Path, members_of: dict[str, list[str]], **changes: Any) -> Path:
+    """The trained networks with other members; all of them have both."""
     folder.mkdir()
-    for member in members:
-        (folder / member).symlink_to(trained.model_dir / member)
-    selection = read_json(trained.model_dir / "selection.json")
-    write_json(folder / "selection.json", {**selection, "members": members, **changes})
+    (folder / "model.pt").symlink_to(trained.model_dir / "model.pt")
+    write_json(
+        folder / "model.json", {**read_json(trained.model_dir / "model.json"), **changes, "members_of": members_of}
+    )
     return folder
+
+
+def only(trained: NnUNetTraining, folder: Path, member: str, **changes: Any) -> Path:
+    """One configuration of the trained networks."""
+    model = read_json(trained.model_dir / "model.json")
+    folder.mkdir()
+    kept = {"2d": "folds_2d", "3d_fullres": "folds_3d"}[member]
+    weights = torch.load(trained.model_dir / "model.pt", weights_only=True)
+    torch.save({key: value for key, value in weights.items() if key.startswith(kept)}, folder / "model.pt")
+    members = {member: model["members"][member]}
+    content = {**model, "members": members, "members_of": {"VS": [member], "cochlea": [member]}, **changes}
+    write_json(folder / "model.json", content)
+    return folder
+
+
+def in_nnunet_axes(file: Path) -> np.ndarray:
+    labels, _ = NibabelIOWithReorient().read_seg(str(file))
+    return labels[0].astype(np.uint8)
+
+
+def result_folder(trained: NnUNetTraining, configuration: str) -> Path:
+    return trained.workspace.configuration(configuration)
 
 
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
 @pytest.mark.parametrize("codes", ["LPS", "PIR"])
-def test_stock_nnunet_predicts_the_same_from_the_same_folder(
-    trained: NnUNetTraining, tmp_path: Path, configuration: str, codes: str
-):
+def test_the_bundle_predicts_what_nnunet_does(trained: NnUNetTraining, tmp_path: Path, configuration: str, codes: str):
     scan = write_scan(tmp_path, "a", 7, oblique(codes, degrees=5, spacing=(1.2, 1.0, 1.7)))["image"]
-    stock = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
-    stock.initialize_from_trained_model_folder(str(trained.model_dir / configuration), None)
-    image, properties = NibabelIOWithReorient().read_images([scan])
-    expected = tmp_path / "stock.nii.gz"
-    NibabelIOWithReorient().write_seg(stock.predict_single_npy_array(image, properties), str(expected), properties)
-    model_dir = members_only(trained, tmp_path / "models", [configuration], keep_largest_component_of=[])
-    ours, truth = Ensemble(model_dir)(scan), np.asarray(nib.load(expected).dataobj)
-    assert np.array_equal(np.asarray(ours.dataobj), truth)
-    batched = np.asarray(Ensemble(model_dir, BATCHED)(scan).dataobj)
-    assert (batched != truth).mean() < 1e-3
+    expected, _ = stock(result_folder(trained, configuration), scan)
+    model_dir = only(trained, tmp_path / "m", configuration, keep_largest_component_of=[])
+    for batch_size in (1, 5):
+        (file,) = segment(model_dir, {"a": scan}, tmp_path / f"{batch_size}", sw_batch_size=batch_size).values()
+        labels = in_nnunet_axes(file)
+        assert np.array_equal(labels, expected)
+        assert len(np.unique(labels)) == 3
+
+
+def test_probabilities_of_the_configurations_are_averaged(trained: NnUNetTraining, tmp_path: Path):
+    scan = write_scan(tmp_path, "a", 3)["image"]
+    both = ["2d", "3d_fullres"]
+    model_dir = uses(trained, tmp_path / "m", {"VS": both, "cochlea": both}, keep_largest_component_of=[])
+    (file,) = segment(model_dir, {"a": scan}, tmp_path / "out", save_probabilities=True).values()
+    total = sum(stock(result_folder(trained, name), scan)[1] for name in both) / 2
+    ours = np.asarray(nib.load(tmp_path / "out" / "a_Probabilities.nii.gz").dataobj)
+    np.testing.assert_allclose(ours[::-1, ::-1].transpose(3, 2, 1, 0), total, atol=1e-5)
+    assert np.array_equal(in_nnunet_axes(file), total.argmax(0))
+
+
+def test_a_zero_border_is_left_out_as_nnunet_does(trained: NnUNetTraining, tmp_path: Path):
+    file = write_scan(tmp_path, "a", 4)["image"]
+    scan = nib.load(file)
+    voxels = scan.get_fdata()
+    voxels[:3], voxels[:, -2:], voxels[10, 10, 5] = 0, 0, 0
+    nib.save(nib.Nifti1Image(voxels.astype(np.float32), scan.affine), file)
+    model_dir = only(trained, tmp_path / "m", "3d_fullres", keep_largest_component_of=[])
+    (result,) = segment(model_dir, {"a": file}, tmp_path / "out", save_probabilities=True).values()
+    expected, probabilities = stock(result_folder(trained, "3d_fullres"), file)
+    assert np.array_equal(in_nnunet_axes(result), expected)
+    ours = np.asarray(nib.load(tmp_path / "out" / "a_Probabilities.nii.gz").dataobj)
+    assert np.all(ours[:3] == [1, 0, 0])
+    np.testing.assert_allclose(ours.sum(-1), 1, atol=1e-5)
+    np.testing.assert_allclose(ours[::-1, ::-1].transpose(3, 2, 1, 0), probabilities, atol=1e-5)
+
+
+def test_structures_may_have_members_of_their_own(trained: NnUNetTraining, tmp_path: Path):
+    scan = write_scan(tmp_path, "a", 5)["image"]
+    sets = {"VS": ["2d"], "cochlea": ["3d_fullres"]}
+    model_dir = uses(trained, tmp_path / "m", sets, keep_largest_component_of=[])
+    (file,) = segment(model_dir, {"a": scan}, tmp_path / "out").values()
+    two, three = (stock(result_folder(trained, name), scan)[1] for name in ("2d", "3d_fullres"))
+    expected = np.stack([(two[0] + three[0]) / 2, two[1], three[2]]).argmax(0)
+    assert np.array_equal(in_nnunet_axes(file), expected)
+
+
+def test_some_of_the_folds_can_be_used(trained: NnUNetTraining, tmp_path: Path):
+    scan = write_scan(tmp_path, "a", 6)["image"]
+    model_dir = only(trained, tmp_path / "m", "2d", keep_largest_component_of=[])
+    (file,) = segment(model_dir, {"a": scan}, tmp_path / "out", folds=[1]).values()
+    assert np.array_equal(in_nnunet_axes(file), stock(result_folder(trained, "2d"), scan, (1,))[0])
+    with pytest.raises(InputError, match=r"folds is \[2\]"):
+        read_model(model_dir, [2])
 
 
 def test_a_scan_is_labelled_alike_however_it_is_stored(trained: NnUNetTraining, tmp_path: Path):
     scan = nib.load(write_scan(tmp_path, "a", 8, oblique("RAS", degrees=10))["image"])
-    ensemble = Ensemble(trained.model_dir, BATCHED)
-    reference = np.asarray(ensemble(scan.get_filename()).dataobj)
-    assert len(np.unique(reference)) > 1
+    files: dict[str, str | Path] = {"RAS": scan.get_filename()}
     for codes in ("LPS", "PIR", "SAL", "IRP"):
         order = nib.orientations.axcodes2ornt(tuple(codes))
         stored = scan.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(scan.affine), order))
-        nib.save(stored, tmp_path / f"{codes}.nii.gz")
-        labels = ensemble(tmp_path / f"{codes}.nii.gz")
-        assert labels.shape == stored.shape
+        files[codes] = tmp_path / f"{codes}.nii.gz"
+        nib.save(stored, files[codes])
+    results = {codes: nib.load(file) for codes, file in segment(trained.model_dir, files, tmp_path / "out").items()}
+    reference = np.asarray(results["RAS"].dataobj)
+    assert len(np.unique(reference)) > 1
+    for codes, labels in results.items():
+        assert labels.shape == nib.load(files[codes]).shape
         assert nib.aff2axcodes(labels.affine) == tuple(codes)
         voxels = np.argwhere(np.asarray(labels.dataobj) >= 0)
-        world = nib.affines.apply_affine(stored.affine, voxels)
+        world = nib.affines.apply_affine(labels.affine, voxels)
         x, y, z = np.rint(nib.affines.apply_affine(np.linalg.inv(scan.affine), world)).astype(int).T
         assert np.array_equal(np.asarray(labels.dataobj)[tuple(voxels.T)], reference[x, y, z])
 
@@ -77,44 +153,46 @@ def test_results_lie_on_the_grid_of_the_scan_and_are_kept(trained: NnUNetTrainin
     image.set_sform(affine, code=2)
     image.set_qform(affine, code=1)
     nib.save(image, tmp_path / "coded.nii.gz")
-    items = [{"case": "a", "image": str(tmp_path / "coded.nii.gz")}]
-    (result,) = predict_scans(items, trained.model_dir, tmp_path / "out", BATCHED)
-    labels, image = nib.load(result), nib.load(items[0]["image"])
+    scans = {"a": tmp_path / "coded.nii.gz"}
+    (result,) = segment(trained.model_dir, scans, tmp_path / "out").values()
+    labels, image = nib.load(result), nib.load(scans["a"])
     assert result.name == "a_Label.nii.gz"
     assert labels.get_data_dtype() == np.uint8
     assert labels.shape == image.shape
     assert np.array_equal(labels.affine, image.affine)
     assert [int(labels.header[key]) for key in ("sform_code", "qform_code")] == [2, 1]
     before = result.stat().st_mtime_ns
-    predict_scans(items, trained.model_dir, tmp_path / "out", BATCHED)
+    segment(trained.model_dir, scans, tmp_path / "out")
     assert result.stat().st_mtime_ns == before
+    os.utime(scans["a"])
+    segment(trained.model_dir, scans, tmp_path / "out")
+    assert result.stat().st_mtime_ns > before
+
+
+def test_volumes_are_listed(trained: NnUNetTraining, tmp_path: Path):
+    scans: dict[str, str | Path] = {case: write_scan(tmp_path, case, 20, oblique())["image"] for case in ("a", "b")}
+    results = segment(trained.model_dir, scans, tmp_path / "out")
+    labels = nib.load(results["a"])
+    mm3 = {n: 1.0 * 1.1 * 2.0 * np.sum(np.asarray(labels.dataobj) == v) for n, v in (("VS", 1), ("cochlea", 2))}
+    volumes = read_json(tmp_path / "out" / "volumes.json")
+    assert volumes["unit"] == "mm3"
+    assert volumes["cases"]["a"] == pytest.approx(mm3, abs=1e-3)
+    head, *rows = (tmp_path / "out" / "volumes.csv").read_text().splitlines()
+    assert head == "case,VS_mm3,cochlea_mm3"
+    assert [row.split(",")[0] for row in rows] == ["a", "b"]
 
 
 def test_one_bad_scan_does_not_cost_the_others(trained: NnUNetTraining, tmp_path: Path):
     (tmp_path / "bad.nii.gz").write_bytes(b"no scan")
-    good = write_scan(tmp_path, "good", 1)
-    items = [{"case": "bad", "image": str(tmp_path / "bad.nii.gz")}, {"case": "good", "image": good["image"]}]
+    scans: dict[str, str | Path] = {"bad": tmp_path / "bad.nii.gz", "good": write_scan(tmp_path, "good", 1)["image"]}
     with pytest.raises(InputError, match=r"1 of 2 scans.*bad\.nii\.gz"):
-        predict_scans(items, trained.model_dir, tmp_path / "out", BATCHED)
+        segment(trained.model_dir, scans, tmp_path / "out")
     assert [file.name for file in sorted((tmp_path / "out").glob("*.nii.gz"))] == ["good_Label.nii.gz"]
-
-
-def test_probabilities_of_the_configurations_are_averaged(trained: NnUNetTraining, tmp_path: Path):
-    scan = write_scan(tmp_path, "a", 3)["image"]
-    both = members_only(trained, tmp_path / "m", ["2d", "3d_fullres"], keep_largest_component_of=[])
-    image, properties = NibabelIOWithReorient().read_images([scan])
-    total = 0
-    for configuration in ("2d", "3d_fullres"):
-        stock = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
-        stock.initialize_from_trained_model_folder(str(trained.model_dir / configuration), None)
-        total = total + stock.predict_single_npy_array(image, dict(properties), None, None, True)[1]
-    expected = total.argmax(0)
-    ours = np.asarray(Ensemble(both)(scan).dataobj)  # LPS: x and y of the canonical array are reversed
-    assert np.array_equal(ours[::-1, ::-1].transpose(2, 1, 0), expected)
+    assert list(read_json(tmp_path / "out" / "volumes.json")["cases"]) == ["good"]
 
 
 def test_selection_agrees_with_nnunet(trained: NnUNetTraining):
-    selection = read_json(trained.model_dir / "selection.json")
+    selection = read_json(trained.model_dir / "model.json")["results"]
     assert list(selection["cross_validation"]) == ["2d", "3d_fullres", "2d+3d_fullres"]
     source = next((trained.workspace.results / "ensembles").iterdir())
     assert (
@@ -134,7 +212,8 @@ def test_a_finished_training_is_not_repeated(trained: NnUNetTraining, items):
     again = NnUNetTraining(
         items, trained.output_dir, trained.model_dir, members=["2d", "3d_fullres"], plan_changes=CHANGES, **TINY
     )
-    assert again.run() == read_json(trained.model_dir / "selection.json")
+    model = read_json(trained.model_dir / "model.json")
+    assert {key: model[key] for key in again.run()} == again.run()
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
@@ -142,22 +221,21 @@ def test_the_models_name_no_file_of_this_machine(trained: NnUNetTraining):
     root = str(trained.output_dir)
     for file in trained.model_dir.rglob("*.json"):
         assert root not in file.read_text()
-    for file in trained.model_dir.rglob("*.pth"):
-        content = torch.load(file, weights_only=True)
-        assert "optimizer_state" not in content
-        assert content["trainer_name"] == "nnUNetTrainer"
+    weights = torch.load(trained.model_dir / "model.pt", weights_only=True)
+    assert all(isinstance(value, torch.Tensor) for value in weights.values())
 
 
 def test_plans_of_an_earlier_round_are_used_unchanged(trained: NnUNetTraining, items, tmp_path: Path):
     settings = {**TINY, "max_epochs": 1, "iterations_per_epoch": 1, "configurations": ["2d"], "folds": [0]}
     later = NnUNetTraining(items[2:], tmp_path, tmp_path / "m", plans_from=trained.model_dir, **settings)
     later.run()
-    first, second = (folder / "2d" / "plans.json" for folder in (trained.model_dir, later.model_dir))
+    first, second = (folder / "nnUNetPlans.json" for folder in (trained.model_dir, later.model_dir))
     assert read_json(first) == read_json(second)
     shapes = []
     for model_dir in (trained.model_dir, later.model_dir):
-        checkpoint = torch.load(model_dir / "2d" / "fold_0" / "checkpoint_final.pth", weights_only=True)
-        shapes.append({key: value.shape for key, value in checkpoint["network_weights"].items()})
+        weights = torch.load(model_dir / "model.pt", weights_only=True)
+        shapes.append({key: value.shape for key, value in weights.items() if key.startswith("folds_2d.fold_0")})
+    assert shapes[0]
     assert shapes[0] == shapes[1]
 
 

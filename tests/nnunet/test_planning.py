@@ -9,7 +9,8 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
 from plugins.nnunet.planning import bend_configuration
-from plugins.nnunet.workspace import DATASET, LABELS, PLANS, Workspace
+from plugins.nnunet.workspace import DATASET, PLANS, Workspace
+from plugins.segmentation import LABELS
 
 
 @pytest.fixture(scope="module")

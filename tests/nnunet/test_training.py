@@ -10,10 +10,11 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as Stock
 
 from plugins.errors import InputError
 from plugins.files import read_json
-from plugins.nnunet import NnUNetEngine, NnUNetTraining, SlidingWindow, TrainerSettings, training
+from plugins.nnunet import NnUNetEngine, NnUNetTraining, TrainerSettings, training
 from plugins.nnunet.checkpoints import FINAL, newest_checkpoint
 from plugins.nnunet.trainer import make_trainer
 from plugins.nnunet.workspace import Workspace
+from plugins.segmentation import SlidingWindow
 
 
 def copy_of(workspace: Workspace, root: Path) -> Workspace:

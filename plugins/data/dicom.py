@@ -1,0 +1,180 @@
+"""DICOM series in, DICOM Segmentations out; needs the extra ``dicom``: itk, pydicom, highdicom."""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from monai.data import ITKReader
+from numpy.typing import NDArray
+
+import plugins
+from plugins.errors import InputError
+from plugins.files import whole_file
+
+StrPath = str | os.PathLike[str]
+
+ALGORITHM = "tanq-bundles vs_cochlea_seg"
+# label: name, SNOMED CT category and type as (code, meaning)
+SEGMENTS = {
+    1: (
+        "vestibular schwannoma",
+        ("49755003", "Morphologically Abnormal Structure"),
+        ("108369006", "Neoplasm"),
+    ),
+    2: ("cochlea", ("91723000", "Anatomical Structure"), ("80169004", "Cochlear structure")),
+}
+_DEFERRED_BYTES = 1024
+EVEN_MM = 0.05  # how far a slice may lie from where even spacing would put it
+
+
+def is_series(path: StrPath) -> bool:
+    """Whether a scan is a DICOM series: a folder, not a file."""
+    return os.path.isdir(path)
+
+
+def needed(module: str, path: StrPath) -> Any:
+    """A module of the extra.
+
+    Raises:
+        InputError: if it is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        cure = "install the extra, pip install 'tanq-bundles[dicom]', or convert the series to NIfTI"
+        raise InputError(f"{path}: is a DICOM series, for which {module} is missing ({error}); {cure}.") from error
+
+
+def is_dicom_folder(folder: Path) -> bool:
+    """Whether a folder directly holds a DICOM file, by the mark in its preamble."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and not path.name.startswith("."):
+            with path.open("rb") as file:
+                if file.read(132)[128:] == b"DICM":
+                    return True
+    return False
+
+
+def headers(folder: StrPath) -> list[Any]:
+    """The headers of the slices in a folder, from the first slice to the last along the normal of the image plane.
+
+    Raises:
+        InputError: if there are slices of more than one series, of different size or orientation, twice in the same
+            place or unevenly spaced, if a file is cut off, or if there is no slice.
+    """
+    pydicom = needed("pydicom", folder)
+    found = []
+    for path in sorted(Path(folder).iterdir()):
+        if path.is_file() and pydicom.misc.is_dicom(path):
+            found.append(pydicom.dcmread(path, defer_size=_DEFERRED_BYTES))
+            _check_pixels(found[-1], path)
+    slices = [header for header in found if "ImagePositionPatient" in header and "ImageOrientationPatient" in header]
+    if not slices:
+        raise InputError(f"{folder}: holds no DICOM slices with a place in the patient; export the series again.")
+    for keyword, what in (("SeriesInstanceUID", "series"), ("Rows", "heights"), ("Columns", "widths")):
+        values = {str(header.get(keyword)) for header in slices}
+        if len(values) > 1:
+            raise InputError(f"{folder}: holds slices of {len(values)} {what}; give each series a folder of its own.")
+    orientations = np.array([header.ImageOrientationPatient for header in slices], dtype=float)
+    if np.ptp(orientations, axis=0).max() > 1e-3:
+        raise InputError(f"{folder}: its slices are not parallel; export the series without scouts.")
+    normal = np.cross(orientations[0, :3], orientations[0, 3:])
+    places = [float(np.dot(normal, np.array(header.ImagePositionPatient, dtype=float))) for header in slices]
+    order = np.argsort(places)
+    steps = np.diff(np.array(places)[order])
+    if len(slices) < 2 or steps.min() < EVEN_MM or np.ptp(steps) > EVEN_MM:
+        gaps = f"{steps.min():.3g} to {steps.max():.3g} mm apart" if len(slices) > 1 else "only one"
+        raise InputError(f"{folder}: its {len(slices)} slices are {gaps}; export the whole series, every slice once.")
+    return [slices[index] for index in order]
+
+
+def _check_pixels(header: Any, path: Path) -> None:
+    """Refuse a file that holds fewer bytes than its pixels take; those of compressed ones are the decoder's matter."""
+    pixels = header.get_item("PixelData") if "PixelData" in header else None
+    if pixels is None or header.file_meta.TransferSyntaxUID.is_compressed:
+        return
+    needed_bytes = header.Rows * header.Columns * header.SamplesPerPixel * header.BitsAllocated // 8
+    length = pixels.length if hasattr(pixels, "length") else len(pixels.value)
+    if length < needed_bytes or path.stat().st_size < needed_bytes:
+        raise InputError(f"{path}: is cut off, its pixels take {needed_bytes} bytes; copy or export it again.")
+
+
+def read_series(folder: StrPath) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Voxels (X, Y, Z) of a series, read by ITK, and the affine from voxel to RAS mm.
+
+    Raises:
+        InputError: as :func:`headers`, and if the slices cannot be decoded or hold no volume of finite numbers.
+    """
+    headers(folder)
+    needed("itk", folder)
+    reader = ITKReader()
+    try:
+        voxels, meta = reader.get_data(reader.read(str(folder)))
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{folder}: cannot be read as a DICOM series ({reason}); export it again.") from error
+    if voxels.ndim != 3 or not np.isfinite(voxels).all():
+        raise InputError(f"{folder}: is no volume of finite grey values ({voxels.shape}); export it again.")
+    return np.asarray(voxels, dtype=np.float32), np.asarray(meta["affine"], dtype=np.float64)
+
+
+def write_segmentation(labels: NDArray[np.uint8], affine: NDArray[np.float64], folder: StrPath, file: StrPath) -> None:
+    """Write a label map as a DICOM Segmentation of the series it was made from; the file appears whole or not at all.
+
+    Args:
+        labels: (X, Y, Z) with 1 VS and 2 cochlea, X along the rows' and Y along the columns' direction of the slices.
+        affine: from voxel to RAS mm.
+        folder: of the series.
+        file: to write.
+
+    Raises:
+        ValueError: if a slice of the series lies outside the label map.
+    """
+    highdicom, coding = needed("highdicom", folder), needed("pydicom.sr.coding", folder)
+    series = headers(folder)
+    to_voxel = np.linalg.inv(affine)
+    frames = []
+    for header in series:
+        position = np.array([*header.ImagePositionPatient, 1], dtype=float) * [-1, -1, 1, 1]
+        x, y, z = (to_voxel @ position)[:3]
+        index = round(z)
+        if max(abs(x), abs(y), abs(z - index)) > 0.05 or not 0 <= index < labels.shape[2]:
+            raise ValueError(f"{folder}: a slice lies at voxel ({x:.2f}, {y:.2f}, {z:.2f}) of the label map")
+        frames.append(labels[:, :, index].T)
+    algorithm = highdicom.AlgorithmIdentificationSequence(
+        name=ALGORITHM,
+        version=plugins.__version__,
+        family=coding.Code("123109", "DCM", "Artificial Intelligence"),
+    )
+    descriptions = [
+        highdicom.seg.SegmentDescription(
+            segment_number=number,
+            segment_label=name,
+            segmented_property_category=coding.Code(category[0], "SCT", category[1]),
+            segmented_property_type=coding.Code(kind[0], "SCT", kind[1]),
+            algorithm_type=highdicom.seg.SegmentAlgorithmTypeValues.AUTOMATIC,
+            algorithm_identification=algorithm,
+        )
+        for number, (name, category, kind) in SEGMENTS.items()
+    ]
+    segmentation = highdicom.seg.Segmentation(
+        source_images=series,
+        pixel_array=np.stack(frames),
+        segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+        segment_descriptions=descriptions,
+        series_instance_uid=highdicom.UID(),
+        series_number=int(series[0].get("SeriesNumber") or 0) + 1000,
+        sop_instance_uid=highdicom.UID(),
+        instance_number=1,
+        manufacturer="tanq-bundles",
+        manufacturer_model_name="vs_cochlea_seg",
+        software_versions=plugins.__version__,
+        device_serial_number="0",
+        content_label="VS_COCHLEA",
+    )
+    with whole_file(file) as part:
+        segmentation.save_as(part)

@@ -1,0 +1,75 @@
+"""The epochs of several trainings at once, in whatever process each of them runs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from plugins.files import read_json
+from plugins.nnunet.training import is_done
+from plugins.nnunet.workspace import Workspace
+from plugins.progress import FILE_NAME, Progress
+
+_logger = logging.getLogger(__name__)
+
+
+class TrainingWatch:
+    """Looks at the ``progress.json`` of every training once a second: a bar on terminals, a line an epoch elsewhere.
+
+    Args:
+        workspace: in which the trainings run.
+        jobs: configuration and fold of each.
+        max_epochs: of each.
+        output_dir: gets one ``progress.json`` of all.
+    """
+
+    def __init__(self, workspace: Workspace, jobs: Sequence[tuple[str, int]], max_epochs: int, output_dir: Path):
+        self._workspace, self._jobs, self._max_epochs, self._output_dir = workspace, jobs, max_epochs, output_dir
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._seen: dict[tuple[str, int], int] = {}
+
+    def __enter__(self) -> TrainingWatch:
+        self._seen = {job: self._state(job)["done"] for job in self._jobs}
+        total = len(self._jobs) * self._max_epochs
+        self._progress = Progress(total, "training", self._output_dir, initial=sum(self._seen.values()))
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._progress.close()
+
+    def _state(self, job: tuple[str, int]) -> dict[str, Any]:
+        file = self._workspace.fold(*job) / FILE_NAME
+        state: dict[str, Any] = read_json(file) if file.exists() else {"done": 0, "shown": {}}
+        if is_done(self._workspace, *job, self._max_epochs):  # maybe stopped early
+            state["done"] = self._max_epochs
+        return state
+
+    def _watch(self) -> None:
+        while True:
+            last = self._stop.wait(1)
+            for job in self._jobs:
+                state = self._state(job)
+                if state["done"] != self._seen[job]:
+                    steps, self._seen[job] = state["done"] - self._seen[job], state["done"]
+                    self._progress.advance(steps, job=" fold ".join(map(str, job)), **state["shown"])
+                    if not sys.stderr.isatty():
+                        self._tell(job, state["shown"])
+            if last:
+                return
+
+    def _tell(self, job: tuple[str, int], shown: dict[str, Any]) -> None:
+        values = ", ".join(f"{key} {value}" for key, value in shown.items())
+        left = self._progress.seconds_left
+        estimate = "" if left is None else f"; {left // 60} min {left % 60} s left for all networks"
+        _logger.info(f"{job[0]} fold {job[1]}: {values}{estimate}")

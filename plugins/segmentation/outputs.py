@@ -1,0 +1,130 @@
+"""Which scans are to be segmented, how far it is, and the volumes that come out."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from ignite.engine import Engine, Events
+
+from plugins.data import check_scan
+from plugins.errors import InputError
+from plugins.files import whole_file, write_json
+from plugins.progress import Progress
+from plugins.segmentation.model import LABELS
+from plugins.segmentation.transforms import label_path
+
+StrPath = str | os.PathLike[str]
+_logger = logging.getLogger(__name__)
+
+
+class ScansToSegment:
+    """Those scans of a list whose label map is missing or outdated, without those that cannot be used.
+
+    Args:
+        items: ``{"case", "image"}`` each.
+        output_dir: where the label maps lie.
+        weights: file of the network's weights; a label map older than it or than its scan is made again.
+    """
+
+    def __init__(self, items: Sequence[Mapping[str, Any]], output_dir: StrPath, weights: StrPath):
+        self.all = [{"case": item["case"], "image": item["image"]} for item in items]
+        self._output_dir = output_dir
+        self.items: list[dict[str, Any]] = []
+        self.refused: list[str] = []
+        needed = Path(weights)
+        with Progress(total=len(self.all), description="checking scans") as progress:
+            for item in self.all:
+                if not _is_current(label_path(output_dir, item["case"]), (Path(item["image"]), needed)):
+                    try:
+                        check_scan(item)
+                    except InputError as error:  # one bad scan must not cost the others
+                        self.refused.append(str(error))
+                        _logger.error(f"left out: {error}")
+                    else:
+                        self.items.append(item)
+                progress.advance()
+        done = len(self.all) - len(self.items) - len(self.refused)
+        if done:
+            _logger.info(f"{done} of {len(self.all)} scans are segmented already in {output_dir}.")
+
+    def finish(self) -> None:
+        """Write the volumes of all label maps, and say which scans were left out.
+
+        Raises:
+            InputError: if there are any.
+        """
+        write_volumes(self.all, self._output_dir)
+        if self.refused:
+            counts = f"{len(self.refused)} of {len(self.all)} scans were not segmented"
+            raise InputError(f"{counts}: {' '.join(self.refused)}")
+
+
+def _is_current(result: Path, needed: Sequence[Path]) -> bool:
+    if not all(path.exists() for path in (result, *needed)):
+        return False
+    return result.stat().st_mtime_ns >= max(path.stat().st_mtime_ns for path in needed)
+
+
+class SegmentationProgress:
+    """Ignite handler that reports each scan on the terminal and in ``<output_dir>/progress.json``.
+
+    Args:
+        output_dir: see above.
+        total: scans of the whole list; those of the engine are the last of them.
+    """
+
+    def __init__(self, output_dir: StrPath, total: int):
+        self._output_dir, self._total = output_dir, total
+        self._progress: Progress | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Follow the iterations of ``engine``, each of them one scan."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
+        engine.add_event_handler(Events.COMPLETED, self._close)
+
+    def _start(self, engine: Engine) -> None:
+        done = self._total - (engine.state.epoch_length or 0)
+        self._progress = Progress(self._total, "segmenting", self._output_dir, initial=done)
+
+    def _advance(self, engine: Engine) -> None:
+        if self._progress is not None:
+            self._progress.advance()
+
+    def _close(self, engine: Engine) -> None:
+        if self._progress is not None:
+            self._progress.close()
+
+
+def write_volumes(items: Sequence[Mapping[str, Any]], output_dir: StrPath) -> dict[str, dict[str, float]]:
+    """Write ``volumes.json`` and ``volumes.csv``: mm3 of every structure in the label maps of the cases.
+
+    Args:
+        items: with ``case``; those without a label map are left out.
+        output_dir: of the label maps.
+
+    Returns:
+        case to structure to mm3.
+    """
+    volumes = {}
+    for item in items:
+        file = label_path(output_dir, item["case"])
+        if file.is_file():
+            image = nib.load(file)
+            voxel = abs(float(np.linalg.det(image.affine[:3, :3])))
+            labels = np.asarray(image.dataobj)
+            found = {name: voxel * int(np.count_nonzero(labels == value)) for name, value in LABELS.items() if value}
+            volumes[str(item["case"])] = {name: round(mm3, 3) for name, mm3 in found.items()}
+    write_json(Path(output_dir) / "volumes.json", {"unit": "mm3", "cases": volumes})
+    with whole_file(Path(output_dir) / "volumes.csv") as part, part.open("w", newline="", encoding="utf-8") as lines:
+        table = csv.writer(lines)
+        table.writerow(["case", *(f"{name}_mm3" for name, value in LABELS.items() if value)])
+        table.writerows([case, *found.values()] for case, found in volumes.items())
+    return volumes

@@ -1,0 +1,158 @@
+"""nnU-Net's normalisation and clean-up, and how label maps reach the disk."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import binary_fill_holes, generate_binary_structure, label
+
+from plugins.data.dicom import is_series, write_segmentation
+from plugins.files import whole_file
+
+StrPath = str | os.PathLike[str]
+
+
+class ZScored:
+    """Subtract the mean and divide by the standard deviation of the whole volume, or of its non-zero part.
+
+    The non-zero part has its holes filled; what lies outside stays 0. This is nnU-Net's z-score for MR.
+
+    Args:
+        keys: of the image, :math:`(C, X, Y, Z)`.
+        nonzero: leave out what is zero at the border.
+    """
+
+    def __init__(self, keys: str, nonzero: bool = False):
+        self._key, self._nonzero = keys, nonzero
+
+    def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``item`` with the image normalised."""
+        image = item[self._key].clone()
+        for channel in image:
+            if self._nonzero:
+                inside = torch.from_numpy(binary_fill_holes(channel.cpu().numpy() != 0)).to(channel.device)
+                channel[inside] = _z_scored(channel[inside])
+            else:
+                channel.copy_(_z_scored(channel))
+        return {**item, self._key: image}
+
+
+def _z_scored(values: torch.Tensor) -> torch.Tensor:
+    return (values - values.mean()) / values.std(correction=0).clamp_min(1e-8)
+
+
+def keep_largest_component(labels: NDArray[np.uint8], of: Sequence[int]) -> NDArray[np.uint8]:
+    """Make background of all but the largest component of some labels together; components touch at corners too.
+
+    Args:
+        labels: label map of any shape.
+        of: labels that count as one.
+
+    Returns:
+        a label map; components that are equally large stay.
+    """
+    mask = np.isin(labels, of)
+    components, count = label(mask, generate_binary_structure(labels.ndim, labels.ndim))
+    if count < 2:
+        return labels
+    sizes = np.bincount(components.ravel())[1:]
+    keep = np.isin(components, 1 + np.flatnonzero(sizes == sizes.max()))
+    return np.where(mask & ~keep, 0, labels).astype(labels.dtype)
+
+
+class KeepLargestComponentsd:
+    """:func:`keep_largest_component`, step by step, as the cross-validation has chosen.
+
+    Args:
+        keys: of the label map :math:`(1, X, Y, Z)`.
+        steps: labels of each step.
+    """
+
+    def __init__(self, keys: str, steps: Sequence[Sequence[int]]):
+        self._key, self._steps = keys, steps
+
+    def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``item`` with the label map cleaned."""
+        found = item[self._key]
+        labels = found[0].cpu().numpy().astype(np.uint8)
+        for step in self._steps:
+            labels = keep_largest_component(labels, step)
+        cleaned = found.clone()
+        cleaned[0] = torch.from_numpy(labels).to(found)
+        return {**item, self._key: cleaned}
+
+
+def label_path(output_dir: StrPath, case: str) -> Path:
+    """Where the label map of a case lies."""
+    return Path(output_dir) / f"{case}_Label.nii.gz"
+
+
+class SaveLabelMapd:
+    """Write ``<output_dir>/<case>_Label.nii.gz``, uint8, on exactly the grid of the scan.
+
+    Files appear whole or not at all.
+
+    Args:
+        keys: of the label map :math:`(1, X, Y, Z)`, on the grid of ``image`` as it was read.
+        output_dir: created if missing.
+        dicom_seg: of a DICOM series also write ``<case>_Label.dcm``, a DICOM Segmentation that refers to the series.
+
+    Raises:
+        ValueError: if the label map is not on the scan's grid.
+    """
+
+    def __init__(self, keys: str, output_dir: StrPath, dicom_seg: bool = True):
+        self._key, self._output_dir, self._dicom_seg = keys, output_dir, dicom_seg
+
+    def __call__(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Write the label map and return ``item`` as it is."""
+        labels = item[self._key][0].cpu().numpy().astype(np.uint8)
+        source, case = item["image"].meta["filename_or_obj"], item["case"]
+        file = label_path(self._output_dir, case)
+        if self._dicom_seg and is_series(source):
+            write_segmentation(labels, np.asarray(item[self._key].affine), source, file.with_name(f"{case}_Label.dcm"))
+        with whole_file(file) as part:
+            nib.save(_on_grid_of(source, labels, np.asarray(item[self._key].affine), np.uint8), part)
+        return item
+
+
+class SaveProbabilitiesd:
+    """Write ``<output_dir>/<case>_Probabilities.nii.gz``: float32, the last axis is background, VS, cochlea.
+
+    Args:
+        keys: of the probabilities :math:`(3, X, Y, Z)`; where all three are 0, outside the crop, it is background.
+        output_dir: created if missing.
+    """
+
+    def __init__(self, keys: str, output_dir: StrPath):
+        self._key, self._output_dir = keys, output_dir
+
+    def __call__(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Write the probabilities and return ``item`` as it is."""
+        values = item[self._key].cpu().numpy().astype(np.float32)
+        values[0] += values.sum(0) == 0
+        scan, affine = item["image"].meta["filename_or_obj"], np.asarray(item[self._key].affine)
+        with whole_file(Path(self._output_dir) / f"{item['case']}_Probabilities.nii.gz") as part:
+            nib.save(_on_grid_of(scan, np.moveaxis(values, 0, -1), affine, np.float32), part)
+        return item
+
+
+def _on_grid_of(source: str, voxels: NDArray[Any], affine: NDArray[Any], dtype: type) -> nib.Nifti1Image:
+    """An image with the header of the scan that lies in ``source``, or, of a DICOM series, with a new one."""
+    if is_series(source):
+        return nib.Nifti1Image(voxels, affine)
+    scan = nib.load(source)
+    if voxels.shape[:3] != scan.shape or not np.allclose(affine, scan.affine, atol=1e-4):
+        raise ValueError(f"{source}: the result left the scan's grid {scan.shape}: {voxels.shape}")
+    header = scan.header.copy()
+    header.set_data_dtype(dtype)
+    header.set_slope_inter(1, 0)
+    header["cal_max"] = header["cal_min"] = 0
+    return nib.Nifti1Image(voxels, scan.affine, header)

@@ -1,0 +1,151 @@
+from pathlib import Path
+
+import highdicom
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+
+from plugins.data import check_scan, inference_datalist, scan_datalist
+from plugins.data.dicom import headers, read_series, write_segmentation
+from plugins.errors import InputError
+
+from .dicom_series import slices, write_series
+
+SHAPE = (14, 12, 6)
+OBLIQUE = np.array([[-0.8, 0, 0, 30], [0, -0.88, -0.27, 20], [0, -0.24, 1.48, -10], [0, 0, 0, 1]], dtype=float)
+FEET_FIRST = np.array([[-0.8, 0, 0, 30], [0, -0.9, 0, 20], [0, 0, -1.5, 40], [0, 0, 0, 1]], dtype=float)
+SAGITTAL = np.array([[0, 0, 1.5, -4], [-0.8, 0, 0, 30], [0, -0.9, 0, 20], [0, 0, 0, 1]], dtype=float)
+
+
+def voxels():
+    return np.random.default_rng(1).integers(1, 900, SHAPE).astype(np.uint16)
+
+
+def turned(affine):
+    """The oblique affine made exactly orthogonal, as scanners' are."""
+    u, _, v = np.linalg.svd(affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0))
+    result = affine.copy()
+    result[:3, :3] = (u @ v) * np.linalg.norm(affine[:3, :3], axis=0)
+    return result
+
+
+def world_of(values, affine):
+    """Every voxel's place in mm and its value, in an order that does not depend on the storage."""
+    index = np.argwhere(np.ones(values.shape, dtype=bool))
+    places = np.round(nib.affines.apply_affine(affine, index), 2) + 0.0
+    order = np.lexsort(places.T)
+    return places[order], values[tuple(index[order].T)]
+
+
+@pytest.mark.parametrize("affine", [turned(OBLIQUE), FEET_FIRST, SAGITTAL], ids=["oblique", "feet first", "sagittal"])
+def test_a_series_is_read_where_it_lies(tmp_path: Path, affine):
+    read, found = read_series(write_series(tmp_path / "s", voxels(), affine))
+    for ours, expected in zip(world_of(read, found), world_of(voxels(), affine), strict=True):
+        np.testing.assert_allclose(ours, expected, atol=0.011)
+
+
+@pytest.mark.parametrize("affine", [turned(OBLIQUE), FEET_FIRST, SAGITTAL], ids=["oblique", "feet first", "sagittal"])
+def test_a_segmentation_lies_on_its_series(tmp_path: Path, affine):
+    folder = write_series(tmp_path / "s", voxels(), affine)
+    _, found = read_series(folder)
+    labels = np.zeros(SHAPE, dtype=np.uint8)
+    labels[3:7, 2:5, 1:4], labels[9:11, 8, 4] = 1, 2
+    write_segmentation(labels, found, folder, tmp_path / "seg.dcm")
+
+    segmentation = highdicom.seg.segread(tmp_path / "seg.dcm")
+    assert pydicom.dcmread(tmp_path / "seg.dcm").Modality == "SEG"
+    assert segmentation.segment_numbers == [1, 2]
+    assert [segmentation.get_segment_description(n).segment_label for n in (1, 2)] == [
+        "vestibular schwannoma",
+        "cochlea",
+    ]
+    series = slices(folder)
+    assert segmentation.FrameOfReferenceUID == series[0].FrameOfReferenceUID
+    assert segmentation.StudyInstanceUID == series[0].StudyInstanceUID
+    volume = segmentation.get_volume(combine_segments=True, rescale_fractional=False)
+    lps_to_ras = np.diag([-1.0, -1.0, 1.0, 1.0])
+    places, values = world_of(volume.array, lps_to_ras @ volume.affine)
+    expected_places, expected = world_of(labels, found)
+    for value in (1, 2):
+        np.testing.assert_allclose(places[values == value], expected_places[expected == value], atol=0.011)
+
+
+def test_an_empty_label_map_is_a_segmentation_too(tmp_path: Path):
+    folder = write_series(tmp_path / "s", voxels(), FEET_FIRST)
+    write_segmentation(np.zeros(SHAPE, dtype=np.uint8), read_series(folder)[1], folder, tmp_path / "seg.dcm")
+    assert highdicom.seg.segread(tmp_path / "seg.dcm").pixel_array.max() == 0
+
+
+def test_a_label_map_that_lies_elsewhere_is_an_error(tmp_path: Path):
+    folder = write_series(tmp_path / "s", voxels(), FEET_FIRST)
+    affine = read_series(folder)[1]
+    affine[0, 3] += 5
+    with pytest.raises(ValueError, match="a slice lies at"):
+        write_segmentation(np.zeros(SHAPE, dtype=np.uint8), affine, folder, tmp_path / "seg.dcm")
+    assert not (tmp_path / "seg.dcm").exists()
+
+
+def test_series_are_found_beside_files(tmp_path: Path):
+    for name in ("patient_2", "patient_1"):
+        write_series(tmp_path / "scans" / name, voxels(), FEET_FIRST)
+    assert [item["case"] for item in scan_datalist(tmp_path / "scans", "hrT2")] == ["patient_1", "patient_2"]
+    (alone,) = inference_datalist(None, tmp_path / "scans" / "patient_1", tmp_path)
+    assert alone["case"] == "patient_1"
+    nib.save(nib.Nifti1Image(voxels().astype(np.float32), FEET_FIRST), tmp_path / "scans" / "c_hrT2.nii.gz")
+    assert [item["case"] for item in scan_datalist(tmp_path / "scans", "hrT2")] == ["c", "patient_1", "patient_2"]
+    for item in scan_datalist(tmp_path / "scans"):
+        check_scan(item)
+
+
+def change(index, **values):
+    def edit(folder):
+        slice_ = slices(folder)[index]
+        for key, value in values.items():
+            setattr(slice_, key, value)
+        slice_.save_as(slice_.filename)
+
+    return edit
+
+
+def remove(index):
+    return lambda folder: Path(slices(folder)[index].filename).unlink()
+
+
+def repeat(folder):
+    slice_ = slices(folder)[2]
+    slice_.save_as(folder / "again.dcm")
+
+
+FAULTS = {
+    "a slice is missing": (remove(2), "export the whole series"),
+    "a slice is there twice": (repeat, "export the whole series"),
+    "two series in a folder": (change(0, SeriesInstanceUID="1.2.3"), "2 series"),
+    "a slice of another size": (change(0, Rows=11), "2 heights"),
+    "a scout": (change(0, ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), "not parallel"),
+    "a slice is cut off": (change(3, PixelData=b"\0" * 8), "is cut off"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_series_is_refused_in_one_sentence(tmp_path: Path, fault):
+    edit, words = FAULTS[fault]
+    folder = write_series(tmp_path / "s", voxels(), FEET_FIRST)
+    edit(folder)
+    with pytest.raises(InputError, match=words) as caught:
+        check_scan({"image": str(folder)})
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_without_slices_is_refused(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("no DICOM")
+    with pytest.raises(InputError, match="holds no DICOM slices"):
+        headers(tmp_path)
+
+
+def test_a_missing_package_is_named(tmp_path: Path, monkeypatch):
+    folder = write_series(tmp_path / "s", voxels(), FEET_FIRST)
+    monkeypatch.setitem(__import__("sys").modules, "itk", None)
+    with pytest.raises(InputError, match=r"itk is missing.*tanq-bundles\[dicom\]"):
+        read_series(folder)

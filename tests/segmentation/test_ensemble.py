@@ -1,0 +1,147 @@
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from monai.data import MetaTensor
+
+from plugins.errors import InputError
+from plugins.files import write_json
+from plugins.segmentation import EnsembleInferer, FoldEnsemble, Member, SegmentationModel, combine, read_model
+from plugins.segmentation.model import NOMINAL
+from plugins.segmentation.networks import UNet, make_unet
+
+STAGES = {"n_stages": 3, "features_per_stage": [4, 8, 8], "n_conv_per_stage_decoder": [1, 1]}
+PLAIN = {**STAGES, "n_conv_per_stage": [1, 2, 1]}
+CUBES = {"kernel_sizes": [3] * 3, "strides": [1, 2, 2]}
+FLAT = Member((None, 1.0, 1.0), (8, 8), (0, 1), "PlainConvUNet", {**PLAIN, **CUBES})
+SOLID = Member(
+    (2.0, 1.0, 1.0),
+    (4, 8, 8),
+    (0, 1, 2),
+    "PlainConvUNet",
+    {**PLAIN, "kernel_sizes": [[1, 3, 3], 3, 3], "strides": [1, [1, 2, 2], 2]},
+)
+RESIDUAL = replace(
+    SOLID,
+    architecture="ResidualEncoderUNet",
+    arguments={**STAGES, "n_blocks_per_stage": [1, 2, 2], **CUBES},
+)
+BOTH = SegmentationModel(
+    {"2d": FLAT, "3d_fullres": SOLID}, (0, 1), {"VS": ("2d", "3d_fullres"), "cochlea": ("2d", "3d_fullres")}
+)
+
+
+@pytest.mark.parametrize(
+    ("member", "kind"), [(FLAT, PlainConvUNet), (SOLID, PlainConvUNet), (RESIDUAL, ResidualEncoderUNet)]
+)
+def test_a_network_equals_nnunets_also_as_torchscript(member, kind):
+    network = make_unet(member).eval()
+    assert type(network) is kind
+    image = torch.randn(2, 1, *(2 * extent for extent in member.patch_size))
+    with torch.no_grad():
+        expected = network(image)
+        ours = UNet(network)
+        assert torch.equal(ours(image), expected)
+        torch.testing.assert_close(torch.jit.script(ours)(image), expected, atol=1e-5, rtol=0)
+
+
+def test_logits_are_averaged_over_folds_also_as_torchscript():
+    torch.manual_seed(0)
+    ensemble = FoldEnsemble(BOTH).eval()
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(ensemble), buffer)
+    buffer.seek(0)
+    loaded = torch.jit.load(buffer)
+    for folds, image in ((ensemble.folds_2d, torch.randn(3, 1, 8, 8)), (ensemble.folds_3d, torch.randn(2, 1, 4, 8, 8))):
+        with torch.no_grad():
+            expected = (folds["fold_0"](image) + folds["fold_1"](image)) / 2
+            torch.testing.assert_close(ensemble(image), expected)
+            torch.testing.assert_close(loaded(image), expected, atol=1e-5, rtol=0)
+
+
+def test_weights_of_other_folds_are_left_and_missing_ones_are_errors():
+    both, second = FoldEnsemble(BOTH), FoldEnsemble(replace(BOTH, folds=(1,)))
+    second.load_state_dict(both.state_dict())
+    weights = second.state_dict()
+    assert all(torch.equal(both.state_dict()[key], value) for key, value in weights.items())
+    assert not any("fold_0" in key for key in weights)
+    with pytest.raises(RuntimeError, match="Missing"):
+        both.load_state_dict(weights)
+
+
+def test_a_patch_without_a_network_is_an_error():
+    model = replace(BOTH, members={"2d": FLAT}, members_of={"VS": ("2d",), "cochlea": ("2d",)})
+    with pytest.raises(ValueError, match="no network"):
+        FoldEnsemble(model)(torch.zeros(1, 1, 4, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ({"a": FLAT, "b": FLAT}, "second 2D"),
+        ({"a": replace(FLAT, architecture="os.system")}, "os.system"),
+        ({"a": replace(FLAT, arguments={"n_stages": 3})}, "do not fit"),
+    ],
+)
+def test_networks_that_cannot_be_built_are_named(members, words):
+    with pytest.raises(InputError, match=words):
+        FoldEnsemble(SegmentationModel(members, (0,), {"VS": ("a",), "cochlea": ("a",)}))
+
+
+def test_structures_with_the_same_members_get_the_plain_mean():
+    a, b = torch.rand(2, 3, 2, 2, 2).softmax(1)
+    both = combine({"a": a, "b": b}, {"VS": ("a", "b"), "cochlea": ("b", "a")})
+    torch.testing.assert_close(both, (a + b) / 2)
+
+
+def test_each_structure_gets_the_probability_of_its_own_members():
+    a, b = torch.rand(2, 3, 2, 2, 2).softmax(1)
+    result = combine({"a": a, "b": b}, {"VS": ("a",), "cochlea": ("a", "b")})
+    mean = (a + b) / 2
+    expected = torch.stack([(a[0] + mean[0]) / 2, a[1], mean[2]])
+    torch.testing.assert_close(result, expected / expected.sum(0))
+    torch.testing.assert_close(result.sum(0), torch.ones(2, 2, 2))
+
+
+def test_a_model_is_read_as_it_was_written(tmp_path):
+    BOTH.write(tmp_path)
+    read = read_model(tmp_path)
+    assert read_model(tmp_path, [1]).folds == [1]
+    assert {name: list(m.patch_size) for name, m in read.members.items()} == {"2d": [8, 8], "3d_fullres": [4, 8, 8]}
+    FoldEnsemble(read).load_state_dict(FoldEnsemble(BOTH).state_dict())
+
+
+@pytest.mark.parametrize("content", [{}, [], {"members": {}, "folds": [0], "members_of": {"VS": ["2d"]}}])
+def test_another_file_is_no_model(tmp_path, content):
+    write_json(tmp_path / "model.json", content)
+    with pytest.raises(InputError, match=r"model\.json"):
+        read_model(tmp_path)
+
+
+def test_without_a_model_the_networks_have_the_size_in_the_paper(tmp_path):
+    assert read_model(tmp_path) == NOMINAL
+    with torch.device("meta"):
+        sizes = {name: sum(p.numel() for p in make_unet(m).parameters()) for name, m in NOMINAL.members.items()}
+    assert sizes["3d_fullres"] == pytest.approx(30.76e6, rel=0.005)
+    assert sizes["2d"] == pytest.approx(33.5e6, rel=0.01)
+
+
+def test_the_inferer_refuses_what_has_no_grid():
+    inferer = EnsembleInferer(BOTH)
+    for wrong in (torch.zeros(1, 1, 8, 8, 8), MetaTensor(torch.zeros(2, 1, 8, 8, 8))):
+        with pytest.raises(ValueError, match="one scan"):
+            inferer(wrong, FoldEnsemble(BOTH))
+
+
+def test_inference_by_torchscript_is_inference_by_the_network():
+    torch.manual_seed(0)
+    ensemble = FoldEnsemble(BOTH).eval()
+    scan = MetaTensor(torch.randn(1, 1, 12, 10, 6), affine=torch.diag(torch.tensor([0.9, 1.1, 1.9, 1])))
+    inferer = EnsembleInferer(BOTH)
+    expected = inferer(scan, ensemble)
+    assert expected.shape == (1, 3, 12, 10, 6)
+    np.testing.assert_allclose(expected.sum(1), 1, atol=1e-5)
+    torch.testing.assert_close(inferer(scan, torch.jit.script(ensemble)), expected, atol=1e-5, rtol=0)
