@@ -40,6 +40,8 @@ def measure(slices: torch.Tensor) -> dict[str, Any]:
         shown = own.flatten(1).any(1)
         pixels = own.flatten(1).sum(1)[shown].float()
         results[name] = {"slices": int(shown.sum()), "median_pixels": float(pixels.median()) if len(pixels) else None}
+        if not shown.any():
+            continue
         for title, factor in SIZES.items():
             small = [axis // factor for axis in size]
             share = F.avg_pool2d(own.float(), factor).flatten(1)

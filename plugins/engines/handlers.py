@@ -113,6 +113,8 @@ class Resume:
         if content["scaler"] is not None and getattr(engine, "scaler", None) is not None:
             engine.scaler.load_state_dict(content["scaler"])
         own = self._rank_path()
+        if not own.exists():
+            raise InputError(f"{own} is missing: go on with as many processes as before, or set another ckpt_dir.")
         own_random = content if own == self.path else torch.load(own, map_location="cpu", weights_only=True)
         set_random_state(own_random["random"])
         engine.state.epoch, engine.state.iteration = content["epoch"], content["iteration"]

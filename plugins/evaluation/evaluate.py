@@ -16,7 +16,7 @@ from plugins.progress import Progress
 
 
 def evaluate_folder(
-    pred_dir: str | os.PathLike[str], label_dir: str | os.PathLike[str], output_file: str | os.PathLike[str]
+    pred_dir: str | os.PathLike[str], label_dir: str | os.PathLike[str] | None, output_file: str | os.PathLike[str]
 ) -> dict[str, Any]:
     """Compare the files ``<case>_Label.nii.gz`` of two folders and write the metrics as JSON.
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 
 from plugins.errors import InputError
-from plugins.evaluation.labels import read_label, spacing_of
+from plugins.evaluation.labels import check_same_grid, in_lps, read_label
 from plugins.evaluation.metrics import STRUCTURES, case_metrics
 from plugins.evaluation.translation import Segmenter, Volume, slice_jump, structure_contrast
 from plugins.files import write_json
@@ -45,7 +46,7 @@ def evaluate_translations(
 
     Raises:
         InputError: if there is no scan with a label, or a translation or true scan is missing, unreadable or on
-            another grid.
+            another grid. Scans may be stored in any orientation.
     """
     labelled = [item for item in data if "label" in item]
     if not labelled:
@@ -54,13 +55,14 @@ def evaluate_translations(
     with Progress(len(labelled), "evaluating translations", os.path.dirname(output_file) or ".") as progress:
         for item in labelled:
             label, affine = read_label(item["label"])
-            case, spacing = str(item["case"]), spacing_of(affine)
-            translated = _read(Path(pred_dir, f"{case}.nii.gz"), label.shape)
+            case, grid = str(item["case"]), (label.shape, affine)
+            label, spacing = in_lps(label, affine)
+            translated = _read(Path(pred_dir, f"{case}.nii.gz"), *grid)
             values: Case = {"slice_jump": slice_jump(translated)}
             contrast = structure_contrast(translated, label, spacing)
             values |= {f"{name}_contrast": value for name, value in contrast.items()}
             if truth_dir is not None:
-                true = _scaled(_read(Path(truth_dir, f"{case}_hrT2.nii.gz"), label.shape))
+                true = _scaled(_read(Path(truth_dir, f"{case}_hrT2.nii.gz"), *grid))
                 values["true_slice_jump"] = slice_jump(true)
                 for name, value in structure_contrast(true, label, spacing).items():
                     values[f"{name}_contrast_error"] = _distance(contrast[name], value)
@@ -76,14 +78,17 @@ def evaluate_translations(
     return content
 
 
-def _read(path: Path, shape: tuple[int, ...]) -> Volume:
+def _read(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64]) -> Volume:
+    """A volume on the grid of the label map, with axes L, P, S."""
     try:
-        volume = np.asarray(nib.load(path).dataobj, dtype=np.float32)
+        image = nib.load(path)
+        volume = np.asarray(image.dataobj, dtype=np.float32)
     except Exception as error:
         raise InputError(f"{path} cannot be read as an image ({error}): translate the scan again.") from error
     if volume.shape != shape:
         raise InputError(f"{path} has the shape {volume.shape}, its label map {shape}: give volumes of one grid.")
-    return volume
+    check_same_grid(path, image.affine, affine, shape)
+    return in_lps(volume, affine)[0]
 
 
 def _scaled(volume: Volume) -> Volume:

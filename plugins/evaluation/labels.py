@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
 from plugins.errors import InputError
@@ -43,12 +45,39 @@ def spacing_of(affine: NDArray[np.float64]) -> tuple[float, float, float]:
     return float(x), float(y), float(z)
 
 
-def labels_in(folder: str | os.PathLike[str]) -> dict[str, Path]:
+def in_lps(voxels: NDArray[Any], affine: NDArray[np.float64]) -> tuple[NDArray[Any], tuple[float, float, float]]:
+    """A volume with its axes in the order and direction L, P, S, so that the last one runs through axial slices.
+
+    Returns:
+        The volume and mm per voxel along each of its axes.
+    """
+    turn = ornt_transform(io_orientation(affine), axcodes2ornt("LPS"))
+    spacing = spacing_of(affine @ inv_ornt_aff(turn, voxels.shape))
+    return apply_orientation(voxels, turn), spacing
+
+
+def check_same_grid(
+    file: str | os.PathLike[str], affine: NDArray[np.float64], other: NDArray[np.float64], shape: Any
+) -> None:
+    """Make sure that equal indices mean equal places in two volumes of one shape.
+
+    Raises:
+        InputError: if a corner of ``file`` lies more than half a voxel away from where the other grid has it.
+    """
+    corners = np.array([*np.ndindex(2, 2, 2)]) * (np.array(shape) - 1)
+    shift = (affine - other) @ np.c_[corners, np.ones(8)].T
+    if np.linalg.norm(shift[:3], axis=0).max() > 0.5 * min(spacing_of(other)):
+        raise InputError(f"{file} lies more than half a voxel away from its reference: compare volumes of one grid.")
+
+
+def labels_in(folder: str | os.PathLike[str] | None) -> dict[str, Path]:
     """The label maps ``<case>_Label.nii.gz`` of a folder, by case.
 
     Raises:
         InputError: if there is no such folder or no label map in it.
     """
+    if folder is None:
+        raise InputError(f"label_dir is not set: give the folder of the true label maps <case>{LABEL_ENDING}.")
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give the folder of the label maps <case>{LABEL_ENDING}.")
@@ -74,10 +103,5 @@ def read_pair(pred_file: Path, truth_file: Path) -> tuple[NDArray[np.uint8], NDA
             f"{pred_file} has the shape {pred.shape} but {truth_file} has {truth.shape}: "
             "compare label maps of one grid."
         )
-    corners = np.array([*np.ndindex(2, 2, 2)]) * (np.array(truth.shape) - 1)
-    shift = (pred_affine - affine) @ np.c_[corners, np.ones(8)].T
-    if np.linalg.norm(shift[:3], axis=0).max() > 0.5 * min(spacing_of(affine)):
-        raise InputError(
-            f"{pred_file} and {truth_file} lie more than half a voxel apart: compare label maps of one grid."
-        )
+    check_same_grid(pred_file, pred_affine, affine, truth.shape)
     return pred, truth, affine

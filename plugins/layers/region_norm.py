@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from monai.networks.layers.factories import Norm
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from plugins.layers.regions import Regions, over_batch
@@ -93,6 +94,7 @@ class _RegionNorm(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
         x, weight, bias, mean, variance, *listing = ctx.saved_tensors
         regions, grad = Regions(*listing), grads[0]

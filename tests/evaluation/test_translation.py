@@ -176,12 +176,37 @@ class TestEvaluateTranslations:
         assert read_json(tmp_path / "metrics.json") == content
 
     def test_a_segmenter_gives_target_preservation(self, tmp_path):
-        label = scene()[1]
+        label = scene()[1][::-1, ::-1]  # the file is RAS, the segmenter sees LPS
         content = evaluate_translations(
             self.data(tmp_path), tmp_path / "translated", tmp_path / "metrics.json", segmenter=lambda _: label
         )
         assert content["cases"]["a"]["mean_dice"] == 1.0
         assert "vs_contrast_error" not in content["mean"]
+
+    def test_it_does_not_matter_how_scans_are_stored(self, tmp_path):
+        data = self.data(tmp_path)
+        metrics = tmp_path / "metrics.json"
+        expected = evaluate_translations(data, tmp_path / "translated", metrics, truth_dir=tmp_path / "true")
+        to = nib.orientations.axcodes2ornt("SRP")
+        for name in ("a_Label.nii.gz", "translated/a.nii.gz", "true/a_hrT2.nii.gz"):
+            file = tmp_path / name
+            image = nib.load(file)
+            turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), to)
+            nib.save(nib.Nifti1Image(*self.voxels_and_affine(image.as_reoriented(turn))), file)
+        content = evaluate_translations(data, tmp_path / "translated", metrics, truth_dir=tmp_path / "true")
+        assert content["mean"] == pytest.approx(expected["mean"], rel=1e-5)
+
+    @staticmethod
+    def voxels_and_affine(image):
+        return np.ascontiguousarray(image.dataobj), image.affine
+
+    def test_a_translation_that_lies_elsewhere_is_named(self, tmp_path):
+        data = self.data(tmp_path)
+        image = nib.load(tmp_path / "translated" / "a.nii.gz")
+        moved = nib.Nifti1Image(np.asarray(image.dataobj), image.affine + np.array([[0, 0, 0, 5.0]] + [[0] * 4] * 3))
+        nib.save(moved, tmp_path / "translated" / "a.nii.gz")
+        with pytest.raises(InputError, match="half a voxel away"):
+            evaluate_translations(data, tmp_path / "translated", tmp_path / "metrics.json")
 
     def test_missing_and_misshapen_translations_are_named(self, tmp_path):
         data = self.data(tmp_path)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from plugins.errors import InputError
-from plugins.nnunet.dataset import check_items, integer_label, make_splits, write_dataset
+from plugins.nnunet.dataset import check_items, check_splits, integer_label, make_splits, write_dataset
 from plugins.nnunet.workspace import Workspace
 
 from .conftest import oblique, write_scan
@@ -36,6 +36,19 @@ def test_real_scans_alone_are_validated_on(items):
 def test_more_folds_than_patients_are_refused(items):
     with pytest.raises(InputError, match="num_folds is 5"):
         make_splits(items, 5, seed=0)
+
+
+def test_splits_are_counted_and_those_that_leak_are_refused(items):
+    splits = make_splits(items, 2, seed=0)
+    first = check_splits(items, splits)[0]
+    assert first["train"] == {"patients": 4, "views": 6, "real": 2}
+    assert first["val"] == {"patients": 2, "views": 4, "real": 0}
+    assert len(first["validated_patients"]) == 2
+    leaking = [{"train": [*splits[0]["train"], splits[0]["val"][0]], "val": splits[0]["val"][1:]}]
+    with pytest.raises(InputError, match="fold 0 trains and validates on views of p"):
+        check_splits(items, leaking)
+    with pytest.raises(InputError, match="fold 0 names other"):
+        check_splits(items, [{"train": ["other"], "val": []}])
 
 
 @pytest.mark.parametrize("change", [{"origin": "fake"}, {"case": "p0_a"}])

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,11 +14,11 @@ import pytest
 import torch
 from nnunetv2.evaluation.find_best_configuration import find_best_configuration
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor, predict_entry_point_modelfolder
 
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
-from plugins.nnunet import InlineExecutor, NnUNetTraining, workers
+from plugins.nnunet import InlineExecutor, NnUNetTraining, selection, workers
 from plugins.nnunet.processes import pools_on
 from plugins.segmentation import read_model
 
@@ -191,19 +192,82 @@ def test_one_bad_scan_does_not_cost_the_others(trained: NnUNetTraining, tmp_path
     assert list(read_json(tmp_path / "out" / "volumes.json")["cases"]) == ["good"]
 
 
+def test_members_may_be_chosen_for_each_structure(trained: NnUNetTraining):
+    dice = {"2d": {"VS": 0.8, "cochlea": 0.3, "mean": 0.55}, "3d_fullres": {"VS": 0.5, "cochlea": 0.4, "mean": 0.45}}
+    assert selection._chosen(None, ["2d"], dice) == {"VS": ["2d"], "cochlea": ["3d_fullres"]}
+    assert selection._chosen(None, ["2d"], None) == {"VS": ["2d"], "cochlea": ["2d"]}
+    given = {"VS": ["3d_fullres"], "cochlea": ["3d_fullres", "2d"]}
+    assert selection._chosen(given, ["2d"], dice) == {"VS": ["3d_fullres"], "cochlea": ["2d", "3d_fullres"]}
+
+
+def test_structures_with_members_of_their_own_are_validated_together(trained: NnUNetTraining, items, tmp_path: Path):
+    settings = {**TINY, "max_epochs": 1, "iterations_per_epoch": 3, "plan_changes": CHANGES}
+    members = {"VS": ["2d"], "cochlea": ["3d_fullres"]}
+    training = NnUNetTraining(items[:8], tmp_path, tmp_path / "m", members=members, **settings)
+    training.run()
+    model = read_json(tmp_path / "m" / "model.json")
+    assert model["members_of"] == members
+    results = model["results"]
+    assert set(results["dice_after_postprocessing"]) == {"VS", "cochlea", "mean"}
+    assert len([*(training.workspace.results / "ensembles" / "by_structure").glob("*.nii.gz")]) == 8
+
+
+@pytest.mark.parametrize("preset", ["ResEncM"])
+def test_a_preset_with_residual_encoders_is_trained_and_predicts_what_nnunet_does(items, tmp_path: Path, preset: str):
+    changes = {"2d": {**CHANGES["2d"], "n_conv_per_stage": 1}}
+    settings = {**TINY, "configurations": ["2d"], "folds": [0], "max_epochs": 1, "iterations_per_epoch": 3}
+    training = NnUNetTraining(items, tmp_path / "t", tmp_path / "m", planner=preset, plan_changes=changes, **settings)
+    training.run()
+    scan = write_scan(tmp_path, "a", 30)["image"]
+    model = read_json(tmp_path / "m" / "model.json")
+    assert model["members"]["2d"]["architecture"] == "ResidualEncoderUNet"
+    write_json(tmp_path / "m" / "model.json", {**model, "keep_largest_component_of": []})
+    (file,) = segment(tmp_path / "m", {"a": scan}, tmp_path / "out").values()
+    assert np.array_equal(in_nnunet_axes(file), stock(result_folder(training, "2d"), scan)[0])
+
+
+def test_nnunets_own_command_predicts_from_the_results(trained: NnUNetTraining, tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    scan = write_scan(tmp_path, "a", 31)["image"]
+    shutil.copyfile(scan, tmp_path / "in" / "a_0000.nii.gz")
+    folder = result_folder(trained, "2d")
+    arguments = [
+        "-i",
+        tmp_path / "in",
+        "-o",
+        tmp_path / "out",
+        "-m",
+        folder,
+        "-device",
+        "cpu",
+        "-npp",
+        "1",
+        "-nps",
+        "1",
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["nnUNetv2_predict_from_modelfolder", *map(str, arguments), "-f", "0", "1"])
+        patch.setattr(torch, "set_num_threads", lambda number: None)
+        predict_entry_point_modelfolder()
+    model_dir = only(trained, tmp_path / "m", "2d", keep_largest_component_of=[])
+    (ours,) = segment(model_dir, {"a": scan}, tmp_path / "ours").values()
+    theirs = nib.load(tmp_path / "out" / "a.nii.gz")
+    assert (np.asarray(nib.load(ours).dataobj) != np.asarray(theirs.dataobj)).mean() < 1e-3  # float16 sums
+
+
 def test_selection_agrees_with_nnunet(trained: NnUNetTraining):
-    selection = read_json(trained.model_dir / "model.json")["results"]
-    assert list(selection["cross_validation"]) == ["2d", "3d_fullres", "2d+3d_fullres"]
+    results = read_json(trained.model_dir / "model.json")["results"]
+    assert list(results["cross_validation"]) == ["2d", "3d_fullres", "2d+3d_fullres"]
     source = next((trained.workspace.results / "ensembles").iterdir())
     assert (
-        selection["dice_after_postprocessing"]["mean"]
+        results["dice_after_postprocessing"]["mean"]
         == read_json(source / "postprocessed" / "summary.json")["foreground_mean"]["Dice"]
     )
     models = [{"plans": "nnUNetPlans", "configuration": "2d", "trainer": "nnUNetTrainer"}]
     with trained.workspace.active(), pools_on(InlineExecutor()):
         found = find_best_configuration("Dataset001_VSCochlea", models, folds=(0, 1))
     (dice,) = found["all_results"].values()
-    assert selection["cross_validation"]["2d"]["mean"] == pytest.approx(dice, abs=1e-6)
+    assert results["cross_validation"]["2d"]["mean"] == pytest.approx(dice, abs=1e-6)
 
 
 def test_a_finished_training_is_not_repeated(trained: NnUNetTraining, items):

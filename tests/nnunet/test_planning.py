@@ -8,14 +8,14 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
-from plugins.nnunet.planning import bend_configuration
+from plugins.nnunet.planning import PLANNERS, bend_configuration, make_plans
 from plugins.nnunet.workspace import DATASET, PLANS, Workspace
 from plugins.segmentation import LABELS
 
 
 @pytest.fixture(scope="module")
-def paper_plans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """nnU-Net's plans for 210 scans of 256 x 256 x 80 voxels at 0.41 x 0.41 x 1.5 mm."""
+def paper_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The fingerprint of 210 scans of 256 x 256 x 80 voxels at 0.41 x 0.41 x 1.5 mm."""
     workspace = Workspace(tmp_path_factory.mktemp("paper"))
     entries = {f"c{number}": {"images": ["i.nii.gz"], "label": "l.nii.gz"} for number in range(210)}
     dataset = {"channel_names": {"0": "MRI"}, "labels": LABELS, "numTraining": 210, "file_ending": ".nii.gz"}
@@ -28,9 +28,15 @@ def paper_plans(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "median_relative_size_after_cropping": 1.0,
     }
     write_json(workspace.preprocessed / "dataset_fingerprint.json", fingerprint)
-    with workspace.active(num_workers=1):
+    return workspace
+
+
+@pytest.fixture(scope="module")
+def paper_plans(paper_workspace: Workspace) -> dict[str, Any]:
+    """nnU-Net's plans for them."""
+    with paper_workspace.active(num_workers=1):
         ExperimentPlanner(DATASET).plan_experiment()
-    plans: dict[str, Any] = read_json(workspace.preprocessed / f"{PLANS}.json")
+    plans: dict[str, Any] = read_json(paper_workspace.preprocessed / f"{PLANS}.json")
     return plans["configurations"]
 
 
@@ -43,6 +49,21 @@ def test_the_default_3d_network_has_the_size_in_the_paper(paper_plans):
     assert sum(p.numel() for p in parameters) == pytest.approx(30.76e6, rel=0.005)
     assert paper_plans["3d_fullres"]["patch_size"] == [56, 192, 192]
     assert paper_plans["3d_fullres"]["batch_size"] == 2
+
+
+def test_the_presets_are_nnunets(paper_workspace):
+    with paper_workspace.active(num_workers=1):
+        PLANNERS["ResEncM"](DATASET, plans_name="ResEncM").plan_experiment()
+    network = read_json(paper_workspace.preprocessed / "ResEncM.json")["configurations"]["3d_fullres"]["architecture"]
+    assert network["network_class_name"].endswith("ResidualEncoderUNet")
+    assert {name: kind.__name__ for name, kind in PLANNERS.items()} == {
+        "default": "ExperimentPlanner",
+        "ResEncM": "nnUNetPlannerResEncM",
+        "ResEncL": "nnUNetPlannerResEncL",
+        "ResEncXL": "nnUNetPlannerResEncXL",
+    }
+    with pytest.raises(InputError, match="did you mean 'ResEncL'"):
+        make_plans(paper_workspace, ["2d"], {}, planner="ResEnc_L")
 
 
 def test_stages_are_cut_from_every_list(paper_plans):

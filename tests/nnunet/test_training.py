@@ -1,3 +1,4 @@
+import dataclasses
 import inspect
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,28 @@ def test_defaults_are_those_of_nnunet(trained: NnUNetTraining, tmp_path: Path):
 def test_progress_of_a_training_is_on_disk(trained: NnUNetTraining):
     state = read_json(trained.workspace.fold("2d", 0) / "progress.json")
     assert (state["done"], state["total"]) == (4, 4)
-    assert {"epoch", "loss", "pseudo_dice"} <= set(state["shown"])
+    assert {"epoch", "loss", "pseudo_dice", "pseudo_dice_VS", "pseudo_dice_cochlea"} <= set(state["shown"])
+    splits = read_json(trained.output_dir / "splits.json")["folds"]
+    assert [fold["val"]["patients"] for fold in splits] == [2, 2]
+
+
+def test_a_training_that_stalls_ends_early_and_stays_ended(trained: NnUNetTraining, tmp_path: Path):
+    workspace = copy_of(trained.workspace, tmp_path / "early")
+    settings = dataclasses.replace(trained.settings, max_epochs=40, early_stop_patience=2, initial_lr=0.0)
+    arguments = (workspace, "2d", 0, settings, SlidingWindow())
+    training.train_fold(*arguments)
+    checkpoint = newest_checkpoint(workspace.fold("2d", 0))
+    assert checkpoint is not None
+    averages = checkpoint["logging"]["ema_fg_dice"]
+    best = averages.index(max(averages))
+    assert len(averages) == checkpoint["current_epoch"] == best + 3 < 40
+    (workspace.fold("2d", 0) / "done.json").unlink()  # as if killed while validating
+    training.train_fold(*arguments)
+    again = newest_checkpoint(workspace.fold("2d", 0))
+    assert again is not None
+    assert again["current_epoch"] == checkpoint["current_epoch"]
+    for key, weight in checkpoint["network_weights"].items():
+        assert torch.equal(weight, again["network_weights"][key]), key
 
 
 def test_each_configuration_may_have_its_own_iterations():
