@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,69 @@ def merged(config_files: Sequence[Path]) -> dict[str, Any]:
     return config
 
 
+@dataclass(frozen=True)
+class CommandLine:
+    """What ``monai.bundle run`` was asked for.
+
+    Attributes:
+        files: config files, in order.
+        options: overrides, as MONAI will parse them.
+        run_id: the section to run.
+    """
+
+    files: Sequence[Path]
+    options: Mapping[str, Any]
+    run_id: str | None
+
+    def base(self) -> dict[str, Any]:
+        """The first config file."""
+        return merged(self.files[:1])
+
+    def config(self) -> dict[str, Any]:
+        """The config that MONAI will run."""
+        parser = ConfigParser()
+        parser.read_config([str(path) for path in self.files])
+        parser.update({name.replace("#", "::"): value for name, value in self.options.items()})
+        config: dict[str, Any] = parser.get()
+        return config
+
+
+def command_line(arguments: Sequence[str] | None = None) -> CommandLine | None:
+    """The command line of this process's ``monai.bundle run``.
+
+    Args:
+        arguments: the command line; that of this process if omitted.
+
+    Returns:
+        ``None`` for any other program, and without ``--config_file``.
+    """
+    arguments = sys.argv if arguments is None else arguments
+    if not arguments or Path(arguments[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
+        return None
+    options: dict[str, Any] = {}
+    words: list[str] = []
+    position = 1
+    while position < len(arguments):
+        argument = arguments[position]
+        position += 1
+        if not argument.startswith("--"):
+            words.append(argument)
+            continue
+        name, equals, value = argument[2:].partition("=")
+        if not equals:
+            value = arguments[position] if position < len(arguments) else ""
+            position += 1
+        options[name] = fire.parser.DefaultParseValue(value)
+    if options.get("args_file") is not None:
+        options = {**ConfigParser.load_config_file(str(options["args_file"])), **options}
+    if "config_file" not in options:
+        return None
+    given = options["config_file"]
+    files = [Path(str(file)) for file in ([given] if isinstance(given, str) else given)]
+    run_id = options.get("run_id", words[1] if len(words) > 1 else None)
+    return CommandLine(files, {name: v for name, v in options.items() if name not in RUN_OPTIONS}, run_id)
+
+
 def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
     """Refuse options of this process's ``monai.bundle run`` that the first config file does not have.
 
@@ -89,21 +153,12 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
         arguments: the command line; that of this process if omitted. Any that is not ``monai.bundle run`` passes.
 
     Raises:
-        InputError: naming the first unknown option and the nearest known one.
+        InputError: naming the first unknown option and the nearest known one, or a section to run that is not there.
     """
-    arguments = sys.argv if arguments is None else arguments
-    if not arguments or Path(arguments[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
+    given = command_line(arguments)
+    if given is None:
         return
-    options = {}
-    for position, argument in enumerate(arguments):
-        if argument.startswith("--"):
-            name, equals, value = argument[2:].partition("=")
-            following = arguments[position + 1] if position + 1 < len(arguments) else ""
-            options[name] = value if equals else following
-    if "config_file" not in options:
-        return
-    parsed = fire.parser.DefaultParseValue(options["config_file"])
-    files = [Path(str(file)) for file in ([parsed] if isinstance(parsed, str) else parsed)]
+    files = given.files
     base = merged(files[:1])
     siblings: dict[str, Any] = {}
     for sibling in sorted(files[0].parent.glob("*.json")):
@@ -111,4 +166,6 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
             siblings |= merged([sibling])
     for later in files[1:]:
         refuse_unknown_ids(siblings | base, ConfigParser.load_config_file(later), later.name)
-    refuse_unknown_ids(base, options.keys() - RUN_OPTIONS, files[0].name)
+    refuse_unknown_ids(base, given.options, files[0].name)
+    if given.run_id is not None:
+        refuse_unknown([given.run_id], base, f"{files[0].name}")

@@ -10,7 +10,8 @@ import torch
 from monai.utils import set_determinism
 
 from plugins.errors import show_input_errors_as_sentences
-from plugins.options import refuse_unknown_options
+from plugins.options import command_line, refuse_unknown_options
+from plugins.preflight import check_config
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 KEPT_BYTES = 2**30
@@ -29,7 +30,7 @@ def keep_freed_memory() -> None:
 
 
 def start(seed: int | None = 0, num_threads: int | None = None) -> None:
-    """Refuse misspelt options, seed every random generator, and let input errors end in one sentence.
+    """Refuse what cannot be run, seed every random generator, and let input errors end in one sentence.
 
     Denormal floats count as 0 on the CPU: sharp attention rows are full of them, and they slow products several times.
 
@@ -38,11 +39,15 @@ def start(seed: int | None = 0, num_threads: int | None = None) -> None:
         num_threads: torch's threads; ``None`` leaves torch's default.
 
     Raises:
-        InputError: if the command line of ``monai.bundle run`` has an option that the config does not have.
+        InputError: if the command line of ``monai.bundle run`` has an option that the config does not have, or if the
+            config is faulty, see :func:`plugins.preflight.check_config`.
     """
     show_input_errors_as_sentences()
     keep_freed_memory()
     refuse_unknown_options()
+    given = command_line()
+    if given is not None:
+        check_config(given.config(), given.base(), given.files[0].name)
     if seed is not None:
         set_determinism(seed=seed)
     torch.set_flush_denormal(True)

@@ -11,11 +11,12 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "plugins"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-SMALL = {"errors", "files", "options", "progress", "runtime"}
+SMALL = {"errors", "files", "options", "preflight", "progress", "runtime"}
 MAY_IMPORT = {
     "errors": SMALL,
     "files": SMALL,
     "options": SMALL,
+    "preflight": SMALL,
     "progress": SMALL,
     "runtime": SMALL,
     "layers": SMALL,

@@ -4,9 +4,9 @@ import pytest
 
 from plugins.errors import InputError
 from plugins.files import write_json
-from plugins.options import fitting, refuse_unknown_ids, refuse_unknown_options
+from plugins.options import command_line, fitting, refuse_unknown_ids, refuse_unknown_options
 
-CONFIG = {"max_epochs": 3, "train": {"dataset": {"cache_rate": 1.0}, "handlers": [{"interval": 1}]}}
+CONFIG = {"max_epochs": 3, "train": {"dataset": {"cache_rate": 1.0}, "handlers": [{"interval": 1}]}, "training": []}
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,25 @@ def test_the_command_line_is_read_as_monai_reads_it(command):
         refuse_unknown_options(command(files=("train.json", "bad.json")))
 
 
+def test_a_misspelt_section_to_run_is_refused(command):
+    arguments = command()
+    arguments[2] = "trainig"
+    with pytest.raises(InputError, match=r"train\.json has no 'trainig': did you mean 'training'"):
+        refuse_unknown_options(arguments)
+
+
+def test_the_config_that_runs_has_the_options_in_their_places(command, tmp_path):
+    write_json(tmp_path / "args.json", {"max_epochs": 7, "config_file": "unused"})
+    given = command_line(command("--train#dataset#cache_rate", "0.5", "--args_file", str(tmp_path / "args.json")))
+    assert given is not None
+    assert given.run_id == "training"
+    config = given.config()
+    assert (config["max_epochs"], config["train"]["dataset"]["cache_rate"]) == (7, 0.5)
+    assert given.base()["train"]["dataset"]["cache_rate"] == 1.0
+
+
 def test_an_overlay_may_hold_what_a_sibling_config_has(command, tmp_path):
-    write_json(tmp_path / "inference.json", {"output_dir": "x"})
+    write_json(tmp_path / "inference.json", {"output_dir": "x", "training": []})
     write_json(tmp_path / "overlay.json", {"max_epochs": 3, "output_dir": "y"})
     refuse_unknown_options(command(files=("inference.json", "overlay.json")))
     with pytest.raises(InputError, match=r"inference\.json has no 'max_epochs'"):
