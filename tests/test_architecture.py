@@ -11,9 +11,10 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "plugins"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-SMALL = {"errors", "files", "options", "preflight", "progress", "runtime"}
+SMALL = {"errors", "export", "files", "options", "preflight", "progress", "runtime"}
 MAY_IMPORT = {
     "errors": SMALL,
+    "export": SMALL,
     "files": SMALL,
     "options": SMALL,
     "preflight": SMALL,

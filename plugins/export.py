@@ -1,0 +1,221 @@
+"""A bundle of this repository as one that stands alone, in the shape of MONAI's Model Zoo.
+
+python -m plugins.export bundles/tanq_translation path/to/out --ckpt_dir path/to/models
+
+The copy holds the code that its configs name (``plugins/``), the weights and the TorchScript of a training, and
+``SHA256SUMS``; beside it lies a zip that ``python -m monai.bundle download`` takes. Two exports of the same files are
+the same zip.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
+
+import plugins
+from plugins.errors import InputError, show_input_errors_as_sentences
+from plugins.files import read_json, whole_file
+from plugins.options import fitting
+
+WEIGHTS, SCRIPT = "model.pt", "model.ts"
+LARGE_BYTES = 25 * 2**20  # what the zoo keeps in git
+LEFT_OUT = ("eval", "models", "__pycache__", "runs", "mlruns")
+BOOTSTRAP = {"imports": ["$import sys"], "code_path": "$sys.path.insert(1, @bundle_root)"}
+PARTS = ("cyclegan_translation", "tanq_translation", "vs_cochlea_seg")  # of the driver
+
+
+def export(
+    bundle: Path,
+    output_dir: Path,
+    ckpt_dir: Path | None = None,
+    overlays: Sequence[str] = (),
+    url: str | None = None,
+) -> Path:
+    """Write ``<output_dir>/<bundle>/`` and ``<output_dir>/<bundle>_v<version>.zip``.
+
+    Args:
+        bundle: root of a bundle of this repository.
+        output_dir: receives folder and zip; an older folder of that name is replaced.
+        ckpt_dir: with ``model.pt`` (and, of the segmentation, ``model.json``) of a training; ``None`` for none.
+        overlays: config files of the bundle that the training was given behind ``train.json``; the copy's configs take
+            their values.
+        url: where large files will be offered: they are then listed in ``large_files.yml`` and left out.
+
+    Returns:
+        the zip.
+
+    Raises:
+        InputError: if ``bundle`` is none, or if it has no such weights.
+    """
+    bundle = bundle.absolute()
+    if not (bundle / "configs" / "metadata.json").is_file():
+        raise InputError(f"{bundle} is no bundle: give a folder that holds configs/metadata.json.")
+    folder = output_dir.absolute() / bundle.name
+    shutil.rmtree(folder, ignore_errors=True)
+    _copy(bundle, folder)
+    if (bundle.parent / PARTS[0]).is_dir() and bundle.name not in PARTS:
+        for part in PARTS:
+            _copy(bundle.parent / part, folder / "bundles" / part)
+    _settle(folder, overlays)
+    if ckpt_dir is not None:
+        _add_weights(folder, ckpt_dir.absolute())
+    large = _list_large_files(folder, url) if url else []
+    _write_sums(folder)
+    version = read_json(folder / "configs" / "metadata.json")["version"]
+    archive = output_dir.absolute() / f"{bundle.name}_v{version}.zip"
+    _write_zip(folder, archive, large)
+    return archive
+
+
+def _copy(bundle: Path, folder: Path) -> None:
+    """Copy a bundle with the code it needs; its configs find that code wherever they lie."""
+    shutil.copytree(bundle, folder, ignore=shutil.ignore_patterns(*LEFT_OUT, ".*"))
+    code = Path(plugins.__file__).parent
+    shutil.copytree(code, folder / "plugins", ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    (folder / "plugins" / "VENDORED").write_text(f"{plugins.__version__} {_hash_of(_files(code), code)}\n")
+    for path in sorted((folder / "configs").glob("*.json")):
+        content = read_json(path)
+        if "bundle_root" in content:
+            content = _with_bootstrap(content)
+        path.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
+
+
+def _with_bootstrap(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config whose components of ours come from the folder of the bundle."""
+    imports = [*dict.fromkeys([*BOOTSTRAP["imports"], *config.get("imports", [])])]
+    return {"imports": imports, "code_path": BOOTSTRAP["code_path"], **_requiring(dict(config))}
+
+
+def _requiring(node: Any) -> Any:
+    if isinstance(node, list):
+        return [_requiring(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    node = {key: _requiring(value) for key, value in node.items() if key != "imports"}
+    target = node.get("_target_")
+    if isinstance(target, str) and target.startswith("plugins."):
+        node = {"_target_": target, "_requires_": "@code_path", **node}
+    return node
+
+
+def _settle(folder: Path, overlays: Sequence[str]) -> None:
+    """Write the values of overlays into the configs that have such keys."""
+    for overlay in overlays:
+        file = folder / "configs" / overlay
+        if not file.is_file():
+            raise InputError(f"{file.name} is no config of {folder.name}: name an overlay of the training.")
+        values = ConfigParser.load_config_file(file)
+        for path in sorted((folder / "configs").glob("*.json")):
+            content = read_json(path)
+            if "bundle_root" in content:
+                parser = ConfigParser(content)
+                parser.update(fitting(content, values))
+                path.write_text(json.dumps(parser.get(), indent=4) + "\n", encoding="utf-8")
+
+
+def _add_weights(folder: Path, ckpt_dir: Path) -> None:
+    if not (ckpt_dir / WEIGHTS).is_file():
+        raise InputError(f"{ckpt_dir} holds no {WEIGHTS}: give the ckpt_dir of a finished training.")
+    models = folder / "models"
+    models.mkdir()
+    for name in (WEIGHTS, "model.json"):
+        if (ckpt_dir / name).is_file():
+            shutil.copyfile(ckpt_dir / name, models / name)
+    command = [sys.executable, "-m", "monai.bundle", "ckpt_export", "--net_id", "network_def"]
+    command += [
+        "--bundle_root",
+        str(folder),
+        "--config_file",
+        str(folder / "configs" / "inference.json"),
+        "--filepath",
+        str(models / SCRIPT),
+    ]
+    command += ["--meta_file", str(folder / "configs" / "metadata.json"), "--ckpt_file", str(models / WEIGHTS)]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if done.returncode or not (models / SCRIPT).is_file():
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        fault = f"{ckpt_dir / WEIGHTS}: cannot be exported as TorchScript ({last})"
+        raise InputError(f"{fault}; give weights of this bundle.")
+
+
+def _list_large_files(folder: Path, url: str) -> list[Path]:
+    """Write ``large_files.yml`` and return the files that it lists."""
+    large = [path for path in _files(folder) if path.stat().st_size > LARGE_BYTES or path.parent.name == "models"]
+    lines = ["large_files:"]
+    for path in large:
+        name = path.relative_to(folder).as_posix()
+        lines += [f'- path: "{name}"', f'  url: "{url.rstrip("/")}/{name}"']
+        lines += [f'  hash_val: "{_sha256(path)}"', '  hash_type: "sha256"']
+    (folder / "large_files.yml").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return large
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hash_of(files: Sequence[Path], root: Path) -> str:
+    lines = "".join(f"{_sha256(path)}  {path.relative_to(root).as_posix()}\n" for path in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _write_sums(folder: Path) -> None:
+    lines = [f"{_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder)]
+    (folder / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
+
+
+def check_sums(folder: Path) -> None:
+    """Compare an exported bundle with its ``SHA256SUMS``.
+
+    Raises:
+        InputError: naming the first file that is missing or differs.
+    """
+    for line in (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
+        sha, _, name = line.partition("  ")
+        path = folder / name
+        if not path.is_file() or _sha256(path) != sha:
+            raise InputError(f"{path}: is missing or differs from SHA256SUMS; download the bundle again.")
+
+
+def _write_zip(folder: Path, archive: Path, left_out: Sequence[Path]) -> None:
+    with whole_file(archive) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as content:
+        for path in _entries(folder, left_out):
+            entry = zipfile.ZipInfo(path.relative_to(folder.parent).as_posix(), date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            content.writestr(entry, path.read_bytes())
+
+
+def _entries(folder: Path, left_out: Sequence[Path]) -> Iterator[Path]:
+    return (path for path in _files(folder) if path not in left_out)
+
+
+def main() -> None:
+    """Export from the command line."""
+    show_input_errors_as_sentences()
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("bundle", type=Path, help="root of the bundle")
+    arguments.add_argument("output_dir", type=Path, help="receives the folder and the zip")
+    arguments.add_argument("--ckpt_dir", type=Path, help="model.pt of a training; none by default")
+    arguments.add_argument("--overlays", nargs="*", default=[], help="config files given behind train.json")
+    arguments.add_argument("--url", help="where large files will be offered; they are then left out of the zip")
+    given = arguments.parse_args()
+    print(export(given.bundle, given.output_dir, given.ckpt_dir, given.overlays, given.url))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""Exported bundles stand alone: own code, configs that find it, sums, and a zip that is always the same."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+from plugins.errors import InputError
+from plugins.export import check_sums, export
+from plugins.files import read_json
+
+ROOT = Path(__file__).parents[1] / "bundles"
+SMALL = ["cpu.json"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A network of the small config, as a training leaves it."""
+    folder = tmp_path_factory.mktemp("models")
+    parser = ConfigParser()
+    parser.read_config([str(ROOT / "tanq_translation" / "configs" / name) for name in ("train.json", "cpu.json")])
+    torch.manual_seed(0)
+    torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "model.pt")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(weights, tmp_path_factory):
+    output = tmp_path_factory.mktemp("out")
+    return export(ROOT / "tanq_translation", output, weights, SMALL)
+
+
+def test_the_zip_holds_one_folder_with_all_that_a_bundle_needs(exported):
+    assert exported.name == "tanq_translation_v0.1.0.zip"
+    with zipfile.ZipFile(exported) as content:
+        names = content.namelist()
+    assert {name.split("/")[0] for name in names} == {"tanq_translation"}
+    wanted = ("LICENSE", "SHA256SUMS", "configs/metadata.json", "docs/README.md", "models/model.pt", "models/model.ts")
+    assert {f"tanq_translation/{name}" for name in (*wanted, "plugins/layers/region_norm.py")} <= set(names)
+    assert not [name for name in names if "__pycache__" in name or "/eval/" in name or "/." in name]
+
+
+def test_two_exports_are_the_same_zip_but_for_the_torchscript(exported, weights, tmp_path):
+    again = export(ROOT / "tanq_translation", tmp_path, weights, SMALL)
+    with zipfile.ZipFile(exported) as a, zipfile.ZipFile(again) as b:
+        assert a.namelist() == b.namelist()
+        different = [name for name in a.namelist() if a.read(name) != b.read(name)]
+    assert set(different) <= {"tanq_translation/models/model.ts", "tanq_translation/SHA256SUMS"}
+    without = [export(ROOT / "tanq_translation", tmp_path / name).read_bytes() for name in "ab"]
+    assert without[0] == without[1]
+
+
+def test_the_torchscript_is_the_network_with_and_without_regions(exported, weights):
+    folder = exported.parent / "tanq_translation"
+    script = torch.jit.load(folder / "models" / "model.ts")
+    parser = ConfigParser()
+    parser.read_config(str(folder / "configs" / "inference.json"))
+    parser["bundle_root"] = str(folder)
+    network = parser.get_parsed_content("network_def").eval()
+    network.load_state_dict(torch.load(weights / "model.pt", weights_only=True))
+    torch.manual_seed(1)
+    image, label = torch.rand(2, 1, 64, 64) * 2 - 1, torch.zeros(2, 1, 64, 64)
+    label[:, :, 20:30, 20:30], label[:, :, 40:43, 40:43] = 1, 2
+    with torch.no_grad():
+        torch.testing.assert_close(script(image, label), network(image, label), atol=1e-5, rtol=0)
+        torch.testing.assert_close(script(image), network(image), atol=1e-5, rtol=0)
+        torch.testing.assert_close(network(image), network(image, label * 0), atol=1e-5, rtol=0)
+        assert (network(image, label) - network(image)).abs().max() > 1e-3
+
+
+def test_the_copy_takes_the_settings_of_its_training(exported):
+    configs = exported.parent / "tanq_translation" / "configs"
+    small = read_json(ROOT / "tanq_translation" / "configs" / "cpu.json")
+    assert read_json(configs / "inference.json")["channels"] == small["channels"]
+    assert read_json(configs / "train.json")["max_epochs"] == small["max_epochs"]
+    for path in configs.glob("*.json"):
+        text = path.read_text()
+        assert text == json.dumps(json.loads(text), indent=4) + "\n"
+
+
+def test_the_code_comes_from_the_copy_wherever_it_is_run(exported, tmp_path):
+    folder = exported.parent / "tanq_translation"
+    program = (
+        "import sys; from monai.bundle import ConfigParser; p = ConfigParser(); "
+        f"p.read_config({str(folder / 'configs' / 'inference.json')!r}); p['bundle_root'] = {str(folder)!r}; "
+        "p.get_parsed_content('network_def'); import plugins; print(plugins.__file__)"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", program], cwd="/", capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(folder / "plugins" / "__init__.py")
+
+
+def test_large_files_are_listed_with_their_hashes_and_left_out(weights, tmp_path):
+    archive = export(ROOT / "tanq_translation", tmp_path, weights, SMALL, url="https://example.org/tanq/")
+    text = (tmp_path / "tanq_translation" / "large_files.yml").read_text()
+    assert 'url: "https://example.org/tanq/models/model.pt"' in text
+    assert text.count('hash_type: "sha256"') == text.count("hash_val") == 2
+    with zipfile.ZipFile(archive) as content:
+        assert not [name for name in content.namelist() if "/models/" in name]
+
+
+def test_a_changed_file_is_noticed(weights, tmp_path):
+    export(ROOT / "tanq_translation", tmp_path)
+    folder = tmp_path / "tanq_translation"
+    check_sums(folder)
+    (folder / "LICENSE").write_text("")
+    with pytest.raises(InputError, match="LICENSE: is missing or differs"):
+        check_sums(folder)
+
+
+def test_the_driver_brings_the_bundles_that_it_runs(tmp_path):
+    export(ROOT / "vs_cochlea_uda", tmp_path)
+    folder = tmp_path / "vs_cochlea_uda" / "bundles"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "cyclegan_translation",
+        "tanq_translation",
+        "vs_cochlea_seg",
+    ]
+    assert all((path / "plugins" / "__init__.py").is_file() for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("bundle", "ckpt", "overlays", "words"),
+    [
+        ("nothing", None, [], "is no bundle"),
+        ("tanq_translation", "empty", [], "holds no model.pt"),
+        ("tanq_translation", None, ["gpu.json"], "gpu.json is no config"),
+        ("cyclegan_translation", "weights", SMALL, "cannot be exported as TorchScript"),
+    ],
+)
+def test_what_cannot_be_exported_is_named(weights, tmp_path, bundle, ckpt, overlays, words):
+    ckpt_dir = {None: None, "empty": tmp_path, "weights": weights}[ckpt]
+    with pytest.raises(InputError, match=words):
+        export(ROOT / bundle, tmp_path / "out", ckpt_dir, overlays)
