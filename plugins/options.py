@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import fire
 from monai.bundle import ConfigParser
+from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 from plugins.errors import InputError
 
@@ -87,11 +88,13 @@ class CommandLine:
         files: config files, in order.
         options: overrides, as MONAI will parse them.
         run_id: the section to run.
+        of_tracking: what MONAI adds to the config for ``--tracking``.
     """
 
     files: Sequence[Path]
     options: Mapping[str, Any]
     run_id: str | None
+    of_tracking: Mapping[str, Any] = field(default_factory=dict)
 
     def base(self) -> dict[str, Any]:
         """The first config file."""
@@ -139,7 +142,19 @@ def command_line(arguments: Sequence[str] | None = None) -> CommandLine | None:
     given = options["config_file"]
     files = [Path(str(file)) for file in ([given] if isinstance(given, str) else given)]
     run_id = options.get("run_id", words[1] if len(words) > 1 else None)
-    return CommandLine(files, {name: v for name, v in options.items() if name not in RUN_OPTIONS}, run_id)
+    overrides = {name: value for name, value in options.items() if name not in RUN_OPTIONS}
+    return CommandLine(files, overrides, run_id, _tracking(options.get("tracking")))
+
+
+def _tracking(setting: Any) -> dict[str, Any]:
+    """The ids of MONAI's tracking settings: of those for MLflow, or of a file of one's own."""
+    if setting is None:
+        return {}
+    path = Path(str(setting))
+    settings = (
+        ConfigParser.load_config_file(str(path)) if path.is_file() else DEFAULT_EXP_MGMT_SETTINGS.get(str(setting))
+    )
+    return dict((settings or {}).get("configs", {}))
 
 
 def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
@@ -166,6 +181,6 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
             siblings |= merged([sibling])
     for later in files[1:]:
         refuse_unknown_ids(siblings | base, ConfigParser.load_config_file(later), later.name)
-    refuse_unknown_ids(base, given.options, files[0].name)
+    refuse_unknown_ids({**given.of_tracking, **base}, given.options, files[0].name)
     if given.run_id is not None:
         refuse_unknown([given.run_id], base, f"{files[0].name}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ class NnUNetTraining:
         window: how validation scans are predicted.
         executor: runs jobs, one network each; ``None`` runs them one after the other here.
         tensorboard: write losses for TensorBoard.
+        devices: on which the trainings are spread in turn; ``None`` trains all on ``device``.
         settings: see :class:`TrainerSettings`: ``max_epochs``, ``initial_lr``, ``device``, ``seed`` and others.
 
     Raises:
@@ -82,6 +84,7 @@ class NnUNetTraining:
         window: SlidingWindow | None = None,
         executor: Executor | None = None,
         tensorboard: bool = True,
+        devices: Sequence[str] | None = None,
         **settings: Any,
     ):
         device = torch.device(settings.pop("device", TrainerSettings.device))
@@ -107,6 +110,7 @@ class NnUNetTraining:
         self.window = window or SlidingWindow()
         self.executor: Executor = executor or InlineExecutor()
         self.tensorboard = tensorboard
+        self.devices = [self.settings.device] if devices is None else [str(torch.device(each)) for each in devices]
 
     def run(self) -> dict[str, Any]:
         """Do what is left to do.
@@ -201,12 +205,12 @@ class NnUNetTraining:
                     train_fold,
                     self.workspace,
                     *job,
-                    self.settings,
+                    replace(self.settings, device=self.devices[number % len(self.devices)]),
                     self.window,
                     save_probabilities=probabilities,
                     tensorboard=self.tensorboard,
                 )
-                for job in jobs
+                for number, job in enumerate(jobs)
                 if not is_done(self.workspace, *job, self.settings.max_epochs)
             ]
             done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
