@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from monai.bundle import ConfigParser
 
 import plugins
@@ -39,6 +40,7 @@ def export(
     output_dir: Path,
     ckpt_dir: Path | None = None,
     overlays: Sequence[str] = (),
+    onnx: bool = False,
     url: str | None = None,
 ) -> Path:
     """Write ``<output_dir>/<bundle>/`` and ``<output_dir>/<bundle>_v<version>.zip``.
@@ -49,6 +51,7 @@ def export(
         ckpt_dir: with ``model.pt`` (and, of the segmentation, ``model.json``) of a training; ``None`` for none.
         overlays: config files of the bundle that the training was given behind ``train.json``; the copy's configs take
             their values.
+        onnx: write the network as ONNX too.
         url: where large files will be offered: they are then listed in ``large_files.yml`` and left out.
 
     Returns:
@@ -69,6 +72,8 @@ def export(
     _settle(folder, overlays)
     if ckpt_dir is not None:
         _add_weights(folder, ckpt_dir.absolute())
+        if onnx:
+            export_onnx(folder)
     large = _list_large_files(folder, url) if url else []
     _write_sums(folder)
     version = read_json(folder / "configs" / "metadata.json")["version"]
@@ -148,6 +153,45 @@ def _add_weights(folder: Path, ckpt_dir: Path) -> None:
         raise InputError(f"{fault}; give weights of this bundle.")
 
 
+def export_onnx(folder: Path) -> Path:
+    """Write ``models/model.onnx`` with all inputs that the metadata names, at its shapes; needs onnx and onnxscript.
+
+    MONAI's ``onnx_export`` gives the first input only.
+
+    Args:
+        folder: of an exported bundle with weights.
+
+    Returns:
+        the file.
+    """
+    parser = ConfigParser()
+    parser.read_config(str(folder / "configs" / "inference.json"))
+    parser.update({"bundle_root": str(folder), "device": "$torch.device('cpu')"})
+    network = parser.get_parsed_content("network_def").eval()
+    network.load_state_dict(torch.load(folder / "models" / WEIGHTS, map_location="cpu", weights_only=True))
+    tensors = read_json(folder / "configs" / "metadata.json")["network_data_format"]["inputs"]
+    inputs = tuple(
+        torch.zeros(1, tensor["num_channels"], *_sizes(tensor["spatial_shape"])) for tensor in tensors.values()
+    )
+    with whole_file(folder / "models" / "model.onnx") as part:
+        torch.onnx.export(
+            network,
+            inputs,
+            str(part),
+            input_names=[*tensors],
+            output_names=["pred"],
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    return folder / "models" / "model.onnx"
+
+
+def _sizes(shape: Sequence[int | str]) -> list[int]:
+    """Numbers for a shape of metadata such as ``["64*n", 256]``: the smallest multiples."""
+    return [int(str(size).split("*")[0]) for size in shape]
+
+
 def _list_large_files(folder: Path, url: str) -> list[Path]:
     """Write ``large_files.yml`` and return the files that it lists."""
     large = [path for path in _files(folder) if path.stat().st_size > LARGE_BYTES or path.parent.name == "models"]
@@ -212,9 +256,10 @@ def main() -> None:
     arguments.add_argument("output_dir", type=Path, help="receives the folder and the zip")
     arguments.add_argument("--ckpt_dir", type=Path, help="model.pt of a training; none by default")
     arguments.add_argument("--overlays", nargs="*", default=[], help="config files given behind train.json")
+    arguments.add_argument("--onnx", action="store_true", help="write models/model.onnx too")
     arguments.add_argument("--url", help="where large files will be offered; they are then left out of the zip")
     given = arguments.parse_args()
-    print(export(given.bundle, given.output_dir, given.ckpt_dir, given.overlays, given.url))
+    print(export(given.bundle, given.output_dir, given.ckpt_dir, given.overlays, given.onnx, given.url))
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ import sys
 import zipfile
 from pathlib import Path
 
+import onnxruntime
 import pytest
 import torch
 from monai.bundle import ConfigParser
 
 from plugins.errors import InputError
-from plugins.export import check_sums, export
+from plugins.export import check_sums, export, export_onnx
 from plugins.files import read_json
 
 ROOT = Path(__file__).parents[1] / "bundles"
@@ -71,6 +72,30 @@ def test_the_torchscript_is_the_network_with_and_without_regions(exported, weigh
         torch.testing.assert_close(script(image), network(image), atol=1e-5, rtol=0)
         torch.testing.assert_close(network(image), network(image, label * 0), atol=1e-5, rtol=0)
         assert (network(image, label) - network(image)).abs().max() > 1e-3
+
+
+def test_onnx_is_the_network_with_and_without_regions(exported, weights):
+    folder = exported.parent / "tanq_translation"
+    parser = ConfigParser()
+    parser.read_config(str(folder / "configs" / "inference.json"))
+    parser["bundle_root"] = str(folder)
+    network = parser.get_parsed_content("network_def").eval()
+    network.load_state_dict(torch.load(weights / "model.pt", weights_only=True))
+    file = export_onnx(folder)
+    session = onnxruntime.InferenceSession(file)
+    assert [each.name for each in session.get_inputs()] == ["image", "condition"]
+    torch.manual_seed(1)
+    image = torch.rand(1, 1, 256, 256) * 2 - 1
+    for vs, cochlea in ((1, 2), (1, 0), (0, 2)):
+        label = torch.zeros(1, 1, 256, 256)
+        label[:, :, 20:30, 20:30], label[:, :, 40:43, 40:43] = vs, cochlea
+        (found,) = session.run(None, {"image": image.numpy(), "condition": label.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(torch.from_numpy(found), network(image, label), atol=1e-4, rtol=0)
+    (found,) = session.run(None, {"image": image.numpy(), "condition": torch.zeros_like(image).numpy()})
+    with torch.no_grad():
+        torch.testing.assert_close(torch.from_numpy(found), network(image), atol=1e-4, rtol=0)
+    file.unlink()
 
 
 def test_the_copy_takes_the_settings_of_its_training(exported):
