@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,10 @@ from plugins.nnunet.workspace import DATASET, Workspace
 from plugins.segmentation import SlidingWindow
 
 FOLD = 0
+VAL_ITERATIONS = 5
 
 
-def nnunet_command(root: Path, configuration: str, epochs: int, iterations: int, seed: int) -> None:
+def nnunet_command(root: Path, configuration: str, given: argparse.Namespace, seed: int) -> None:
     """``nnUNetv2_train`` in this process; nnU-Net seeds nothing itself."""
     os.environ.update({f"nnUNet_{name}": str(root / name) for name in ("raw", "preprocessed", "results")})
     os.environ.update({"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1"})
@@ -42,7 +44,8 @@ def nnunet_command(root: Path, configuration: str, epochs: int, iterations: int,
 
     def shortened(self: Any, *args: Any, **kwargs: Any) -> None:
         construct(self, *args, **kwargs)
-        self.num_epochs, self.num_iterations_per_epoch, self.num_val_iterations_per_epoch = epochs, iterations, 5
+        self.num_epochs, self.num_iterations_per_epoch = given.epochs, given.iterations
+        self.num_val_iterations_per_epoch, self.initial_lr = VAL_ITERATIONS, given.initial_lr
 
     shortened.__signature__ = __import__("inspect").signature(construct)  # type: ignore[attr-defined]
     nnUNetTrainer.__init__ = shortened
@@ -55,12 +58,13 @@ def nnunet_command(root: Path, configuration: str, epochs: int, iterations: int,
     run_training_entry()
 
 
-def ours(root: Path, configuration: str, epochs: int, iterations: int, seed: int) -> None:
+def ours(root: Path, configuration: str, given: argparse.Namespace, seed: int) -> None:
     """The same training by the adapter, with nnU-Net's default settings."""
     settings = TrainerSettings(
-        max_epochs=epochs,
-        iterations_per_epoch=iterations,
-        val_iterations_per_epoch=5,
+        max_epochs=given.epochs,
+        iterations_per_epoch=given.iterations,
+        val_iterations_per_epoch=VAL_ITERATIONS,
+        initial_lr=given.initial_lr,
         num_workers=0,
         num_threads=1,
         seed=seed,
@@ -78,15 +82,21 @@ def measured(kind: str, training: Path, configuration: str, given: argparse.Name
         (root / name).symlink_to(training / "nnunet" / name)
     command = [sys.executable, __file__, str(root), "--kind", kind, "--configurations", configuration]
     command += ["--seeds", str(seed), "--epochs", str(given.epochs), "--iterations", str(given.iterations)]
+    command += ["--initial_lr", str(given.initial_lr)]
     before, start = os.times(), time.monotonic()
-    with (folder / f"{root.name}.log").open("w") as log:
-        subprocess.run(command, check=True, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    with (folder / f"{root.name}.log").open("w") as output:
+        subprocess.run(command, check=True, stdout=output, stderr=output, env={**os.environ, "OMP_NUM_THREADS": "1"})
     after, end = os.times(), time.monotonic()
     fold = Workspace(root).fold(configuration, FOLD)
     mean = read_json(fold / "validation" / "summary.json")["mean"]
     weights = torch.load(fold / "checkpoint_final.pth", map_location="cpu", weights_only=kind == "ours")
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    result = {"VS": mean["1"]["Dice"], "cochlea": mean["2"]["Dice"], "wall_seconds": end - start, "cpu_seconds": cpu}
+    log = weights["logging"]
+    epochs = [
+        stop - begin for begin, stop in zip(log["epoch_start_timestamps"], log["epoch_end_timestamps"], strict=True)
+    ]
+    result = {"VS": mean["1"]["Dice"], "cochlea": mean["2"]["Dice"], "median_epoch_seconds": median(epochs)}
+    result |= {"wall_seconds": end - start, "cpu_seconds": cpu}
     print(configuration, "seed", seed, kind, json.dumps(result), flush=True)
     return result, weights["network_weights"]
 
@@ -99,12 +109,13 @@ def main() -> None:
     arguments.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     arguments.add_argument("--epochs", type=int, default=5)
     arguments.add_argument("--iterations", type=int, default=60)
+    arguments.add_argument("--initial_lr", type=float, default=0.01)
     arguments.add_argument("--output", type=Path, default=Path("training.json"))
     arguments.add_argument("--kind", choices=["ours", "nnunet"], help="run only this, in this process")
     given = arguments.parse_args()
     if given.kind:
         train = ours if given.kind == "ours" else nnunet_command
-        train(given.training, given.configurations[0], given.epochs, given.iterations, given.seeds[0])
+        train(given.training, given.configurations[0], given, given.seeds[0])
         return
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -117,14 +128,15 @@ def main() -> None:
                 }
                 (theirs, a), (mine, b) = pair["nnunet"], pair["ours"]
                 same = all(torch.equal(value, b[key]) for key, value in a.items())
+                print(configuration, "seed", seed, "weights are identical:", same, flush=True)
                 runs[f"seed {seed}"] = {"nnunet": theirs, "ours": mine, "weights_are_identical": same}
             total = {
                 (kind, clock): sum(run[kind][f"{clock}_seconds"] for run in runs.values())
                 for kind in ("nnunet", "ours")
-                for clock in ("cpu", "wall")
+                for clock in ("cpu", "wall", "median_epoch")
             }
             ratios = {
-                f"ratio_of_{clock}_time": total["ours", clock] / total["nnunet", clock] for clock in ("cpu", "wall")
+                f"ratio_of_{clock}_time": total["ours", clock] / total["nnunet", clock] for clock in ("cpu", "wall", "median_epoch")
             }
             results[configuration] = {**ratios, **runs}
             print(configuration, json.dumps(ratios), flush=True)

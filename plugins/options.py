@@ -181,6 +181,7 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
             siblings |= merged([sibling])
     for later in files[1:]:
         refuse_unknown_ids(siblings | base, ConfigParser.load_config_file(later), later.name)
-    refuse_unknown_ids({**given.of_tracking, **base}, given.options, files[0].name)
+    read = {name: value for name, value in merged(files).items() if name in base}
+    refuse_unknown_ids({**given.of_tracking, **read}, given.options, files[0].name)
     if given.run_id is not None:
         refuse_unknown([given.run_id], base, f"{files[0].name}")

@@ -63,6 +63,14 @@ def test_the_command_line_is_read_as_monai_reads_it(command):
         refuse_unknown_options(command(files=("train.json", "bad.json")))
 
 
+def test_an_option_may_lie_below_what_an_overlay_brings(command, tmp_path):
+    write_json(tmp_path / "train.json", {**CONFIG, "executor": None})
+    write_json(tmp_path / "pool.json", {"executor": {"_target_": "dict", "max_workers": 1}})
+    refuse_unknown_options(command("--executor::max_workers", "2", files=("train.json", "pool.json")))
+    with pytest.raises(InputError, match="did you mean 'executor::max_workers'"):
+        refuse_unknown_options(command("--executor::max_worker", "2", files=("train.json", "pool.json")))
+
+
 def test_a_misspelt_section_to_run_is_refused(command):
     arguments = command()
     arguments[2] = "trainig"
