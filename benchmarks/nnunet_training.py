@@ -136,7 +136,8 @@ def main() -> None:
                 for clock in ("cpu", "wall", "median_epoch")
             }
             ratios = {
-                f"ratio_of_{clock}_time": total["ours", clock] / total["nnunet", clock] for clock in ("cpu", "wall", "median_epoch")
+                f"ratio_of_{clock}_time": total["ours", clock] / total["nnunet", clock]
+                for clock in ("cpu", "wall", "median_epoch")
             }
             results[configuration] = {**ratios, **runs}
             print(configuration, json.dumps(ratios), flush=True)
