@@ -58,6 +58,7 @@ class NnUNetTraining:
         executor: runs jobs, one network each; ``None`` runs them one after the other here.
         tensorboard: write losses for TensorBoard.
         devices: on which the trainings are spread in turn; ``None`` trains all on ``device``.
+        train_handlers: told of every epoch of every network, see :class:`plugins.nnunet.watch.TrainingWatch`.
         settings: see :class:`TrainerSettings`: ``max_epochs``, ``initial_lr``, ``device``, ``seed`` and others.
 
     Raises:
@@ -85,6 +86,7 @@ class NnUNetTraining:
         executor: Executor | None = None,
         tensorboard: bool = True,
         devices: Sequence[str] | None = None,
+        train_handlers: Sequence[Any] = (),
         **settings: Any,
     ):
         device = torch.device(settings.pop("device", TrainerSettings.device))
@@ -109,7 +111,7 @@ class NnUNetTraining:
         self.plans_from = None if plans_from is None else Path(plans_from)
         self.window = window or SlidingWindow()
         self.executor: Executor = executor or InlineExecutor()
-        self.tensorboard = tensorboard
+        self.tensorboard, self.train_handlers = tensorboard, list(train_handlers)
         self.devices = [self.settings.device] if devices is None else [str(torch.device(each)) for each in devices]
 
     def run(self) -> dict[str, Any]:
@@ -199,7 +201,7 @@ class NnUNetTraining:
 
     def _train(self, jobs: Sequence[tuple[str, int]]) -> None:
         probabilities = len(self.configurations) > 1
-        with TrainingWatch(self.workspace, jobs, self.settings.max_epochs, self.output_dir):
+        with TrainingWatch(self.workspace, jobs, self.settings.max_epochs, self.output_dir, self.train_handlers):
             futures = [
                 self.executor.submit(
                     train_fold,

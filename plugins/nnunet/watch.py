@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ignite.engine import Engine, Events
+
 from plugins.files import read_json
 from plugins.nnunet.training import is_done
 from plugins.nnunet.workspace import Workspace
@@ -26,18 +28,32 @@ class TrainingWatch:
         jobs: configuration and fold of each.
         max_epochs: of each.
         output_dir: gets one ``progress.json`` of all.
+        handlers: ignite or MONAI handlers of epochs, such as MLflow's; ``state.metrics`` holds the latest values of
+            every network, and ``state.epoch`` counts the epochs of all.
     """
 
-    def __init__(self, workspace: Workspace, jobs: Sequence[tuple[str, int]], max_epochs: int, output_dir: Path):
+    def __init__(
+        self,
+        workspace: Workspace,
+        jobs: Sequence[tuple[str, int]],
+        max_epochs: int,
+        output_dir: Path,
+        handlers: Sequence[Any] = (),
+    ):
         self._workspace, self._jobs, self._max_epochs, self._output_dir = workspace, jobs, max_epochs, output_dir
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._seen: dict[tuple[str, int], int] = {}
+        self._engine = Engine(lambda engine, batch: None)
+        for handler in handlers:
+            handler.attach(self._engine)
 
     def __enter__(self) -> TrainingWatch:
         self._seen = {job: self._state(job)["done"] for job in self._jobs}
         total = len(self._jobs) * self._max_epochs
         self._progress = Progress(total, "training", self._output_dir, initial=sum(self._seen.values()))
+        self._engine.state.max_epochs, self._engine.state.epoch = total, sum(self._seen.values())
+        self._engine.fire_event(Events.STARTED)
         self._thread.start()
         return self
 
@@ -47,6 +63,8 @@ class TrainingWatch:
         self._stop.set()
         self._thread.join()
         self._progress.close()
+        if error is None:
+            self._engine.fire_event(Events.COMPLETED)
 
     def _state(self, job: tuple[str, int]) -> dict[str, Any]:
         file = self._workspace.fold(*job) / FILE_NAME
@@ -63,10 +81,17 @@ class TrainingWatch:
                 if state["done"] != self._seen[job]:
                     steps, self._seen[job] = state["done"] - self._seen[job], state["done"]
                     self._progress.advance(steps, job=" fold ".join(map(str, job)), **state["shown"])
+                    self._fire(job, steps, state["shown"])
                     if not sys.stderr.isatty():
                         self._tell(job, state["shown"])
             if last:
                 return
+
+    def _fire(self, job: tuple[str, int], steps: int, shown: dict[str, Any]) -> None:
+        named = {f"{job[0]}_fold_{job[1]}_{key}": value for key, value in shown.items()}
+        self._engine.state.metrics |= named
+        self._engine.state.epoch += steps
+        self._engine.fire_event(Events.EPOCH_COMPLETED)
 
     def _tell(self, job: tuple[str, int], shown: dict[str, Any]) -> None:
         values = ", ".join(f"{key} {value}" for key, value in shown.items())
