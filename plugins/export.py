@@ -64,6 +64,9 @@ def export(
     if not (bundle / "configs" / "metadata.json").is_file():
         raise InputError(f"{bundle} is no bundle: give a folder that holds configs/metadata.json.")
     folder = output_dir.absolute() / bundle.name
+    for source in (bundle, *([ckpt_dir.absolute()] if ckpt_dir else [])):
+        if folder == source or folder in source.parents or source in folder.parents:
+            raise InputError(f"{folder} would replace or lie in {source}: choose another output_dir.")
     shutil.rmtree(folder, ignore_errors=True)
     _copy(bundle, folder)
     if (bundle.parent / PARTS[0]).is_dir() and bundle.name not in PARTS:

@@ -131,8 +131,12 @@ def command_line(arguments: Sequence[str] | None = None) -> CommandLine | None:
             words.append(argument)
             continue
         name, equals, value = argument[2:].partition("=")
+        name = name.replace("-", "_")
+        if not equals and (position == len(arguments) or arguments[position].startswith("--")):
+            options[name] = True  # as fire reads a flag
+            continue
         if not equals:
-            value = arguments[position] if position < len(arguments) else ""
+            value = arguments[position]
             position += 1
         options[name] = fire.parser.DefaultParseValue(value)
     if options.get("args_file") is not None:

@@ -174,10 +174,12 @@ def _check_kind(name: str, value: Any, before: Any, where: str) -> None:
     computed = (str(before).startswith(("$", "@", "%")), str(value).startswith(("$", "@", "%")))
     if before is None or value is None or any(computed) or isinstance(before, Mapping):
         return
-    kinds = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list"}
+    kinds = {bool: "True or False", int: "a whole number", float: "a number", str: "text", list: "a list"}
     for kind, title in kinds.items():
         if isinstance(before, kind):
-            fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+            fits = isinstance(value, (list, tuple) if kind is list else kind) and (
+                kind is bool or not isinstance(value, bool)
+            )
             fits |= kind is float and isinstance(value, int) and not isinstance(value, bool)
             fits |= kind is int and isinstance(value, Mapping)  # one for each configuration
             if not fits:

@@ -119,6 +119,17 @@ def test_the_code_comes_from_the_copy_wherever_it_is_run(exported, tmp_path):
     assert done.stdout.strip() == str(folder / "plugins" / "__init__.py")
 
 
+def test_an_export_never_replaces_what_it_is_made_of(weights, tmp_path):
+    for output, ckpt in (
+        (ROOT, None),
+        (ROOT / "tanq_translation", None),
+        (tmp_path, tmp_path / "tanq_translation" / "m"),
+    ):
+        with pytest.raises(InputError, match="would replace or lie in"):
+            export(ROOT / "tanq_translation", output, ckpt)
+    assert (ROOT / "tanq_translation" / "LICENSE").is_file()
+
+
 def test_large_files_are_listed_with_their_hashes_and_left_out(weights, tmp_path):
     archive = export(ROOT / "tanq_translation", tmp_path, weights, SMALL, url="https://example.org/tanq/")
     text = (tmp_path / "tanq_translation" / "large_files.yml").read_text()

@@ -71,6 +71,12 @@ def test_an_option_may_lie_below_what_an_overlay_brings(command, tmp_path):
         refuse_unknown_options(command("--executor::max_worker", "2", files=("train.json", "pool.json")))
 
 
+def test_flags_and_hyphens_are_read_as_fire_reads_them(command):
+    given = command_line(command("--train-now", "--max-epochs", "4"))
+    assert given is not None
+    assert given.options == {"train_now": True, "max_epochs": 4}
+
+
 def test_a_misspelt_section_to_run_is_refused(command):
     arguments = command()
     arguments[2] = "trainig"

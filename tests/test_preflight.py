@@ -78,7 +78,7 @@ FAULTS = {
     "a target that is no name": ({"network_def": {"_target_": 3}}, "_target_ is 3"),
     "a word for a number": ({"max_epochs": "many"}, "max_epochs is 'many': give a whole number, such as 3"),
     "half an epoch": ({"max_epochs": 2.5}, "max_epochs is 2.5: give a whole number"),
-    "a number for a switch": ({"amp": 1}, "amp is 1: give true or false"),
+    "a number for a switch": ({"amp": 1}, "amp is 1: give True or False"),
     "a switch for a number": ({"learning_rate": True}, "learning_rate is True: give a number"),
     "a number for a list": ({"spacing": 1.5}, "spacing is 1.5: give a list"),
     "no epoch": ({"max_epochs": 0}, "max_epochs is 0: it must be more than 0"),

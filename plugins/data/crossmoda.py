@@ -83,18 +83,19 @@ def scan_datalist(folder: str | os.PathLike[str], contrast: str | None = None) -
     files = list(_nifti_files(folder))
     series = [path.absolute() for path in (folder, *sorted(_subfolders(folder))) if is_dicom_folder(path)]
     found = [{"case": path.name, "site": "unknown", "image": str(path)} for path in series]
-    if found and not files:
-        return found
-    if not files:
+    if not files and not found:
         split = {"ceT1": "training_source", "hrT2": "validation"}.get(contrast or "")
         if split and _find_folders(folder, SPLITS[split]):
             return crossmoda_datalist(folder, split)
         kinds = ".nii or .nii.gz scans or the folders of DICOM series"
         raise InputError(f"{folder}: holds no scan; name the folder in which the {kinds} lie.")
     images = _by_case(files, contrast)
-    if not images:
+    if not images and not found:
         wanted = f"no scan named *_{contrast}" if contrast else "labels only and no scan"
         raise InputError(f"{folder}: holds {wanted}; put the scans there or choose another contrast.")
+    twice = sorted({item["case"] for item in found} & set(images))
+    if twice:
+        raise InputError(f"{folder}: {twice[0]} is a file and a DICOM series; remove or rename one of them.")
     return [*_items(images, _by_case(files, "Label")), *found]
 
 

@@ -28,6 +28,11 @@ SEGMENTS = {
     2: ("cochlea", ("91723000", "Anatomical Structure"), ("80169004", "Cochlear structure")),
 }
 _DEFERRED_BYTES = 1024
+# what anonymisation likes to remove, and a Segmentation must repeat
+_MAY_BE_EMPTY = (
+    "StudyID", "AccessionNumber", "PatientSex", "PatientBirthDate", "PatientID", "PatientName", "StudyDate",
+    "StudyTime", "ReferringPhysicianName",
+)  # fmt: skip
 EVEN_MM = 0.05  # how far a slice may lie from where even spacing would put it
 
 
@@ -52,7 +57,7 @@ def needed(module: str, path: StrPath) -> Any:
 def is_dicom_folder(folder: Path) -> bool:
     """Whether a folder directly holds a DICOM file, by the mark in its preamble."""
     for path in sorted(folder.iterdir()):
-        if path.is_file() and not path.name.startswith("."):
+        if path.is_file() and not path.name.startswith(".") and not path.name.endswith("_Label.dcm"):
             with path.open("rb") as file:
                 if file.read(132)[128:] == b"DICM":
                     return True
@@ -71,8 +76,10 @@ def headers(folder: StrPath) -> list[Any]:
     for path in sorted(Path(folder).iterdir()):
         if path.is_file() and pydicom.misc.is_dicom(path):
             found.append(pydicom.dcmread(path, defer_size=_DEFERRED_BYTES))
-            _check_pixels(found[-1], path)
-    slices = [header for header in found if "ImagePositionPatient" in header and "ImageOrientationPatient" in header]
+            if found[-1].get("Modality") != "SEG":
+                _check_pixels(found[-1], path)
+    located = ("ImagePositionPatient", "ImageOrientationPatient")
+    slices = [header for header in found if header.get("Modality") != "SEG" and all(key in header for key in located)]
     if not slices:
         raise InputError(f"{folder}: holds no DICOM slices with a place in the patient; export the series again.")
     for keyword, what in (("SeriesInstanceUID", "series"), ("Rows", "heights"), ("Columns", "widths")):
@@ -84,6 +91,10 @@ def headers(folder: StrPath) -> list[Any]:
         raise InputError(f"{folder}: its slices are not parallel; export the series without scouts.")
     normal = np.cross(orientations[0, :3], orientations[0, 3:])
     places = [float(np.dot(normal, np.array(header.ImagePositionPatient, dtype=float))) for header in slices]
+    positions = np.array([header.ImagePositionPatient for header in slices], dtype=float)
+    within = positions - np.outer(places, normal)
+    if np.ptp(within, axis=0).max() > EVEN_MM:
+        raise InputError(f"{folder}: its slices are shifted against one another; export it without gantry tilt.")
     order = np.argsort(places)
     steps = np.diff(np.array(places)[order])
     if len(slices) < 2 or steps.min() < EVEN_MM or np.ptp(steps) > EVEN_MM:
@@ -97,6 +108,9 @@ def _check_pixels(header: Any, path: Path) -> None:
     pixels = header.get_item("PixelData") if "PixelData" in header else None
     if pixels is None or header.file_meta.TransferSyntaxUID.is_compressed:
         return
+    absent = [name for name in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated") if name not in header]
+    if absent:
+        raise InputError(f"{path}: lacks {', '.join(absent)}; export the series again.")
     needed_bytes = header.Rows * header.Columns * header.SamplesPerPixel * header.BitsAllocated // 8
     length = pixels.length if hasattr(pixels, "length") else len(pixels.value)
     if length < needed_bytes or path.stat().st_size < needed_bytes:
@@ -109,7 +123,7 @@ def read_series(folder: StrPath) -> tuple[NDArray[np.float32], NDArray[np.float6
     Raises:
         InputError: as :func:`headers`, and if the slices cannot be decoded or hold no volume of finite numbers.
     """
-    headers(folder)
+    slices = headers(folder)
     needed("itk", folder)
     reader = ITKReader()
     try:
@@ -117,6 +131,10 @@ def read_series(folder: StrPath) -> tuple[NDArray[np.float32], NDArray[np.float6
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(f"{folder}: cannot be read as a DICOM series ({reason}); export it again.") from error
+    count = len(slices)
+    if voxels.ndim == 3 and voxels.shape[2] != count:
+        cure = "export it again as one series, of one sequence, thickness and date"
+        raise InputError(f"{folder}: only {voxels.shape[2]} of its {count} slices belong together; {cure}.")
     if voxels.ndim != 3 or not np.isfinite(voxels).all():
         raise InputError(f"{folder}: is no volume of finite grey values ({voxels.shape}); export it again.")
     return np.asarray(voxels, dtype=np.float32), np.asarray(meta["affine"], dtype=np.float64)
@@ -136,6 +154,10 @@ def write_segmentation(labels: NDArray[np.uint8], affine: NDArray[np.float64], f
     """
     highdicom, coding = needed("highdicom", folder), needed("pydicom.sr.coding", folder)
     series = headers(folder)
+    for header in series:
+        for keyword in _MAY_BE_EMPTY:
+            if keyword not in header:
+                setattr(header, keyword, "")
     to_voxel = np.linalg.inv(affine)
     frames = []
     for header in series:

@@ -60,12 +60,14 @@ def restore_random_states(states: Mapping[str, Any]) -> None:
 
 
 def newest_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint in ``folder`` that can be read."""
+    """The checkpoint in ``folder`` that has come furthest, of those that can be read."""
+    newest: dict[str, Any] | None = None
     for name in (FINAL, LATEST, PREVIOUS):
         if (folder / name).exists():
             try:
                 checkpoint: dict[str, Any] = torch.load(folder / name, map_location="cpu", weights_only=True)
-                return checkpoint
             except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError):
                 continue
-    return None
+            if newest is None or checkpoint["current_epoch"] > newest["current_epoch"]:
+                newest = checkpoint
+    return newest

@@ -88,9 +88,8 @@ def write_dataset(items: Sequence[Item], workspace: Workspace) -> None:
     entries = {}
     for item in items:
         copy = workspace.labels / f"{item['case']}.nii.gz"
-        if not copy.exists():
-            with whole_file(copy) as part:
-                nib.save(integer_label(item["label"], item["image"]), part)
+        with whole_file(copy) as part:
+            nib.save(integer_label(item["label"], item["image"]), part)
         entries[item["case"]] = {
             "images": [str(Path(item["image"]).resolve())],
             "label": os.path.relpath(copy, workspace.raw),

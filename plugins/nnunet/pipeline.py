@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, wait
-from dataclasses import replace
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ class NnUNetTraining:
         model_dir: str | Path,
         configurations: Sequence[str] = ("2d", "3d_fullres"),
         num_folds: int = 5,
-        folds: Sequence[int] | None = None,
+        folds: Sequence[int] | int | None = None,
         members: Members | None = None,
         select_per_structure: bool = False,
         planner: str = "default",
@@ -95,10 +96,13 @@ class NnUNetTraining:
         except TypeError as error:
             known = ", ".join(TrainerSettings.__annotations__)
             raise InputError(f"a key of the training is unknown ({error}): known are {known}.") from error
-        self.items, self.output_dir, self.model_dir = list(items), Path(output_dir).absolute(), Path(model_dir)
+        self.items = [{key: str(value) for key, value in item.items()} for item in items]
+        self.output_dir, self.model_dir = Path(output_dir).absolute(), Path(model_dir)
         self.workspace = Workspace(self.output_dir / "nnunet")
         self.configurations, self.num_folds = list(configurations), num_folds
-        self.folds = list(range(num_folds)) if folds is None else list(folds)
+        self.folds = list(range(num_folds)) if folds is None else [folds] if isinstance(folds, int) else list(folds)
+        if target_spacing is not None and (isinstance(target_spacing, (int, float)) or len(target_spacing) != 3):
+            raise InputError(f"target_spacing is {target_spacing}: give three numbers, mm along (S, A, R).")
         self.members, self.select_per_structure = members, select_per_structure
         self.plan: dict[str, Any] = {
             "planner": planner,
@@ -171,13 +175,15 @@ class NnUNetTraining:
         """Dataset, plans, splits and preprocessed scans."""
         marker = self.workspace.root / "prepared.json"
         wanted = {
-            "items": [{key: str(value) for key, value in item.items()} for item in self.items],
+            "items": [{**item, "stamps": [_stamp(item["image"]), _stamp(item["label"])]} for item in self.items],
             "configurations": self.configurations,
             "num_folds": self.num_folds,
             "seed": self.settings.seed,
             "plan": self.plan,
             "plans_from": str(self.plans_from),
+            "settings": self._settings(),
         }
+        wanted = json.loads(json.dumps(wanted))
         if not marker.exists():
             check_scans(self.items)
             with self.workspace.active(num_workers=1), pools_on(self.executor):  # with 0 workers the planner crashes
@@ -190,7 +196,9 @@ class NnUNetTraining:
             write_json(self.workspace.preprocessed / "splits_final.json", splits)
             write_json(marker, wanted)
         elif read_json(marker) != wanted:
-            raise InputError(f"{self.output_dir} holds a training of other scans or plans: choose another output_dir.")
+            raise InputError(
+                f"{self.output_dir} holds a training of other scans, plans or settings: choose another output_dir."
+            )
         folds = check_splits(self.items, read_json(self.workspace.preprocessed / "splits_final.json"))
         write_json(self.output_dir / "splits.json", {"folds": folds})
         for fold in folds:
@@ -199,24 +207,43 @@ class NnUNetTraining:
         with self.workspace.active():
             preprocess(self.workspace, self.configurations, self.executor, self.output_dir)
 
+    def _settings(self) -> dict[str, str]:
+        """What the weights depend on, but for how long is trained and on what machine."""
+        values = {field.name: repr(getattr(self.settings, field.name)) for field in fields(self.settings)}
+        for name in ("max_epochs", "early_stop_patience", "save_every", "num_workers", "num_threads", "device"):
+            del values[name]
+        return {**values, "window": repr(replace(self.window, batch_size=1))}
+
     def _train(self, jobs: Sequence[tuple[str, int]]) -> None:
         probabilities = len(self.configurations) > 1
         with TrainingWatch(self.workspace, jobs, self.settings.max_epochs, self.output_dir, self.train_handlers):
-            futures = [
-                self.executor.submit(
-                    train_fold,
-                    self.workspace,
-                    *job,
-                    replace(self.settings, device=self.devices[number % len(self.devices)]),
-                    self.window,
-                    save_probabilities=probabilities,
-                    tensorboard=self.tensorboard,
+            futures: list[Future[None]] = []
+            for name, fold in jobs:
+                if is_done(self.workspace, name, fold, self.settings.max_epochs):
+                    continue
+                place = (fold + self.configurations.index(name)) % len(self.devices)
+                futures.append(
+                    self.executor.submit(
+                        train_fold,
+                        self.workspace,
+                        name,
+                        fold,
+                        replace(self.settings, device=self.devices[place]),
+                        self.window,
+                        save_probabilities=probabilities,
+                        tensorboard=self.tensorboard,
+                    )
                 )
-                for number, job in enumerate(jobs)
-                if not is_done(self.workspace, *job, self.settings.max_epochs)
-            ]
+                if futures[-1].done() and futures[-1].exception():
+                    break
             done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
             for future in waiting:
                 future.cancel()
             for future in done:
                 future.result()
+
+
+def _stamp(path: str) -> list[int]:
+    """Size and time of a file, by which another one of the same name is told."""
+    status = Path(path).stat() if Path(path).is_file() else None
+    return [status.st_size, status.st_mtime_ns] if status else []

@@ -65,7 +65,7 @@ def select(
         found = find_best_configuration(DATASET, models, num_processes=1, folds=tuple(folds))
         dice = {"+".join(names): _dice(_predictions(workspace, names, folds) / "summary.json") for names in candidates}
         best = [model["configuration"] for model in found["best_model_or_ensemble"]["selected_model_or_models"]]
-        chosen = _chosen(members, best, dice if per_structure else None)
+        chosen = _chosen(members, best, dice if per_structure else None, configurations)
         sets = {tuple(names) for names in chosen.values()}
         if len(sets) > 1:
             source = _predict_by_structure(workspace, chosen, folds)
@@ -90,13 +90,16 @@ def select(
 
 
 def _chosen(
-    members: Members | None, best: Sequence[str], dice: Mapping[str, Mapping[str, float | None]] | None
+    members: Members | None,
+    best: Sequence[str],
+    dice: Mapping[str, Mapping[str, float | None]] | None,
+    configurations: Sequence[str],
 ) -> dict[str, list[str]]:
-    """The configurations of every structure."""
+    """The configurations of every structure, in the order in which nnU-Net names its ensembles."""
     if isinstance(members, Mapping):
-        return {name: sorted(members[name]) for name in STRUCTURES}
+        return {name: [each for each in configurations if each in members[name]] for name in STRUCTURES}
     if members is not None or dice is None:
-        return {name: sorted(members or best) for name in STRUCTURES}
+        return {name: [each for each in configurations if each in (members or best)] for name in STRUCTURES}
     return {name: _best(dice, name).split("+") for name in STRUCTURES}
 
 

@@ -151,7 +151,8 @@ class nnUNetTrainer(StockTrainer):
             "optimizer_state": self.optimizer.state_dict(),
             "grad_scaler_state": None if self.grad_scaler is None else self.grad_scaler.state_dict(),
             "logging": self.logger.get_checkpoint(),
-            "_best_ema": self._best_ema,
+            # nnU-Net updates its best score after the checkpoint of the epoch
+            "_best_ema": float(np.nanmax([-1.0 if self._best_ema is None else self._best_ema, *self._last_average()])),
             "current_epoch": self.current_epoch + 1,
             "init_args": {"configuration": self.configuration_name, "fold": self.fold},
             "trainer_name": TRAINER,
@@ -175,6 +176,9 @@ class nnUNetTrainer(StockTrainer):
         self._best_ema = checkpoint["_best_ema"]
         self.current_epoch = checkpoint["current_epoch"]
         self.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
+
+    def _last_average(self) -> list[float]:
+        return [*self.logger.get_value("ema_fg_dice", step=None)][-1:]
 
     @property
     def is_finished(self) -> bool:

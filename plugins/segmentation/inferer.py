@@ -36,7 +36,7 @@ def combine(probabilities: Mapping[str, Tensor], members_of: Mapping[str, Sequen
         return next(iter(means.values()))
     background = _mean([mean[0] for mean in means.values()])
     total = torch.stack([background, *(means[chosen][LABELS[name]] for name, chosen in sets.items())])
-    return total / total.sum(0)
+    return total / total.sum(0).clamp_min(1e-6)
 
 
 def _mean(tensors: Sequence[Tensor]) -> Tensor:

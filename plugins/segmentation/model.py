@@ -101,7 +101,7 @@ NOMINAL = SegmentationModel(
 """nnU-Net's plan for scans of 256 x 256 x 80 voxels at 0.41 x 0.41 x 1.5 mm: networks of the right size, untrained."""
 
 
-def read_model(model_dir: str | os.PathLike[str], folds: Sequence[int] | None = None) -> SegmentationModel:
+def read_model(model_dir: str | os.PathLike[str], folds: Sequence[int] | int | None = None) -> SegmentationModel:
     """The description that a training left in ``model_dir``, or :data:`NOMINAL` where there is none yet.
 
     Args:
@@ -112,6 +112,7 @@ def read_model(model_dir: str | os.PathLike[str], folds: Sequence[int] | None = 
         InputError: if the file is no such description, or if it lacks a fold.
     """
     file = Path(model_dir) / DESCRIPTION
+    folds = [folds] if isinstance(folds, int) else folds
     if not file.is_file():
         return NOMINAL if folds is None else replace(NOMINAL, folds=list(folds))
     try:

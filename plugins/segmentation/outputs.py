@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -18,30 +19,39 @@ from plugins.errors import InputError
 from plugins.files import whole_file, write_json
 from plugins.progress import Progress
 from plugins.segmentation.model import LABELS
-from plugins.segmentation.transforms import label_path
+from plugins.segmentation.transforms import label_path, read_records
 
 StrPath = str | os.PathLike[str]
 _logger = logging.getLogger(__name__)
 
 
 class ScansToSegment:
-    """Those scans of a list whose label map is missing or outdated, without those that cannot be used.
+    """Those scans of a list that have no label map of this scan, by these weights and settings, and can be used.
+
+    ``<output_dir>/segmented.json`` records of what every label map was made.
 
     Args:
         items: ``{"case", "image"}`` each.
         output_dir: where the label maps lie.
-        weights: file of the network's weights; a label map older than it or than its scan is made again.
+        weights: file of the network's weights.
+        settings: other values on which a result depends.
     """
 
-    def __init__(self, items: Sequence[Mapping[str, Any]], output_dir: StrPath, weights: StrPath):
-        self.all = [{"case": item["case"], "image": item["image"]} for item in items]
+    def __init__(
+        self, items: Sequence[Mapping[str, Any]], output_dir: StrPath, weights: StrPath, settings: Sequence[Any] = ()
+    ):
+        made = read_records(output_dir)
+        self.all = [{"case": str(item["case"]), "image": str(item["image"])} for item in items]
+        for item in self.all:
+            parts = [item["image"], _stamp(item["image"]), _stamp(weights), repr(list(settings))]
+            item["origin"] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         self._output_dir = output_dir
         self.items: list[dict[str, Any]] = []
         self.refused: list[str] = []
-        needed = Path(weights)
         with Progress(total=len(self.all), description="checking scans") as progress:
             for item in self.all:
-                if not _is_current(label_path(output_dir, item["case"]), (Path(item["image"]), needed)):
+                exists = label_path(output_dir, item["case"]).is_file()
+                if not exists or made.get(item["case"]) != item["origin"]:
                     try:
                         check_scan(item)
                     except InputError as error:  # one bad scan must not cost the others
@@ -66,10 +76,11 @@ class ScansToSegment:
             raise InputError(f"{counts}: {' '.join(self.refused)}")
 
 
-def _is_current(result: Path, needed: Sequence[Path]) -> bool:
-    if not all(path.exists() for path in (result, *needed)):
-        return False
-    return result.stat().st_mtime_ns >= max(path.stat().st_mtime_ns for path in needed)
+def _stamp(path: StrPath) -> str:
+    """Size and time of a file, or of all files in a folder."""
+    files = sorted(Path(path).iterdir()) if os.path.isdir(path) else [Path(path)]
+    stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    return repr(stamps)
 
 
 class SegmentationProgress:

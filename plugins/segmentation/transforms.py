@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes, generate_binary_structure, label
 
 from plugins.data.dicom import is_series, write_segmentation
-from plugins.files import whole_file
+from plugins.files import read_json, whole_file, write_json
 
 StrPath = str | os.PathLike[str]
 
@@ -94,6 +94,16 @@ def label_path(output_dir: StrPath, case: str) -> Path:
     return Path(output_dir) / f"{case}_Label.nii.gz"
 
 
+RECORDS = "segmented.json"
+
+
+def read_records(output_dir: StrPath) -> dict[str, str]:
+    """Of what each label map in a folder was made, see :class:`plugins.segmentation.ScansToSegment`."""
+    file = Path(output_dir) / RECORDS
+    records: dict[str, str] = read_json(file) if file.is_file() else {}
+    return records
+
+
 class SaveLabelMapd:
     """Write ``<output_dir>/<case>_Label.nii.gz``, uint8, on exactly the grid of the scan.
 
@@ -103,23 +113,32 @@ class SaveLabelMapd:
         keys: of the label map :math:`(1, X, Y, Z)`, on the grid of ``image`` as it was read.
         output_dir: created if missing.
         dicom_seg: of a DICOM series also write ``<case>_Label.dcm``, a DICOM Segmentation that refers to the series.
+        refused: receives a sentence where that cannot be written.
 
     Raises:
         ValueError: if the label map is not on the scan's grid.
     """
 
-    def __init__(self, keys: str, output_dir: StrPath, dicom_seg: bool = True):
+    def __init__(self, keys: str, output_dir: StrPath, dicom_seg: bool = True, refused: list[str] | None = None):
         self._key, self._output_dir, self._dicom_seg = keys, output_dir, dicom_seg
+        self._refused = refused if refused is not None else []
 
     def __call__(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
         """Write the label map and return ``item`` as it is."""
         labels = item[self._key][0].cpu().numpy().astype(np.uint8)
         source, case = item["image"].meta["filename_or_obj"], item["case"]
         file = label_path(self._output_dir, case)
-        if self._dicom_seg and is_series(source):
-            write_segmentation(labels, np.asarray(item[self._key].affine), source, file.with_name(f"{case}_Label.dcm"))
+        affine = np.asarray(item[self._key].affine)
         with whole_file(file) as part:
-            nib.save(_on_grid_of(source, labels, np.asarray(item[self._key].affine), np.uint8), part)
+            nib.save(_on_grid_of(source, labels, affine, np.uint8), part)
+        if self._dicom_seg and is_series(source):
+            try:
+                write_segmentation(labels, affine, source, file.with_name(f"{case}_Label.dcm"))
+            except Exception as error:  # the label map is there, and other scans wait
+                fault = f"{source}: no DICOM Segmentation can be made ({type(error).__name__}: {error})"
+                self._refused.append(f"{fault}; take {file.name}.")
+        if "origin" in item:
+            write_json(Path(self._output_dir) / RECORDS, {**read_records(self._output_dir), case: item["origin"]})
         return item
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from plugins.nnunet.checkpoints import (
+    FINAL,
     LATEST,
     PREVIOUS,
     newest_checkpoint,
@@ -22,7 +23,7 @@ def draw() -> list[float]:
 
 def test_random_generators_continue_from_a_checkpoint(tmp_path: Path):
     np.random.randn()  # leaves a spare normal number in the state
-    write_checkpoint(tmp_path / LATEST, {"random_states": random_states()})
+    write_checkpoint(tmp_path / LATEST, {"current_epoch": 1, "random_states": random_states()})
     expected = draw()
     checkpoint = newest_checkpoint(tmp_path)
     assert checkpoint is not None
@@ -31,7 +32,7 @@ def test_random_generators_continue_from_a_checkpoint(tmp_path: Path):
 
 
 def test_an_interrupted_write_leaves_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    write_checkpoint(tmp_path / LATEST, {"epoch": 1})
+    write_checkpoint(tmp_path / LATEST, {"current_epoch": 1})
 
     def torn(content: object, file: Path) -> None:
         file.write_bytes(b"PK")
@@ -39,17 +40,17 @@ def test_an_interrupted_write_leaves_the_checkpoint(tmp_path: Path, monkeypatch:
 
     monkeypatch.setattr(torch, "save", torn)
     with pytest.raises(KeyboardInterrupt):
-        write_checkpoint(tmp_path / LATEST, {"epoch": 2})
-    assert newest_checkpoint(tmp_path) == {"epoch": 1}
+        write_checkpoint(tmp_path / LATEST, {"current_epoch": 2})
+    assert newest_checkpoint(tmp_path) == {"current_epoch": 1}
     assert [file.name for file in tmp_path.iterdir()] == [LATEST]
 
 
 def test_a_torn_checkpoint_falls_back_to_the_previous(tmp_path: Path):
     for epoch in (1, 2, 3):
-        write_checkpoint(tmp_path / LATEST, {"epoch": epoch})
+        write_checkpoint(tmp_path / LATEST, {"current_epoch": epoch})
     content = (tmp_path / LATEST).read_bytes()
     (tmp_path / LATEST).write_bytes(content[: len(content) // 2])
-    assert newest_checkpoint(tmp_path) == {"epoch": 2}
+    assert newest_checkpoint(tmp_path) == {"current_epoch": 2}
     (tmp_path / PREVIOUS).unlink()
     assert newest_checkpoint(tmp_path) is None
 
@@ -58,3 +59,9 @@ def test_numpy_numbers_become_plain_ones():
     value = plain({"a": [np.float32(0.5), (np.int64(3), None)], "b": torch.zeros(1)})
     assert [type(value["a"][0]), type(value["a"][1][0])] == [float, int]
     assert isinstance(value["b"], torch.Tensor)
+
+
+def test_a_finished_training_that_is_extended_resumes_behind_its_end(tmp_path: Path):
+    write_checkpoint(tmp_path / FINAL, {"current_epoch": 8})
+    write_checkpoint(tmp_path / LATEST, {"current_epoch": 12})
+    assert newest_checkpoint(tmp_path) == {"current_epoch": 12}

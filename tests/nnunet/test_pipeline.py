@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import highdicom
 import nibabel as nib
 import numpy as np
 import pytest
@@ -18,10 +19,11 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor, predict_en
 
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
-from plugins.nnunet import InlineExecutor, NnUNetTraining, selection, workers
+from plugins.nnunet import InlineExecutor, NnUNetTraining, pipeline, selection, workers
 from plugins.nnunet.processes import pools_on
 from plugins.segmentation import read_model
 
+from ..dicom_series import write_series
 from .conftest import CHANGES, TINY, oblique, segment, write_scan
 
 
@@ -165,9 +167,38 @@ def test_results_lie_on_the_grid_of_the_scan_and_are_kept(trained: NnUNetTrainin
     before = result.stat().st_mtime_ns
     segment(trained.model_dir, scans, tmp_path / "out")
     assert result.stat().st_mtime_ns == before
-    os.utime(scans["a"])
-    segment(trained.model_dir, scans, tmp_path / "out")
+    segment(trained.model_dir, scans, tmp_path / "out", test_time_mirroring=False)
     assert result.stat().st_mtime_ns > before
+
+
+def test_a_label_map_of_another_scan_of_that_name_is_made_again(trained: NnUNetTraining, tmp_path: Path):
+    for number, folder in enumerate(("first", "second")):
+        (tmp_path / folder).mkdir()
+        write_scan(tmp_path / folder, "a", 40 + number)
+    maps = []
+    for folder in ("second", "first"):
+        os.utime(tmp_path / folder / "a_hrT2.nii.gz", (0, 0))  # older than any label map
+        scans: dict[str, str | Path] = {"a": tmp_path / folder / "a_hrT2.nii.gz"}
+        (file,) = segment(trained.model_dir, scans, tmp_path / "out").values()
+        maps.append(np.asarray(nib.load(file).dataobj))
+    assert not np.array_equal(*maps)
+
+
+def test_a_series_gets_a_label_map_and_a_segmentation(trained: NnUNetTraining, tmp_path: Path):
+    file = write_scan(tmp_path, "a", 41)["image"]
+    image = nib.load(file)
+    voxels = np.rint(image.get_fdata() * 4).clip(0).astype(np.uint16)
+    nib.save(nib.Nifti1Image(voxels.astype(np.float32), image.affine), file)
+    series = write_series(tmp_path / "a_series", voxels, image.affine)
+    results = segment(trained.model_dir, {"a": file, "s": series}, tmp_path / "out")
+    ours, expected = (nib.load(results[case]) for case in ("s", "a"))
+    assert len(np.unique(np.asarray(ours.dataobj))) == 3
+    places = [
+        np.round(nib.affines.apply_affine(i.affine, np.argwhere(np.asarray(i.dataobj) == 1)), 2)
+        for i in (ours, expected)
+    ]
+    assert {*map(tuple, places[0] + 0.0)} == {*map(tuple, places[1] + 0.0)}
+    assert highdicom.seg.segread(tmp_path / "out" / "s_Label.dcm").segment_numbers == [1, 2]
 
 
 def test_volumes_are_listed(trained: NnUNetTraining, tmp_path: Path):
@@ -194,15 +225,18 @@ def test_one_bad_scan_does_not_cost_the_others(trained: NnUNetTraining, tmp_path
 
 def test_members_may_be_chosen_for_each_structure(trained: NnUNetTraining):
     dice = {"2d": {"VS": 0.8, "cochlea": 0.3, "mean": 0.55}, "3d_fullres": {"VS": 0.5, "cochlea": 0.4, "mean": 0.45}}
-    assert selection._chosen(None, ["2d"], dice) == {"VS": ["2d"], "cochlea": ["3d_fullres"]}
-    assert selection._chosen(None, ["2d"], None) == {"VS": ["2d"], "cochlea": ["2d"]}
+    order = ["2d", "3d_fullres"]
+    assert selection._chosen(None, ["2d"], dice, order) == {"VS": ["2d"], "cochlea": ["3d_fullres"]}
+    assert selection._chosen(None, ["2d"], None, order) == {"VS": ["2d"], "cochlea": ["2d"]}
     given = {"VS": ["3d_fullres"], "cochlea": ["3d_fullres", "2d"]}
-    assert selection._chosen(given, ["2d"], dice) == {"VS": ["3d_fullres"], "cochlea": ["2d", "3d_fullres"]}
+    assert selection._chosen(given, ["2d"], dice, order) == {"VS": ["3d_fullres"], "cochlea": order}
+    assert selection._chosen(order, ["2d"], None, order[::-1])["VS"] == order[::-1]
 
 
 def test_structures_with_members_of_their_own_are_validated_together(trained: NnUNetTraining, items, tmp_path: Path):
     settings = {**TINY, "max_epochs": 1, "iterations_per_epoch": 3, "plan_changes": CHANGES}
-    members = {"VS": ["2d"], "cochlea": ["3d_fullres"]}
+    members = {"VS": ["2d"], "cochlea": ["3d_fullres", "2d"]}
+    settings["configurations"] = ["3d_fullres", "2d"]
     training = NnUNetTraining(items[:8], tmp_path, tmp_path / "m", members=members, **settings)
     training.run()
     model = read_json(tmp_path / "m" / "model.json")
@@ -318,8 +352,24 @@ def test_unknown_keys_and_names_are_refused(items, tmp_path: Path, wrong: dict[s
 
 
 def test_other_scans_in_the_same_folder_are_refused(trained: NnUNetTraining, items):
-    with pytest.raises(InputError, match="other scans or plans"):
+    with pytest.raises(InputError, match="other scans, plans or settings"):
         NnUNetTraining(items[:-1], trained.output_dir, trained.model_dir, plan_changes=CHANGES, **TINY).run()
+    settings = {**TINY, "initial_lr": 0.02}
+    with pytest.raises(InputError, match="other scans, plans or settings"):
+        NnUNetTraining(items, trained.output_dir, trained.model_dir, plan_changes=CHANGES, **settings).run()
+
+
+def test_the_first_failure_of_a_training_ends_all(items, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    started = []
+
+    def fail(workspace: object, name: str, fold: int, *args: object, **kwargs: object) -> None:
+        started.append((name, fold))
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(pipeline, "train_fold", fail)
+    with pytest.raises(RuntimeError, match="no memory"):
+        NnUNetTraining(items, tmp_path, tmp_path / "m", plan_changes=CHANGES, **TINY).run()
+    assert len(started) == 1
 
 
 def test_torchvision_and_timm_are_never_imported(trained: NnUNetTraining):

@@ -10,7 +10,7 @@ from plugins.data import check_scan, inference_datalist, scan_datalist
 from plugins.data.dicom import headers, read_series, write_segmentation
 from plugins.errors import InputError
 
-from .dicom_series import slices, write_series
+from ..dicom_series import slices, write_series
 
 SHAPE = (14, 12, 6)
 OBLIQUE = np.array([[-0.8, 0, 0, 30], [0, -0.88, -0.27, 20], [0, -0.24, 1.48, -10], [0, 0, 0, 1]], dtype=float)
@@ -71,6 +71,28 @@ def test_a_segmentation_lies_on_its_series(tmp_path: Path, affine):
         np.testing.assert_allclose(places[values == value], expected_places[expected == value], atol=0.011)
 
 
+def test_an_anonymised_series_gets_a_segmentation(tmp_path: Path):
+    folder = write_series(tmp_path / "s", voxels(), FEET_FIRST)
+    for slice_ in slices(folder):
+        for keyword in ("StudyID", "AccessionNumber", "PatientSex", "PatientBirthDate", "StudyDate"):
+            delattr(slice_, keyword)
+        slice_.save_as(slice_.filename)
+    labels = np.ones(SHAPE, dtype=np.uint8)
+    write_segmentation(labels, read_series(folder)[1], folder, tmp_path / "seg.dcm")
+    assert highdicom.seg.segread(tmp_path / "seg.dcm").number_of_segments == 2
+
+
+def test_results_beside_the_series_are_no_scans(tmp_path: Path):
+    folder = write_series(tmp_path / "scans" / "p", voxels(), FEET_FIRST)
+    affine = read_series(folder)[1]
+    write_segmentation(np.ones(SHAPE, dtype=np.uint8), affine, folder, tmp_path / "scans" / "out" / "p_Label.dcm")
+    nib.save(nib.Nifti1Image(np.ones(SHAPE, dtype=np.uint8), affine), tmp_path / "scans" / "p_Label.nii.gz")
+    assert [item["case"] for item in scan_datalist(tmp_path / "scans", "hrT2")] == ["p"]
+    nib.save(nib.Nifti1Image(voxels().astype(np.float32), affine), tmp_path / "scans" / "p_hrT2.nii.gz")
+    with pytest.raises(InputError, match="p is a file and a DICOM series"):
+        scan_datalist(tmp_path / "scans", "hrT2")
+
+
 def test_an_empty_label_map_is_a_segmentation_too(tmp_path: Path):
     folder = write_series(tmp_path / "s", voxels(), FEET_FIRST)
     write_segmentation(np.zeros(SHAPE, dtype=np.uint8), read_series(folder)[1], folder, tmp_path / "seg.dcm")
@@ -123,6 +145,8 @@ FAULTS = {
     "two series in a folder": (change(0, SeriesInstanceUID="1.2.3"), "2 series"),
     "a slice of another size": (change(0, Rows=11), "2 heights"),
     "a scout": (change(0, ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), "not parallel"),
+    "gantry tilt": (change(3, ImagePositionPatient=[30, 26, 35.5]), "shifted against one another"),
+    "slices that do not belong together": (change(5, SliceThickness="2.5"), "only . of its 6 slices belong together"),
     "a slice is cut off": (change(3, PixelData=b"\0" * 8), "is cut off"),
 }
 

@@ -106,6 +106,13 @@ def test_each_structure_gets_the_probability_of_its_own_members():
     torch.testing.assert_close(result.sum(0), torch.ones(2, 2, 2))
 
 
+def test_members_that_contradict_each_other_leave_background():
+    a, b = torch.tensor([0.0, 0, 1]).reshape(3, 1, 1, 1), torch.tensor([0.0, 1, 0]).reshape(3, 1, 1, 1)
+    result = combine({"a": a, "b": b}, {"VS": ("a",), "cochlea": ("b",)})
+    assert result.isfinite().all()
+    assert int(result.argmax(0)) == 0
+
+
 def test_a_model_is_read_as_it_was_written(tmp_path):
     BOTH.write(tmp_path)
     read = read_model(tmp_path)
