@@ -143,6 +143,18 @@ def test_the_inferer_refuses_what_has_no_grid():
             inferer(wrong, FoldEnsemble(BOTH))
 
 
+def test_new_weights_are_noticed():
+    torch.manual_seed(0)
+    ensemble, inferer = FoldEnsemble(BOTH).eval(), EnsembleInferer(BOTH)
+    scan = MetaTensor(torch.randn(1, 1, 12, 10, 6), affine=torch.diag(torch.tensor([0.9, 1.1, 1.9, 1])))
+    before = inferer(scan, ensemble)
+    torch.testing.assert_close(before, EnsembleInferer(BOTH)(scan, lambda x: ensemble(x)), atol=1e-5, rtol=0)
+    ensemble.load_state_dict({key: value * 0.5 for key, value in ensemble.state_dict().items()})
+    after = inferer(scan, ensemble)
+    torch.testing.assert_close(after, EnsembleInferer(BOTH)(scan, lambda x: ensemble(x)), atol=1e-5, rtol=0)
+    assert (after - before).abs().max() > 1e-3
+
+
 def test_inference_by_torchscript_is_inference_by_the_network():
     torch.manual_seed(0)
     ensemble = FoldEnsemble(BOTH).eval()
