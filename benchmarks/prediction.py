@@ -109,13 +109,16 @@ def seconds(call: Callable[[], None]) -> float:
 
 
 def compare(training: Path, scans: Sequence[dict[str, str]], folder: Path, batch_size: int) -> dict[str, Any]:
-    """Every member alone with one fold and with all, and all members with all folds."""
+    """Every member alone with one fold, and all members with all folds."""
     workspace, model = Workspace(training / "nnunet"), read_json(training / "models" / DESCRIPTION)
     datalist, results = folder / "scans.json", {}
     write_json(datalist, {"training": scans})
     every, folds = [*model["members"]], model["folds"]
     cases = [(f"{name}, fold {folds[0]}", [name], folds[:1]) for name in every]
     cases.append((f"{' + '.join(every)}, {len(folds)} folds", every, folds))
+    first = folder / "first.json"
+    write_json(first, {"training": scans[:1]})
+    by_bundle(training / "models", first, folder / "warm-up", folds[:1], batch_size)  # imports what MONAI needs
     for title, members, used in cases:
         model_dir = part_of(training / "models", members, folder / f"model {title}")
         ours, theirs = folder / f"ours {title}", folder / f"nnunet {title}"
