@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -64,14 +65,15 @@ def export(
     if not (bundle / "configs" / "metadata.json").is_file():
         raise InputError(f"{bundle} is no bundle: give a folder that holds configs/metadata.json.")
     folder = output_dir.absolute() / bundle.name
-    for source in (bundle, *([ckpt_dir.absolute()] if ckpt_dir else [])):
-        if folder == source or folder in source.parents or source in folder.parents:
+    sources = [bundle, *([ckpt_dir.absolute()] if ckpt_dir else [])]
+    for source in sources:
+        if folder == source or folder in source.parents or bundle in folder.parents:
             raise InputError(f"{folder} would replace or lie in {source}: choose another output_dir.")
     shutil.rmtree(folder, ignore_errors=True)
     _copy(bundle, folder)
     if (bundle.parent / PARTS[0]).is_dir() and bundle.name not in PARTS:
         for part in PARTS:
-            _copy(bundle.parent / part, folder / "bundles" / part)
+            _copy(bundle.parent / part, folder / "parts" / part)
     _settle(folder, overlays)
     if ckpt_dir is not None:
         _add_weights(folder, ckpt_dir.absolute())
@@ -151,8 +153,8 @@ def _add_weights(folder: Path, ckpt_dir: Path) -> None:
     command += ["--meta_file", str(folder / "configs" / "metadata.json"), "--ckpt_file", str(models / WEIGHTS)]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode or not (models / SCRIPT).is_file():
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        fault = f"{ckpt_dir / WEIGHTS}: cannot be exported as TorchScript ({last})"
+        lines = [line for line in done.stderr.splitlines() if re.match(r"[\w.]*(Error|Exception)\b", line)]
+        fault = f"{ckpt_dir / WEIGHTS}: cannot be exported as TorchScript ({(lines or ['no message'])[-1]})"
         raise InputError(f"{fault}; give weights of this bundle.")
 
 

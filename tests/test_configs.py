@@ -48,6 +48,8 @@ def is_overlay(path: Path) -> bool:
 def bases(overlay: Path) -> list[dict[str, Any]]:
     """The configs of the same bundle that the overlay fits onto, that is: that have all of its keys."""
     complete = [load(path) for path in files() if path.parent == overlay.parent and not is_overlay(path)]
+    if overlay.name.endswith("_train.json"):
+        complete = [load(overlay.with_name("train.json"))]
     return [config for config in complete if not missing(load(overlay), config)]
 
 

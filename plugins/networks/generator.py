@@ -133,6 +133,8 @@ class ResnetGenerator(nn.Module):
         ValueError: if an argument is out of its range.
     """
 
+    __annotations__ = {"feature_blocks": list[int]}
+
     def __init__(
         self,
         spatial_dims: int = 2,
@@ -162,7 +164,8 @@ class ResnetGenerator(nn.Module):
         encoder_regions = 3 if encoder_norm == "rain" or encoder_separates_vs else 2
         inner = _Norm(encoder_norm, {"num_regions": encoder_regions, "statistics": region_statistics})
         outer = _Norm(decoder_norm, {"num_regions": 3, "statistics": region_statistics})
-        self.encoder_regions, self.feature_blocks = encoder_regions, sorted(feature_blocks)
+        self.encoder_regions = encoder_regions
+        self.feature_blocks = sorted(feature_blocks)
         self.uses_regions = encoder_norm != "instance" or decoder_norm != "instance"
         self.region_reduction, self.min_region_pixels = region_reduction, min_region_pixels
         self.anti_aliased = anti_aliased

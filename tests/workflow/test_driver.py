@@ -80,7 +80,8 @@ def test_a_run_goes_from_the_data_to_the_report_once(bundles, dataset, tmp_path,
     workflow(bundles, dataset, tmp_path).run()
     run = tmp_path / "runs" / "small"
     names = [name for name, _ in work]
-    assert sorted(names[:2]) == ["cyclegan_training", "tanq_training"]
+    for view in ("tanq", "cyclegan"):
+        assert names.index(f"{view}_training") < names.index(f"{view}_translation") < 4
     assert names[4] == "round_0/segmentation"
     assert names.index("round_1/pseudo_labels") < names.index("round_1/segmentation")
     assert set(names) == {
