@@ -11,13 +11,13 @@ from plugins.data.datalists import (
 from plugins.data.phantom import write_phantom
 from plugins.data.slices import UnpairedSampler, UnpairedSlices, prepare_volumes
 from plugins.data.transforms import prepared_transforms, translation_transforms
-from plugins.data.translation import SaveTranslationd, TranslationProgress, WeightsLoader, untranslated
+from plugins.data.translation import SaveTranslationd, VolumeProgress, WeightsLoader, untranslated
 
 __all__ = [
     "SaveTranslationd",
-    "TranslationProgress",
     "UnpairedSampler",
     "UnpairedSlices",
+    "VolumeProgress",
     "WeightsLoader",
     "check_scan",
     "check_scans",

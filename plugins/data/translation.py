@@ -123,15 +123,17 @@ class WeightsLoader:
             raise InputError(f"{self._path}: the weights belong to a network of other settings; {cure}.") from error
 
 
-class TranslationProgress:
-    """Ignite handler that reports each translated volume on the terminal and in ``<output_dir>/progress.json``.
+class VolumeProgress:
+    """Ignite handler that reports each volume that is done on the terminal and in ``<output_dir>/progress.json``.
 
     Args:
         output_dir: see above.
+        description: what is done.
+        total: volumes of the whole list, of which those of the engine are the last; ``None`` counts those only.
     """
 
-    def __init__(self, output_dir: StrPath):
-        self._output_dir = output_dir
+    def __init__(self, output_dir: StrPath, description: str = "translating volumes", total: int | None = None):
+        self._output_dir, self._description, self._total = output_dir, description, total
         self._progress: Progress | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -141,7 +143,9 @@ class TranslationProgress:
         engine.add_event_handler(Events.COMPLETED, self._close)
 
     def _start(self, engine: Engine) -> None:
-        self._progress = Progress(engine.state.epoch_length or 0, "translating volumes", self._output_dir)
+        steps = engine.state.epoch_length or 0
+        total = steps if self._total is None else self._total
+        self._progress = Progress(total, self._description, self._output_dir, initial=total - steps)
 
     def _advance(self, engine: Engine) -> None:
         if self._progress is not None:

@@ -3,7 +3,7 @@
 from plugins.segmentation.inferer import EnsembleInferer, combine
 from plugins.segmentation.model import LABELS, Member, SegmentationModel, read_model
 from plugins.segmentation.networks import FoldEnsemble
-from plugins.segmentation.outputs import ScansToSegment, SegmentationProgress, write_volumes
+from plugins.segmentation.outputs import ScansToSegment, write_volumes
 from plugins.segmentation.transforms import KeepLargestComponentsd, SaveLabelMapd, SaveProbabilitiesd, ZScored
 from plugins.segmentation.window import SlidingWindow
 
@@ -17,7 +17,6 @@ __all__ = [
     "SaveProbabilitiesd",
     "ScansToSegment",
     "SegmentationModel",
-    "SegmentationProgress",
     "SlidingWindow",
     "ZScored",
     "combine",

@@ -12,7 +12,6 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from ignite.engine import Engine, Events
 
 from plugins.data import check_scan
 from plugins.errors import InputError
@@ -81,37 +80,6 @@ def _stamp(path: StrPath) -> str:
     files = sorted(Path(path).iterdir()) if os.path.isdir(path) else [Path(path)]
     stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     return repr(stamps)
-
-
-class SegmentationProgress:
-    """Ignite handler that reports each scan on the terminal and in ``<output_dir>/progress.json``.
-
-    Args:
-        output_dir: see above.
-        total: scans of the whole list; those of the engine are the last of them.
-    """
-
-    def __init__(self, output_dir: StrPath, total: int):
-        self._output_dir, self._total = output_dir, total
-        self._progress: Progress | None = None
-
-    def attach(self, engine: Engine) -> None:
-        """Follow the iterations of ``engine``, each of them one scan."""
-        engine.add_event_handler(Events.STARTED, self._start)
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self._advance)
-        engine.add_event_handler(Events.COMPLETED, self._close)
-
-    def _start(self, engine: Engine) -> None:
-        done = self._total - (engine.state.epoch_length or 0)
-        self._progress = Progress(self._total, "segmenting", self._output_dir, initial=done)
-
-    def _advance(self, engine: Engine) -> None:
-        if self._progress is not None:
-            self._progress.advance()
-
-    def _close(self, engine: Engine) -> None:
-        if self._progress is not None:
-            self._progress.close()
 
 
 def write_volumes(items: Sequence[Mapping[str, Any]], output_dir: StrPath) -> dict[str, dict[str, float]]:
