@@ -12,8 +12,7 @@ from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 from torch import Tensor
 
-from plugins.segmentation.model import LABELS, Member, SegmentationModel
-from plugins.segmentation.networks import FoldEnsemble
+from plugins.segmentation.model import LABELS, SegmentationModel
 from plugins.segmentation.resample import resample_image, resample_logits, resampled_shape
 from plugins.segmentation.window import SlidingWindow
 
@@ -64,7 +63,6 @@ class EnsembleInferer(Inferer):
     def __init__(self, model: SegmentationModel, window: SlidingWindow | None = None):
         super().__init__()
         self.model, self.window = model, window or SlidingWindow()
-        self._frozen: dict[tuple[int, int], tuple[Any, Callable[..., Tensor]]] = {}
 
     def __call__(self, inputs: Tensor, network: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """Probabilities of one scan.
@@ -87,24 +85,10 @@ class EnsembleInferer(Inferer):
             if target not in resampled:
                 shape = resampled_shape(volume.shape[1:], spacing, target)
                 resampled[target] = resample_image(volume, shape, spacing, target)
-            predict = self._on_cpu(network, member) if volume.device.type == "cpu" else network
-            logits = self.window(predict, resampled[target], member.patch_size, member.mirror_axes)
+            logits = self.window(network, resampled[target], member.patch_size, member.mirror_axes)
             probabilities[name] = resample_logits(logits, volume.shape[1:], target, spacing).softmax(0)
             del logits
         total = combine(probabilities, self.model.members_of)
         back = [0, *(axes.index(axis) + 1 for axis in range(3))]
         result: Tensor = convert_to_dst_type(total.permute(back)[None], inputs)[0]  # with its meta data
         return result
-
-    def _on_cpu(self, network: Callable[..., Tensor], member: Member) -> Callable[..., Tensor]:
-        """The network as frozen TorchScript, faster by a fifth for small layers; kept as long as the weights are."""
-        if not isinstance(network, FoldEnsemble):
-            return network
-        key = (id(network), len(member.patch_size))
-        weights = tuple(parameter._version for parameter in network.parameters())
-        if key not in self._frozen or self._frozen[key][0] != weights:
-            patch = torch.zeros(1, 1, *member.patch_size)
-            with torch.no_grad():
-                frozen = torch.jit.freeze(torch.jit.trace(network.eval(), patch, check_trace=False))
-            self._frozen[key] = (weights, frozen)
-        return self._frozen[key][1]

@@ -13,7 +13,7 @@ from plugins.errors import InputError
 from plugins.segmentation.model import LABELS, Member, SegmentationModel
 
 ARCHITECTURES = {"PlainConvUNet": PlainConvUNet, "ResidualEncoderUNet": ResidualEncoderUNet}
-LAYERS = {2: (nn.Conv2d, nn.InstanceNorm2d), 3: (nn.Conv3d, nn.InstanceNorm3d)}
+CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 
 
 def make_unet(member: Member) -> nn.Module:
@@ -24,15 +24,14 @@ def make_unet(member: Member) -> nn.Module:
     """
     if member.architecture not in ARCHITECTURES:
         raise InputError(f"architecture {member.architecture!r} is not known: known are {', '.join(ARCHITECTURES)}.")
-    conv, norm = LAYERS[len(member.patch_size)]
     try:
         network: nn.Module = ARCHITECTURES[member.architecture](
             input_channels=1,
             num_classes=len(LABELS),
-            conv_op=conv,
+            conv_op=CONVOLUTIONS[len(member.patch_size)],
             conv_bias=True,
-            norm_op=norm,
-            norm_op_kwargs={"eps": 1e-5, "affine": True},
+            norm_op=_instance_norm,
+            norm_op_kwargs={"eps": 1e-5},
             nonlin=nn.LeakyReLU,
             nonlin_kwargs={"inplace": True},
             deep_supervision=False,
@@ -42,6 +41,11 @@ def make_unet(member: Member) -> nn.Module:
         fault = f"the arguments of {member.architecture} do not fit ({error})"
         raise InputError(f"{fault}: train the model anew.") from error
     return network
+
+
+def _instance_norm(channels: int, eps: float) -> nn.Module:
+    """Instance norm as groups of one channel: torch's kernel for groups is several times faster on the CPU."""
+    return nn.GroupNorm(channels, channels, eps=eps)
 
 
 class UNet(nn.Module):
