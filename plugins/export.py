@@ -203,8 +203,8 @@ def _list_large_files(folder: Path, url: str) -> list[Path]:
     lines = ["large_files:"]
     for path in large:
         name = path.relative_to(folder).as_posix()
-        lines += [f'- path: "{name}"', f'  url: "{url.rstrip("/")}/{name}"']
-        lines += [f'  hash_val: "{_sha256(path)}"', '  hash_type: "sha256"']
+        lines += [f"- path: {json.dumps(name)}", f"  url: {json.dumps(url.rstrip('/') + '/' + name)}"]
+        lines += [f"  hash_val: {json.dumps(_sha256(path))}", '  hash_type: "sha256"']
     (folder / "large_files.yml").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return large
 

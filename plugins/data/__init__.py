@@ -2,12 +2,7 @@
 
 from plugins.data.checks import check_scan, check_scans
 from plugins.data.crossmoda import crossmoda_datalist, heldout_labels, read_datalist, scan_datalist, write_datalist
-from plugins.data.datalists import (
-    dataset_or_phantom,
-    inference_datalist,
-    segmentation_datalist,
-    unpaired_datalist,
-)
+from plugins.data.datalists import dataset_or_phantom, inference_datalist, segmentation_datalist, unpaired_datalist
 from plugins.data.phantom import write_phantom
 from plugins.data.slices import UnpairedSampler, UnpairedSlices, prepare_volumes
 from plugins.data.transforms import prepared_transforms, translation_transforms

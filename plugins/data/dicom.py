@@ -20,11 +20,7 @@ StrPath = str | os.PathLike[str]
 ALGORITHM = "tanq-bundles vs_cochlea_seg"
 # label: name, SNOMED CT category and type as (code, meaning)
 SEGMENTS = {
-    1: (
-        "vestibular schwannoma",
-        ("49755003", "Morphologically Abnormal Structure"),
-        ("108369006", "Neoplasm"),
-    ),
+    1: ("vestibular schwannoma", ("49755003", "Morphologically Abnormal Structure"), ("108369006", "Neoplasm")),
     2: ("cochlea", ("91723000", "Anatomical Structure"), ("80169004", "Cochlear structure")),
 }
 _DEFERRED_BYTES = 1024
@@ -168,9 +164,7 @@ def write_segmentation(labels: NDArray[np.uint8], affine: NDArray[np.float64], f
             raise ValueError(f"{folder}: a slice lies at voxel ({x:.2f}, {y:.2f}, {z:.2f}) of the label map")
         frames.append(labels[:, :, index].T)
     algorithm = highdicom.AlgorithmIdentificationSequence(
-        name=ALGORITHM,
-        version=plugins.__version__,
-        family=coding.Code("123109", "DCM", "Artificial Intelligence"),
+        name=ALGORITHM, version=plugins.__version__, family=coding.Code("123109", "DCM", "Artificial Intelligence")
     )
     descriptions = [
         highdicom.seg.SegmentDescription(

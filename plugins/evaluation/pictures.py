@@ -23,6 +23,7 @@ from plugins.files import whole_file
 COLOURS = {"vs": "#ff5050", "cochlea": "#40e0ff"}
 PERCENTILES = (1.0, 99.5)
 FIELD_MM = 60.0
+WHOLE = (slice(None), slice(None))
 PANEL_INCHES = 2.6
 
 
@@ -149,11 +150,7 @@ def _frame(shape: Sequence[int], spacing: Sequence[float]) -> tuple[float, float
 
 
 def _draw_slice(
-    axis: Axes,
-    volume: NDArray[np.float32],
-    index: int,
-    spacing: Sequence[float],
-    window: tuple[slice, slice] = (slice(None), slice(None)),
+    axis: Axes, volume: NDArray[np.float32], index: int, spacing: Sequence[float], window: tuple[slice, slice] = WHOLE
 ) -> None:
     low, high = np.nanpercentile(volume[:, :, index], PERCENTILES)
     piece = volume[:, :, index][window]
@@ -165,11 +162,7 @@ def _draw_slice(
 
 
 def _draw_contours(
-    axis: Axes,
-    label: NDArray[np.float32],
-    index: int,
-    spacing: Sequence[float],
-    window: tuple[slice, slice] = (slice(None), slice(None)),
+    axis: Axes, label: NDArray[np.float32], index: int, spacing: Sequence[float], window: tuple[slice, slice] = WHOLE
 ) -> None:
     piece = label[:, :, index][window]
     centres = [(np.arange(n) + 0.5) * s for n, s in zip(piece.shape, spacing, strict=False)]

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import quoteattr
 
 from rich.console import Console
 
@@ -86,8 +87,7 @@ def _page(
         parts += ["<h2>Paired t-tests</h2>", _html_table(*_test_rows(tests))]
     parts.append(f"<h2>Pictures</h2><p>Contours: {_legend()}. The patient's right is on the left.</p>")
     parts += [
-        f'<h3>{html.escape(title)}</h3><img src="{html.escape(path)}" alt="{html.escape(title)}">'
-        for title, path in pictures
+        f"<h3>{html.escape(title)}</h3><img src={quoteattr(path)} alt={quoteattr(title)}>" for title, path in pictures
     ]
     body = "\n".join(parts)
     head = f'<meta charset="utf-8"><title>Report</title><style>{STYLE}</style>'
@@ -95,7 +95,7 @@ def _page(
 
 
 def _legend() -> str:
-    return ", ".join(f'<b class="{name}">{title}</b>' for name, title in STRUCTURE_TITLES.items())
+    return ", ".join(f"<b class={quoteattr(name)}>{title}</b>" for name, title in STRUCTURE_TITLES.items())
 
 
 def _test_rows(tests: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:

@@ -205,7 +205,7 @@ class RegionNorm(nn.Module):
         if num_regions < 1:
             raise ValueError(f"The number of regions must be at least 1, not {num_regions}.")
         if statistics not in STATISTICS:
-            raise ValueError(f"Statistics must be {' or '.join(STATISTICS)}, not '{statistics}'.")
+            raise ValueError(f"Statistics must be {' or '.join(STATISTICS)}, not {statistics!r}.")
         self.num_regions, self.eps, self.styled_region = num_regions, eps, 0
         self.over_batch = statistics == "batch"
         self.weight = nn.Parameter(torch.ones(num_regions, num_features), requires_grad=affine)

@@ -57,7 +57,7 @@ def list_regions(targets: Tensor, size: list[int], reduction: str = "any", min_p
         ValueError: if ``reduction`` is unknown.
     """
     if reduction != "any" and reduction != "nearest":
-        raise ValueError(f"Reduction must be 'any' or 'nearest', not '{reduction}'.")
+        raise ValueError("Reduction must be 'any' or 'nearest', not '" + reduction + "'.")
     masks = targets.to(torch.float32)
     if list(masks.shape[2:]) != list(size):
         if reduction == "nearest":

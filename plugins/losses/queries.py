@@ -138,7 +138,7 @@ class AttentionQueries(nn.Module):
     def __init__(self, num_queries: int = 256, attention: str = "global", window: int = 7, rows_per_chunk: int = 512):
         super().__init__()
         if attention not in ATTENTIONS:
-            raise ValueError(f"Attention must be one of {', '.join(ATTENTIONS)}, not '{attention}'.")
+            raise ValueError(f"Attention must be one of {', '.join(ATTENTIONS)}, not {attention!r}.")
         if window < 1 or window % 2 == 0:
             raise ValueError(f"The window must be odd, not {window}.")
         self.num_queries, self.attention, self.window = num_queries, attention, window

@@ -157,7 +157,7 @@ class ResnetGenerator(nn.Module):
         super().__init__()
         for norm in (encoder_norm, decoder_norm):
             if norm not in NORMS:
-                raise ValueError(f"Norm must be one of {', '.join(NORMS)}, not '{norm}'.")
+                raise ValueError(f"Norm must be one of {', '.join(NORMS)}, not {norm!r}.")
         if not all(0 <= block < num_res_blocks for block in feature_blocks):
             raise ValueError(f"feature_blocks {list(feature_blocks)} must lie below num_res_blocks {num_res_blocks}.")
         conv = Conv["conv", spatial_dims]

@@ -18,7 +18,7 @@ def initialise(network: nn.Module, kind: str = "xavier", gain: float = 0.02) -> 
         ValueError: if ``kind`` is unknown.
     """
     if kind not in ("xavier", "normal"):
-        raise ValueError(f"Initialisation must be 'xavier' or 'normal', not '{kind}'.")
+        raise ValueError(f"Initialisation must be 'xavier' or 'normal', not {kind!r}.")
     for module in network.modules():
         if isinstance(module, _ConvNd | nn.Linear):
             if kind == "xavier":

@@ -6,11 +6,4 @@ from plugins.nnunet.trainer import TrainerSettings
 from plugins.nnunet.training import NnUNetEngine
 from plugins.nnunet.workers import exit_with_parent, process_pool
 
-__all__ = [
-    "InlineExecutor",
-    "NnUNetEngine",
-    "NnUNetTraining",
-    "TrainerSettings",
-    "exit_with_parent",
-    "process_pool",
-]
+__all__ = ["InlineExecutor", "NnUNetEngine", "NnUNetTraining", "TrainerSettings", "exit_with_parent", "process_pool"]

@@ -76,7 +76,7 @@ class TrainerSettings:
         return self.iterations_per_epoch[configuration]
 
 
-class nnUNetTrainer(StockTrainer):
+class nnUNetTrainer(StockTrainer):  # noqa: N801 - nnU-Net's name
     """nnU-Net's trainer under nnU-Net's name, which checkpoints carry, so that stock nnU-Net can use them.
 
     It differs in what does not touch the optimisation: messages go to the log file only, no picture is drawn each
@@ -115,7 +115,7 @@ class nnUNetTrainer(StockTrainer):
     def _save_debug_information(self) -> None:
         """Not wanted: it records this machine."""
 
-    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, ...]:  # noqa: N802
         """nnU-Net's choice, without mirroring if that is switched off."""
         *others, mirror_axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         if not self.mirroring:

@@ -116,7 +116,7 @@ class UdaWorkflow:
         if self.run_dir.is_relative_to(dataset_dir) or dataset_dir.is_relative_to(self.run_dir):
             raise InputError(f"the run folder {self.run_dir} and {dataset_dir} overlap: choose another runs_dir.")
         scans = {name: crossmoda_datalist(dataset_dir, split) for name, split in SPLITS.items()}
-        common = {"device": f"$torch.device('{self.device}')", "seed": self.seed}
+        common = {"device": f"$torch.device({str(self.device)!r})", "seed": self.seed}
         if self.num_threads is not None:
             common["num_threads"] = self.num_threads
         return Plan(

@@ -30,7 +30,7 @@ class CommandError(RuntimeError):
     """A command failed; the message says how, names its log and repeats the log's end."""
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 - no error
     """The command was ended because the run is being stopped."""
 
 

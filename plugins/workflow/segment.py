@@ -59,7 +59,7 @@ class RunInference:
             "dataset_dir": str(dataset_or_phantom(self.dataset_dir, self.bundle_root).absolute()),
             "model_dir": str(model_dir),
             "output_dir": str(self.output_dir),
-            "device": f"$torch.device('{self.device}')",
+            "device": f"$torch.device({str(self.device)!r})",
             "seed": self.seed,
         }
         if self.num_threads is not None:

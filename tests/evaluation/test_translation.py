@@ -7,13 +7,7 @@ from ignite.exceptions import NotComputableError
 from monai.data import MetaTensor
 
 from plugins.errors import InputError
-from plugins.evaluation import (
-    SliceSegmenter,
-    TranslationQuality,
-    evaluate_translations,
-    slice_jump,
-    structure_contrast,
-)
+from plugins.evaluation import SliceSegmenter, TranslationQuality, evaluate_translations, slice_jump, structure_contrast
 from plugins.evaluation.translation import features_of, frechet_distance, slice_features
 from plugins.files import read_json
 

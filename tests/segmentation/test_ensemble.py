@@ -25,9 +25,7 @@ SOLID = Member(
     {**PLAIN, "kernel_sizes": [[1, 3, 3], 3, 3], "strides": [1, [1, 2, 2], 2]},
 )
 RESIDUAL = replace(
-    SOLID,
-    architecture="ResidualEncoderUNet",
-    arguments={**STAGES, "n_blocks_per_stage": [1, 2, 2], **CUBES},
+    SOLID, architecture="ResidualEncoderUNet", arguments={**STAGES, "n_blocks_per_stage": [1, 2, 2], **CUBES}
 )
 BOTH = SegmentationModel(
     {"2d": FLAT, "3d_fullres": SOLID}, (0, 1), {"VS": ("2d", "3d_fullres"), "cochlea": ("2d", "3d_fullres")}
