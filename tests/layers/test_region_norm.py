@@ -1,7 +1,9 @@
+import onnxruntime
 import pytest
 import torch
 from monai.networks.layers.factories import Norm
 from monai.networks.nets import BasicUNet
+from torch import nn
 from torch.nn import functional as F
 
 from plugins.layers import RAIN, RegionNorm, Regions, list_regions, one_hot_regions, region_norm
@@ -256,3 +258,39 @@ class TestListRegions:
     def test_unknown_reduction_is_named(self):
         with pytest.raises(ValueError, match="'linear'"):
             list_regions(torch.zeros(1, 1, 4, 4), [2, 2], "linear")
+
+
+class Normalised(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.norm, self.size = RAIN(3), size
+
+    def forward(self, x, label):
+        return self.norm(x, list_regions(one_hot_regions(label)[:, 1:], self.size))
+
+
+def rectified(size):
+    """Features as a network has them, most of them 0, and a label map with a large VS."""
+    label = torch.zeros(1, 1, *size)
+    label[..., 20:80, 20:80], label[..., 85:88, 85:88] = 1, 2
+    return torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(0)).relu(), label
+
+
+@pytest.mark.parametrize("size", [[256, 256], [251, 97]], ids=str)
+def test_large_feature_maps_lose_no_digits_in_float32(size):
+    x, label = rectified(size)
+    network = Normalised(size).eval()
+    with torch.no_grad():
+        y = network(x, label)
+        torch.testing.assert_close(y.double(), network.double()(x.double(), label), rtol=0, atol=1e-5)
+
+
+def test_large_feature_maps_lose_no_digits_in_an_exported_network(tmp_path):
+    size = [256, 256]
+    x, label = rectified(size)
+    network, file = Normalised(size).eval(), tmp_path / "norm.onnx"
+    torch.onnx.export(network, (x, label), file, input_names=["x", "label"], dynamo=True, verbose=False)
+    (y,) = onnxruntime.InferenceSession(file).run(None, {"x": x.numpy(), "label": label.numpy()})
+    with torch.no_grad():
+        expected = network.double()(x.double(), label)
+    torch.testing.assert_close(torch.from_numpy(y).double(), expected, rtol=0, atol=5e-5)
