@@ -58,7 +58,8 @@ class Resume:
 
     Together with data whose order follows from seed and epoch, a continued training ends with the weights of the one
     that was never stopped. Place it behind the handlers that change state at the end of an epoch. In a process group
-    rank 0 writes the file; each rank keeps its random state in a file of its own.
+    rank 0 writes the file; each rank keeps its random state in a file of its own. A trainer that is run once more, as in
+    the rounds of federated learning, goes on from the weights that it has.
 
     Args:
         path: checkpoint, a tensor dictionary that loads with ``weights_only=True``.
@@ -100,9 +101,14 @@ class Resume:
         save_tensors(content, self._rank_path())
 
     def _load(self, engine: Engine) -> None:
-        if not self.path.exists():
+        if engine.state.epoch > 0 or not self.path.exists():
             return
         content = torch.load(self.path, map_location=engine.state.device, weights_only=True)
+        if content["epoch"] > (engine.state.max_epochs or 0):
+            raise InputError(
+                f"{self.path} is of a training of {content['epoch']} epochs, but max_epochs is "
+                f"{engine.state.max_epochs}: raise it, or set another ckpt_dir."
+            )
         try:
             for name, each in self._all(engine).items():
                 each.load_state_dict(content["objects"][name])
@@ -210,3 +216,4 @@ class ShowProgress:
     def _close(self, engine: Engine) -> None:
         if self._progress is not None:
             self._progress.close()
+            self._progress = None

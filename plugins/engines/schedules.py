@@ -9,6 +9,8 @@ from torch.optim.lr_scheduler import LambdaLR
 def constant_then_linear(optimizer: Optimizer, max_epochs: int, constant_fraction: float = 0.5) -> LambdaLR:
     """The initial rate for the first part of the epochs, then linearly towards 0, reached one epoch after the last.
 
+    It stays 0 behind that.
+
     Source: Kang et al., Scientific Reports 14:27883 (2024), "Implementation details".
 
     Args:
@@ -19,6 +21,6 @@ def constant_then_linear(optimizer: Optimizer, max_epochs: int, constant_fractio
     constant = int(max_epochs * constant_fraction)
 
     def factor(epoch: int) -> float:
-        return 1.0 - max(0, epoch + 1 - constant) / (max_epochs - constant + 1)
+        return max(0.0, 1.0 - max(0, epoch + 1 - constant) / (max_epochs - constant + 1))
 
     return LambdaLR(optimizer, factor)

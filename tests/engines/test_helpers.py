@@ -42,6 +42,10 @@ def test_rate_is_constant_for_half_the_epochs_then_falls_in_equal_steps():
         optimizer.step()
         schedule.step()
     assert rates == pytest.approx([1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+    for _ in range(3):
+        optimizer.step()
+        schedule.step()
+    assert optimizer.param_groups[0]["lr"] == 0
 
 
 def test_exported_weights_are_a_plain_dictionary(tmp_path, tanq_trainer):

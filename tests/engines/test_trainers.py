@@ -232,6 +232,12 @@ def test_a_finished_training_is_not_repeated(trainer, tmp_path):
     assert all(torch.equal(value, expected[name]) for name, value in weights(again).items())
 
 
+def test_a_longer_training_is_not_taken_for_a_shorter_one(trainer, tmp_path):
+    trainer(tmp_path, max_epochs=2).run()
+    with pytest.raises(InputError, match=r"resume\.pt is of a training of 2 epochs, but max_epochs is 1"):
+        trainer(tmp_path, max_epochs=1).run()
+
+
 def test_checkpoint_loads_as_plain_tensors(trainer, tmp_path):
     trainer(tmp_path, max_epochs=1).run()
     content = torch.load(tmp_path / "resume.pt", weights_only=True)
