@@ -63,16 +63,20 @@ class ScansToSegment:
         if done:
             _logger.info(f"{done} of {len(self.all)} scans are segmented already in {output_dir}.")
 
-    def finish(self) -> None:
+    def finish(self, refused: Sequence[str] = ()) -> None:
         """Write the volumes of all label maps, and say which scans were left out.
+
+        Args:
+            refused: a sentence for each scan that failed since.
 
         Raises:
             InputError: if there are any.
         """
         write_volumes(self.all, self._output_dir)
-        if self.refused:
-            counts = f"{len(self.refused)} of {len(self.all)} scans were not segmented"
-            raise InputError(f"{counts}: {' '.join(self.refused)}")
+        sentences = [*self.refused, *refused]
+        if sentences:
+            counts = f"{len(sentences)} of {len(self.all)} scans were not segmented"
+            raise InputError(f"{counts}: {' '.join(sentences)}")
 
 
 def _stamp(path: StrPath) -> str:

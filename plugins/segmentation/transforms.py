@@ -10,6 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from monai.transforms import SaveImaged
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes, generate_binary_structure, label
 
@@ -104,24 +105,28 @@ def read_records(output_dir: StrPath) -> dict[str, str]:
     return records
 
 
-class SaveLabelMapd:
+class SaveLabelMapd(SaveImaged):
     """Write ``<output_dir>/<case>_Label.nii.gz``, uint8, on exactly the grid of the scan.
 
-    Files appear whole or not at all.
+    Files appear whole or not at all. As a kind of ``SaveImaged`` it is left out by tools that write results themselves,
+    such as MONAI Label.
 
     Args:
         keys: of the label map :math:`(1, X, Y, Z)`, on the grid of ``image`` as it was read.
         output_dir: created if missing.
         dicom_seg: of a DICOM series also write ``<case>_Label.dcm``, a DICOM Segmentation that refers to the series.
-        refused: receives a sentence where that cannot be written.
+
+    Attributes:
+        refused: a sentence for each of those that could not be written.
 
     Raises:
         ValueError: if the label map is not on the scan's grid.
     """
 
-    def __init__(self, keys: str, output_dir: StrPath, dicom_seg: bool = True, refused: list[str] | None = None):
+    def __init__(self, keys: str, output_dir: StrPath, dicom_seg: bool = True):
+        super().__init__(keys=keys, output_dir=output_dir)
         self._key, self._output_dir, self._dicom_seg = keys, output_dir, dicom_seg
-        self._refused = refused if refused is not None else []
+        self.refused: list[str] = []
 
     def __call__(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
         """Write the label map and return ``item`` as it is."""
@@ -136,7 +141,7 @@ class SaveLabelMapd:
                 write_segmentation(labels, affine, source, file.with_name(f"{case}_Label.dcm"))
             except Exception as error:  # the label map is there, and other scans wait
                 fault = f"{source}: no DICOM Segmentation can be made ({type(error).__name__}: {error})"
-                self._refused.append(f"{fault}; take {file.name}.")
+                self.refused.append(f"{fault}; take {file.name}.")
         if "origin" in item:
             write_json(Path(self._output_dir) / RECORDS, {**read_records(self._output_dir), case: item["origin"]})
         return item
