@@ -16,6 +16,7 @@ from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 
 from plugins.errors import InputError
 
+COMPLETE = ("train.json", "inference.json", "evaluate.json")  # configs that may be run alone
 # what `monai.bundle run` takes itself
 RUN_OPTIONS = frozenset(
     ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file")
@@ -97,8 +98,8 @@ class CommandLine:
     of_tracking: Mapping[str, Any] = field(default_factory=dict)
 
     def base(self) -> dict[str, Any]:
-        """The first config file."""
-        return merged(self.files[:1])
+        """The first config file, and complete ones behind it, such as ``evaluate.json`` behind ``train.json``."""
+        return merged([file for file in self.files if file == self.files[0] or file.name in COMPLETE])
 
     def config(self) -> dict[str, Any]:
         """The config that MONAI will run."""
@@ -178,10 +179,10 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
     if given is None:
         return
     files = given.files
-    base = merged(files[:1])
+    base = given.base()
     siblings: dict[str, Any] = {}
     for sibling in sorted(files[0].parent.glob("*.json")):
-        if sibling not in files and sibling.name in ("train.json", "inference.json", "evaluate.json"):
+        if sibling not in files and sibling.name in COMPLETE:
             siblings |= merged([sibling])
     for later in files[1:]:
         refuse_unknown_ids(siblings | base, ConfigParser.load_config_file(later), later.name)

@@ -22,6 +22,7 @@ from plugins.nnunet.selection import Members, check_members, drop_probabilities,
 from plugins.nnunet.trainer import TrainerSettings
 from plugins.nnunet.training import is_done, train_fold
 from plugins.nnunet.watch import TrainingWatch
+from plugins.nnunet.workers import process_pool
 from plugins.nnunet.workspace import Workspace
 from plugins.segmentation import SlidingWindow
 from plugins.segmentation.model import DESCRIPTION, WEIGHTS
@@ -56,7 +57,8 @@ class NnUNetTraining:
             ``features_per_stage``, ``kernel_sizes``, ``strides``.
         plans_from: ``model_dir`` of an earlier training whose plans are used unchanged, with none of the six above.
         window: how validation scans are predicted.
-        executor: runs jobs, one network each; ``None`` runs them one after the other here.
+        executor: runs jobs, one network each; ``None`` runs them one after the other here or, if there are several
+            devices, in as many processes.
         tensorboard: write losses for TensorBoard.
         devices: on which the trainings are spread in turn; ``None`` trains all on ``device``.
         train_handlers: told of every epoch of every network, see :class:`plugins.nnunet.watch.TrainingWatch`.
@@ -114,9 +116,10 @@ class NnUNetTraining:
         }
         self.plans_from = None if plans_from is None else Path(plans_from)
         self.window = window or SlidingWindow()
-        self.executor: Executor = executor or InlineExecutor()
         self.tensorboard, self.train_handlers = tensorboard, list(train_handlers)
         self.devices = [self.settings.device] if devices is None else [str(torch.device(each)) for each in devices]
+        several = len(self.devices) > 1
+        self.executor: Executor = executor or (process_pool(len(self.devices)) if several else InlineExecutor())
 
     def run(self) -> dict[str, Any]:
         """Do what is left to do.

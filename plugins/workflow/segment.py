@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plugins.data import dataset_or_phantom
 from plugins.errors import InputError
 from plugins.files import write_json
 from plugins.workflow.execution import bundle_command, recorded_fingerprint
@@ -18,14 +18,15 @@ StrPath = str | os.PathLike[str]
 
 
 class RunInference:
-    """Segment a folder of hrT2 scans with the last complete round of a run.
+    """Segment hrT2 scans with the last complete round of a run, or with the weights that a bundle brings.
 
     Args:
-        bundle_root: root of this bundle; the phantom lies below it.
+        bundle_root: root of this bundle.
         bundles_dir: folder of the bundles; ``None`` looks around ``bundle_root``.
-        run_dir: folder of a run of :class:`UdaWorkflow`.
+        run_dir: folder of a run of :class:`UdaWorkflow`; ``None`` takes the model in ``ckpt_dir``.
         output_dir: receives ``<case>_Label.nii.gz``.
-        dataset_dir: folder of the scans; ``None`` is the phantom.
+        scans: ``{"case", "image"}`` each.
+        ckpt_dir: with ``model.pt`` and ``model.json``.
         device: torch device.
         seed: of the run.
         num_threads: ``None`` leaves the bundle's own.
@@ -37,27 +38,26 @@ class RunInference:
         bundles_dir: StrPath | None,
         run_dir: StrPath | None,
         output_dir: StrPath,
-        dataset_dir: StrPath | None = None,
+        scans: Sequence[Mapping[str, Any]],
+        ckpt_dir: StrPath | None = None,
         device: Any = "cpu",
         seed: int = 0,
         num_threads: int | None = None,
     ):
-        self.bundle_root = Path(os.path.abspath(bundle_root))
-        self.bundles_dir = find_bundles(self.bundle_root, bundles_dir)
-        self.run_dir, self.output_dir, self.dataset_dir = run_dir, Path(output_dir).absolute(), dataset_dir
+        self.bundles_dir = find_bundles(Path(os.path.abspath(bundle_root)), bundles_dir)
+        self.run_dir, self.ckpt_dir, self.output_dir = run_dir, ckpt_dir, Path(output_dir).absolute()
+        self.scans = [{**scan, "image": os.path.abspath(scan["image"])} for scan in scans]
         self.device, self.seed, self.num_threads = device, seed, num_threads
 
     def run(self) -> None:
         """Run the inference of the segmentation bundle; what it prints goes to the console.
 
         Raises:
-            InputError: if the run has no complete round.
+            InputError: if there is no model.
             SystemExit: if the inference fails.
         """
-        model_dir = final_model(self.run_dir)
-        overrides = {
-            "dataset_dir": str(dataset_or_phantom(self.dataset_dir, self.bundle_root).absolute()),
-            "model_dir": str(model_dir),
+        overrides: dict[str, Any] = {
+            "model_dir": str(self._model_dir()),
             "output_dir": str(self.output_dir),
             "device": f"$torch.device({str(self.device)!r})",
             "seed": self.seed,
@@ -66,8 +66,9 @@ class RunInference:
             overrides["num_threads"] = self.num_threads
         bundle = self.bundles_dir / SEGMENTATION
         with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder, "overrides.json")
-            write_json(file, overrides)
+            file, datalist = Path(folder, "overrides.json"), Path(folder, "datalist.json")
+            write_json(datalist, {"training": self.scans})
+            write_json(file, {**overrides, "datalist": str(datalist)})
             command = bundle_command(str(bundle), RUN_IDS[INFERENCE], [str(bundle / "configs" / INFERENCE), str(file)])
             try:
                 run_command(command, bundle, None, "inference")
@@ -76,15 +77,22 @@ class RunInference:
                 raise SystemExit(str(error)) from None
         print(f"label maps: {self.output_dir}", flush=True)
 
+    def _model_dir(self) -> Path:
+        if self.run_dir is not None:
+            return final_model(self.run_dir)
+        if self.ckpt_dir is None or not Path(self.ckpt_dir, "model.json").is_file():
+            raise InputError(
+                f"run_dir is not set and ckpt_dir ({self.ckpt_dir}) holds no model: give the folder of a run as run_dir."
+            )
+        return Path(self.ckpt_dir).absolute()
 
-def final_model(run_dir: StrPath | None) -> Path:
+
+def final_model(run_dir: StrPath) -> Path:
     """The model of the last complete round of a run.
 
     Raises:
         InputError: if there is none.
     """
-    if run_dir is None:
-        raise InputError("run_dir is not set: give the folder of a run that training has made.")
     rounds = {
         int(path.parent.name.removeprefix("round_")): path
         for path in Path(run_dir).absolute().glob("round_*/segmentation")

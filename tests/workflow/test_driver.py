@@ -7,13 +7,16 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from monai.bundle import ConfigParser
 
 from plugins.data import heldout_labels, read_datalist, write_phantom
 from plugins.errors import InputError
 from plugins.evaluation import evaluate_folder
 from plugins.files import read_json, write_json
-from plugins.workflow import UdaWorkflow
+from plugins.workflow import RunInference, UdaWorkflow
 from plugins.workflow.segment import final_model
+from plugins.workflow.stage import fingerprint
 
 COMMON = {"bundle_root": ".", "output_dir": None, "device": "cpu", "seed": 0, "num_threads": None, "channels": 64}
 CONFIGS = {
@@ -141,6 +144,47 @@ def test_overlays_and_settings_reach_every_config_that_has_them(bundles, dataset
     assert stages["tanq_translation"].overrides["channels"] == 4
     assert stages["cyclegan_translation"].overrides["channels"] == 8
     assert "max_epochs" not in stages["cyclegan_translation"].overrides
+
+
+@pytest.mark.parametrize(("gpus", "of_cyclegan", "of_segmentation"), [
+    (0, "cpu", ["cpu"]), (1, "cuda:0", ["cuda:0"]), (3, "cuda:2", ["cuda:0", "cuda:1", "cuda:2"]),
+])  # fmt: skip
+def test_the_multi_gpu_overlay_gives_independent_trainings_their_own_gpus(
+    dataset, tmp_path, monkeypatch, gpus, of_cyclegan, of_segmentation
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    root = Path(__file__).parents[2] / "bundles" / "vs_cochlea_uda"
+    parser = ConfigParser()
+    parser.read_config([str(root / "configs" / name) for name in ("train.json", "multi_gpu_train.json")])
+    parser.update({"bundle_root": str(root), "dataset_dir": str(dataset), "runs_dir": str(tmp_path)})
+    driver = parser.get_parsed_content("train::trainer")
+    stages = {stage.name: stage for stage in driver.plan().stages()}
+    assert driver.executor._max_workers == 2
+    assert stages["cyclegan_training"].overrides["device"] == of_cyclegan
+    assert stages["tanq_training"].overrides["device"] == f"$torch.device('{'cuda' if gpus else 'cpu'}')"
+    assert stages["round_0/segmentation"].overrides["devices"] == of_segmentation
+    assert fingerprint(stages["cyclegan_training"], {"dataset": ""})
+
+
+def test_inference_takes_the_weights_that_a_bundle_brings(bundles, dataset, tmp_path, monkeypatch):
+    given = {}
+
+    def run_command(command, cwd, log, what):
+        given.update(read_json(command[command.index("--config_file") + 1].split('"')[3]))
+        given["scans"] = read_datalist(given["datalist"])
+
+    monkeypatch.setattr("plugins.workflow.segment.run_command", run_command)
+    monkeypatch.chdir(dataset.parent)
+    scan = str(next(dataset.rglob("*_hrT2.nii.gz")).relative_to(dataset.parent))
+    settings = {"output_dir": tmp_path / "out", "scans": [{"case": "a", "image": scan}], "ckpt_dir": tmp_path / "models"}
+    inference = RunInference(tmp_path / "uda", bundles, None, **settings)
+    with pytest.raises(InputError, match="holds no model: give the folder of a run"):
+        inference.run()
+    write_json(tmp_path / "models" / "model.json", 1)
+    inference.run()
+    assert given["model_dir"] == str(tmp_path / "models")
+    assert given["scans"] == [{"case": "a", "image": str(dataset.parent / scan)}]
 
 
 def test_untranslated_scans_need_no_translator(bundles, dataset, tmp_path, work):
