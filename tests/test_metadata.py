@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import jsonschema
 import pytest
 
 import plugins
+
+from .test_architecture import PACKAGE, names_in
 
 ROOT = Path(__file__).parents[1]
 SCHEMA = ROOT / "tests" / "schemas" / "meta_schema_20240725.json"
@@ -55,6 +59,35 @@ def test_the_versions_named_are_the_versions_tested(bundle):
         **content["required_packages_version"],
     }
     assert named == {package: pins().get(package) for package in named}
+
+
+def packages_of(names: set[str]) -> set[str]:
+    """The packages of others that are imported with these names of ours."""
+    found: set[str] = set()
+    seen: set[str] = set()
+    while names - seen:
+        name = (names - seen).pop()
+        seen.add(name)
+        first, *rest = name.split(".")
+        if first != "plugins":
+            found |= {first} - sys.stdlib_module_names
+            continue
+        names = names | {".".join([first, *rest[:depth]]) for depth in range(len(rest))}
+        path = PACKAGE.joinpath(*rest)
+        for file in (path / "__init__.py", path.with_suffix(".py")):
+            names = names | (names_in(file) if file.is_file() else set())
+    return found
+
+
+@pytest.mark.parametrize("bundle", BUNDLES)
+def test_the_packages_named_are_those_that_its_configs_import(bundle):
+    folders = [ROOT / "bundles" / name for name in (BUNDLES if bundle == "vs_cochlea_uda" else [bundle])]
+    text = "".join(path.read_text(encoding="utf-8") for folder in folders for path in folder.glob("configs/*.json"))
+    imported = packages_of(set(re.findall(r"plugins(?:\.\w+)+", text)) | {"fire"})
+    distributions = packages_distributions()
+    needed = {distributions[name][0].replace("_", "-") for name in imported} | {"tensorboard"}  # MONAI imports it late
+    elsewhere = {"monai", "torch", "numpy", "batchgenerators", "batchgeneratorsv2"}  # named above, brought by nnunetv2
+    assert set(metadata(bundle)["required_packages_version"]) == needed - elsewhere
 
 
 @pytest.mark.parametrize("bundle", BUNDLES)
