@@ -23,7 +23,9 @@ ENTRY_POINTS = frozenset(
         "network",
     )
 )  # fmt: skip
-OF_MONAI = frozenset(("bundle_root", "dataset_dir", "device", "output_dir", "ckpt_dir", "train", "validate", "seed", "inferer"))
+OF_MONAI = frozenset(
+    ("bundle_root", "dataset_dir", "device", "output_dir", "ckpt_dir", "train", "validate", "seed", "inferer")
+)
 POSITIVE = frozenset(
     (
         "max_epochs", "val_interval", "batch_size", "sw_batch_size", "learning_rate", "initial_lr", "channels",

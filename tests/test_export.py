@@ -9,7 +9,7 @@ from pathlib import Path
 import onnxruntime
 import pytest
 import torch
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, load, load_bundle_config
 
 from plugins.errors import InputError
 from plugins.export import check_sums, export, export_onnx
@@ -106,6 +106,18 @@ def test_the_copy_takes_the_settings_of_its_training(exported):
     for path in configs.glob("*.json"):
         text = path.read_text()
         assert text == json.dumps(json.loads(text), indent=4) + "\n"
+
+
+def test_monais_load_and_the_torchscripts_archive_give_back_what_was_exported(exported, weights, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    network = load("tanq_translation", bundle_dir=str(exported.parent), workflow_type="inference", device="cpu")
+    expected = torch.load(weights / "model.pt", weights_only=True)
+    assert all(torch.equal(value, expected[name]) for name, value in network.state_dict().items())
+    config = load_bundle_config(str(exported.parent / "tanq_translation" / "models" / "model.ts"), "inference.json")
+    assert config["_meta_"]["version"] == "0.1.0"
+    assert config["channels"] == 16
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_code_comes_from_the_copy_wherever_it_is_run(exported, tmp_path):

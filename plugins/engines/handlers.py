@@ -58,8 +58,8 @@ class Resume:
 
     Together with data whose order follows from seed and epoch, a continued training ends with the weights of the one
     that was never stopped. Place it behind the handlers that change state at the end of an epoch. In a process group
-    rank 0 writes the file; each rank keeps its random state in a file of its own. A trainer that is run once more, as in
-    the rounds of federated learning, goes on from the weights that it has.
+    rank 0 writes the file; each rank keeps its random state in a file of its own. A trainer that is run once more, as
+    in the rounds of federated learning, goes on from the weights that it has.
 
     Args:
         path: checkpoint, a tensor dictionary that loads with ``weights_only=True``.

@@ -82,7 +82,7 @@ class RunInference:
             return final_model(self.run_dir)
         if self.ckpt_dir is None or not Path(self.ckpt_dir, "model.json").is_file():
             raise InputError(
-                f"run_dir is not set and ckpt_dir ({self.ckpt_dir}) holds no model: give the folder of a run as run_dir."
+                f"run_dir is not set and ckpt_dir ({self.ckpt_dir}) holds no model: give the folder of a run."
             )
         return Path(self.ckpt_dir).absolute()
 

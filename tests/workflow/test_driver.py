@@ -177,7 +177,11 @@ def test_inference_takes_the_weights_that_a_bundle_brings(bundles, dataset, tmp_
     monkeypatch.setattr("plugins.workflow.segment.run_command", run_command)
     monkeypatch.chdir(dataset.parent)
     scan = str(next(dataset.rglob("*_hrT2.nii.gz")).relative_to(dataset.parent))
-    settings = {"output_dir": tmp_path / "out", "scans": [{"case": "a", "image": scan}], "ckpt_dir": tmp_path / "models"}
+    settings = {
+        "output_dir": tmp_path / "out",
+        "scans": [{"case": "a", "image": scan}],
+        "ckpt_dir": tmp_path / "models",
+    }
     inference = RunInference(tmp_path / "uda", bundles, None, **settings)
     with pytest.raises(InputError, match="holds no model: give the folder of a run"):
         inference.run()
