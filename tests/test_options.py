@@ -63,6 +63,14 @@ def test_the_command_line_is_read_as_monai_reads_it(command):
         refuse_unknown_options(command(files=("train.json", "bad.json")))
 
 
+def test_a_complete_config_may_follow_another(command, tmp_path):
+    write_json(tmp_path / "evaluate.json", {"pred_dir": None})
+    both = ("train.json", "evaluate.json")
+    refuse_unknown_options(command("--pred_dir", "x", files=both))
+    with pytest.raises(InputError, match="did you mean 'pred_dir'"):
+        refuse_unknown_options(command("--pred_dri", "x", files=both))
+
+
 def test_an_option_may_lie_below_what_an_overlay_brings(command, tmp_path):
     write_json(tmp_path / "train.json", {**CONFIG, "executor": None})
     write_json(tmp_path / "pool.json", {"executor": {"_target_": "dict", "max_workers": 1}})
