@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -10,10 +11,11 @@ from pathlib import Path
 import torch
 from monai.utils import set_determinism
 
-from plugins.errors import InputError, show_input_errors_as_sentences
+from plugins.errors import show_input_errors_as_sentences
 from plugins.options import CommandLine, command_line, refuse_unknown_options
 from plugins.preflight import check_config
 
+_logger = logging.getLogger(__name__)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 KEPT_BYTES = 2**30
 
@@ -40,16 +42,15 @@ def start(seed: int | None = 0, num_threads: int | None = None) -> None:
         num_threads: torch's threads; ``None`` leaves torch's default.
 
     Raises:
-        InputError: if the command line of ``monai.bundle run`` has an option that the config does not have or no
-            ``bundle_root`` in a foreign working directory, or if the config is faulty, see
-            :func:`plugins.preflight.check_config`.
+        InputError: if the command line of ``monai.bundle run`` has an option that the config does not have, or if the
+            config is faulty, see :func:`plugins.preflight.check_config`.
     """
     show_input_errors_as_sentences()
     keep_freed_memory()
     refuse_unknown_options()
     given = command_line()
     if given is not None:
-        _refuse_accidental_root(given)
+        _warn_of_accidental_root(given)
         check_config(given.config(), given.base(), given.files[0].name)
     if seed is not None:
         set_determinism(seed=seed)
@@ -58,10 +59,11 @@ def start(seed: int | None = 0, num_threads: int | None = None) -> None:
         torch.set_num_threads(num_threads)
 
 
-def _refuse_accidental_root(given: CommandLine) -> None:
-    """Refuse the default ``bundle_root``, the working directory, outside the bundle: two bundles would share it."""
+def _warn_of_accidental_root(given: CommandLine) -> None:
+    """Tell of the default ``bundle_root``, the working directory, outside the bundle: two bundles would share it."""
     file = given.files[0]
     root, here = file.resolve().parents[1], Path.cwd()
     by_default = given.config().get("bundle_root") == "." and "bundle_root" not in given.options
     if by_default and file.with_name("metadata.json").is_file() and here != root:
-        raise InputError(f"bundle_root is not given, and {here} is not the bundle: add --bundle_root {root}.")
+        cure = f"add --bundle_root {root} to write into the bundle."
+        _logger.warning("bundle_root is not given: models and results go below %s; %s", here, cure)
