@@ -209,7 +209,8 @@ class ShowProgress:
 
     def _advance(self, engine: Engine) -> None:
         if self._progress is not None:
-            output = engine.state.output if isinstance(engine.state.output, dict) else {}
+            output = engine.state.output[0] if isinstance(engine.state.output, list) else engine.state.output
+            output = output if isinstance(output, dict) else {}
             shown: dict[str, Any] = {key: round(float(output[key]), 4) for key in self.keys if key in output}
             self._progress.advance(1, epoch=f"{engine.state.epoch}/{engine.state.max_epochs}", **shown)
 
