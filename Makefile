@@ -48,5 +48,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 $(TESTABLE): $(INSTALLED)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev,dicom,onnx]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev,dicom,onnx,tracking]"
 	@touch $@

@@ -12,7 +12,7 @@ from typing import Any
 
 import fire
 from monai.bundle import ConfigParser
-from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
+from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS, DEFAULT_MLFLOW_SETTINGS
 
 from plugins.errors import InputError
 
@@ -89,13 +89,13 @@ class CommandLine:
         files: config files, in order.
         options: overrides, as MONAI will parse them.
         run_id: the section to run.
-        of_tracking: what MONAI adds to the config for ``--tracking``.
+        tracking: MONAI's settings for ``--tracking``; empty without it.
     """
 
     files: Sequence[Path]
     options: Mapping[str, Any]
     run_id: str | None
-    of_tracking: Mapping[str, Any] = field(default_factory=dict)
+    tracking: Mapping[str, Any] = field(default_factory=dict)
 
     def base(self) -> dict[str, Any]:
         """The first config file, and complete ones behind it, such as ``evaluate.json`` behind ``train.json``."""
@@ -152,14 +152,23 @@ def command_line(arguments: Sequence[str] | None = None) -> CommandLine | None:
 
 
 def _tracking(setting: Any) -> dict[str, Any]:
-    """The ids of MONAI's tracking settings: of those for MLflow, or of a file of one's own."""
     if setting is None:
         return {}
-    path = Path(str(setting))
-    settings = (
-        ConfigParser.load_config_file(str(path)) if path.is_file() else DEFAULT_EXP_MGMT_SETTINGS.get(str(setting))
-    )
-    return dict((settings or {}).get("configs", {}))
+    if isinstance(setting, str) and setting in DEFAULT_EXP_MGMT_SETTINGS:
+        return dict(DEFAULT_EXP_MGMT_SETTINGS[setting])
+    return dict(ConfigParser.load_config_files(setting))
+
+
+def tracking_settings() -> dict[str, Any]:
+    """The settings for ``--tracking`` of this process's ``monai.bundle run``, with those of its options among them.
+
+    MONAI's for MLflow if there are none.
+    """
+    given = command_line()
+    settings = (given.tracking if given else None) or DEFAULT_MLFLOW_SETTINGS
+    options = given.options if given else {}
+    configs = {name: options.get(name, value) for name, value in settings["configs"].items()}
+    return {**settings, "configs": configs}
 
 
 def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
@@ -187,6 +196,6 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
     for later in files[1:]:
         refuse_unknown_ids(siblings | base, ConfigParser.load_config_file(later), later.name)
     read = {name: value for name, value in merged(files).items() if name in base}
-    refuse_unknown_ids({**given.of_tracking, **read}, given.options, files[0].name)
+    refuse_unknown_ids({**given.tracking.get("configs", {}), **read}, given.options, files[0].name)
     if given.run_id is not None:
         refuse_unknown([given.run_id], base, f"{files[0].name}")

@@ -8,6 +8,7 @@ import pydoc
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,19 @@ NOT_NEGATIVE = frozenset(("num_workers", "seed", "rounds", "pool_size"))
 SHARES = frozenset(("foreground_probability", "oversample_foreground", "appearance_probability", "tile_step_size"))
 INPUTS = frozenset(("dataset_dir", "datalist", "label_dir", "truth_dir", "run_dir", "plans_from", "pred_dir"))
 _LOCATOR = ComponentLocator()
+
+
+def check_tracking(settings: Mapping[str, Any]) -> None:
+    """Refuse settings for ``--tracking`` that need MLflow where it is not installed.
+
+    Raises:
+        InputError: naming the extra.
+    """
+    targets = [str(node["_target_"]) for _, node in nodes(settings) if isinstance(node, Mapping) and "_target_" in node]
+    if any(target.endswith("MLFlowHandler") for target in targets) and find_spec("mlflow") is None:
+        raise InputError(
+            "--tracking needs mlflow, which is not installed: install the extra, pip install 'tanq-bundles[tracking]'."
+        )
 
 
 def check_config(config: Mapping[str, Any], base: Mapping[str, Any], where: str) -> None:

@@ -13,7 +13,7 @@ from monai.utils import set_determinism
 
 from plugins.errors import show_input_errors_as_sentences
 from plugins.options import CommandLine, command_line, refuse_unknown_options
-from plugins.preflight import check_config
+from plugins.preflight import check_config, check_tracking
 
 _logger = logging.getLogger(__name__)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -42,8 +42,8 @@ def start(seed: int | None = 0, num_threads: int | None = None) -> None:
         num_threads: torch's threads; ``None`` leaves torch's default.
 
     Raises:
-        InputError: if the command line of ``monai.bundle run`` has an option that the config does not have, or if the
-            config is faulty, see :func:`plugins.preflight.check_config`.
+        InputError: if the command line of ``monai.bundle run`` has an option that the config does not have, if the
+            config is faulty, see :func:`plugins.preflight.check_config`, or if what ``--tracking`` needs is missing.
     """
     show_input_errors_as_sentences()
     keep_freed_memory()
@@ -52,6 +52,7 @@ def start(seed: int | None = 0, num_threads: int | None = None) -> None:
     if given is not None:
         _warn_of_accidental_root(given)
         check_config(given.config(), given.base(), given.files[0].name)
+        check_tracking(given.tracking)
     if seed is not None:
         set_determinism(seed=seed)
     torch.set_flush_denormal(True)

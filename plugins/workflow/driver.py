@@ -15,10 +15,12 @@ from plugins.errors import InputError
 from plugins.evaluation import results_table
 from plugins.evaluation.labels import labels_in
 from plugins.files import read_json
+from plugins.options import tracking_settings
 from plugins.workflow.functions import SPLITS
 from plugins.workflow.graph import run_stages
 from plugins.workflow.plan import Plan, find_bundles
 from plugins.workflow.process import CommandError
+from plugins.workflow.tracking import DriverRun
 
 REPORT_PAGE = "report/index.html"
 REPORT_METRICS = "report/metrics.json"
@@ -51,6 +53,7 @@ class UdaWorkflow:
         seed: of all stages.
         num_threads: of each stage; ``None`` leaves each bundle's own.
         max_epochs: of every training; ``None`` leaves each bundle's own.
+        train_handlers: told of every evaluated round, see :class:`plugins.workflow.tracking.DriverRun`.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class UdaWorkflow:
         seed: int = 0,
         num_threads: int | None = None,
         max_epochs: int | None = None,
+        train_handlers: Sequence[Any] = (),
     ):
         self.bundle_root = Path(os.path.abspath(bundle_root))
         self.bundles_dir = find_bundles(self.bundle_root, bundles_dir)
@@ -82,6 +86,7 @@ class UdaWorkflow:
         self.settings = {} if settings is None else settings
         self.rounds, self.max_epochs = rounds, max_epochs
         self.device, self.seed, self.num_threads = device, seed, num_threads
+        self.train_handlers = list(train_handlers)
 
     @property
     def run_dir(self) -> Path:
@@ -90,14 +95,14 @@ class UdaWorkflow:
         Raises:
             InputError: if the run's name is no plain name.
         """
-        if self.output_dir is not None:
-            return Path(self.output_dir).absolute()
         name = self.run_name
         if name is None:
             name = "phantom" if self.dataset_dir is None else Path(self.dataset_dir).absolute().name
         name = f"{name}{self.run_suffix}"
         if not name or Path(name).name != name:
             raise InputError(f"run_name is {name!r}: give a plain folder name, and runs_dir for the place.")
+        if self.output_dir is not None:
+            return Path(self.output_dir).absolute()
         return Path(self.runs_dir).absolute() / name
 
     def plan(self) -> Plan:
@@ -143,13 +148,33 @@ class UdaWorkflow:
         stages = plan.stages()
         print(f"run folder: {self.run_dir}", flush=True)
         try:
-            run_stages(stages, self.run_dir, self.executor)
+            with DriverRun(
+                self.train_handlers, self.run_dir, self._parameters(plan), self.rounds, tracking_settings()
+            ) as tracked:
+                run_stages(stages, self.run_dir, self.executor, tracked.stages, tracked.finished)
         except KeyboardInterrupt:
             print("stopped; the same command continues from here", flush=True)
             raise SystemExit(130) from None
         except CommandError as error:
             raise SystemExit(str(error)) from None
         self._print_results(has_truth=bool(plan.truth))
+
+    def _parameters(self, plan: Plan) -> dict[str, Any]:
+        """What the results depend on, by name."""
+        settings = {
+            f"{bundle}.{name.lstrip('+').replace('#', '::')}": value
+            for bundle, values in self.settings.items()
+            for name, value in values.items()
+        }
+        return {
+            "dataset": plan.dataset_dir.name,
+            "views": ", ".join(self.views),
+            "rounds": self.rounds,
+            "overlays": ", ".join(self.overlays),
+            "seed": self.seed,
+            "max_epochs": self.max_epochs,
+            **settings,
+        }
 
     def _truth(self, dataset_dir: Path, cases: set[str]) -> dict[str, str]:
         if self.truth_dir is None:

@@ -9,8 +9,9 @@ import pydoc
 import shutil
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
@@ -18,7 +19,10 @@ from plugins.options import merged, refuse_unknown_ids
 from plugins.workflow.process import die_with_parent, run_command
 from plugins.workflow.stage import Stage, fill_in, fingerprint
 
-RECORD, LOG, OVERRIDES = "stage.json", "log.txt", "overrides.json"
+if TYPE_CHECKING:
+    from plugins.workflow.tracking import Tracking
+
+RECORD, LOG, OVERRIDES, TRACKING = "stage.json", "log.txt", "overrides.json", "tracking.json"
 
 
 def complete_folder(name: str, run_dir: str | os.PathLike[str]) -> Path:
@@ -61,7 +65,9 @@ def is_complete(stage: Stage, run_dir: str | os.PathLike[str]) -> bool:
     return recorded_fingerprint(complete_folder(stage.name, run_dir)) == current_fingerprint(stage, run_dir)
 
 
-def run_stage(stage: Stage, run_dir: str | os.PathLike[str], stop_file: Path | None = None) -> float:
+def run_stage(
+    stage: Stage, run_dir: str | os.PathLike[str], stop_file: Path | None = None, tracking: Tracking | None = None
+) -> float:
     """Bring one stage to its end.
 
     The work happens in ``<run>/<stage>.partial``. What an earlier attempt left there is continued if its fingerprint
@@ -73,6 +79,7 @@ def run_stage(stage: Stage, run_dir: str | os.PathLike[str], stop_file: Path | N
         stage: the stage; those it needs must be complete.
         run_dir: folder of the run.
         stop_file: as soon as this file exists the stage is stopped.
+        tracking: where in MLflow the stage has its run.
 
     Returns:
         The seconds.
@@ -89,15 +96,19 @@ def run_stage(stage: Stage, run_dir: str | os.PathLike[str], stop_file: Path | N
     refuse_foreign_folder(stage.name, run_dir)
     refuse_unknown_overrides(stage)
     mark = current_fingerprint(stage, run_dir)
-    if recorded_fingerprint(partial) != mark:
+    continued = recorded_fingerprint(partial) == mark
+    if not continued:
         shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True, exist_ok=True)
     command = _command(stage, partial)
+    if tracking is not None and stage.bundle is not None:
+        command += ["--tracking", str(partial / TRACKING)]
     before = read_json(partial / RECORD)["seconds"] if (partial / RECORD).is_file() else 0.0
     start = time.monotonic()
     write_json(partial / RECORD, {"fingerprint": mark, "command": command, "seconds": before})
     try:
-        _work(stage, command, partial, run_dir, stop_file)
+        with nullcontext() if tracking is None else tracking.stage_run(stage.name, partial, continued):
+            _work(stage, command, partial, run_dir, stop_file)
     finally:
         seconds = round(before + time.monotonic() - start, 3)
         write_json(partial / RECORD, {"fingerprint": mark, "command": command, "seconds": seconds})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import contextmanager
 from graphlib import TopologicalSorter
@@ -14,9 +14,12 @@ from filelock import FileLock, Timeout
 from plugins.workflow.display import Display, make_display
 from plugins.workflow.execution import is_complete, refuse_foreign_folder, refuse_unknown_overrides, run_stage
 from plugins.workflow.stage import Stage
+from plugins.workflow.tracking import Tracking
 
 LOCK, STOP = ".lock", ".stop"
 UPDATE_SECONDS = 0.5
+
+Finished = Callable[[str, float | None], None]
 
 
 @contextmanager
@@ -36,7 +39,13 @@ def sole_driver(run_dir: str | os.PathLike[str]) -> Iterator[None]:
         lock.release()
 
 
-def run_stages(stages: Sequence[Stage], run_dir: str | os.PathLike[str], executor: Executor) -> None:
+def run_stages(
+    stages: Sequence[Stage],
+    run_dir: str | os.PathLike[str],
+    executor: Executor,
+    tracking: Tracking | None = None,
+    finished: Finished = lambda name, seconds: None,
+) -> None:
     """Bring all stages to their end; those that are complete are not repeated.
 
     One failure, or Ctrl-C, stops every stage that is running; what they have done stays in their partial folders and is
@@ -47,6 +56,9 @@ def run_stages(stages: Sequence[Stage], run_dir: str | os.PathLike[str], executo
         run_dir: folder of the run.
         executor: runs stages whose needs are complete side by side, as many as it has workers. It is shut down
             after a failure.
+        tracking: where in MLflow the stages have their runs.
+        finished: called with the name of every stage that is complete, and with its seconds, ``None`` if it was
+            complete already.
 
     Raises:
         InputError: if any stage has a misspelt override or a foreign folder, before anything is run, and as
@@ -65,15 +77,20 @@ def run_stages(stages: Sequence[Stage], run_dir: str | os.PathLike[str], executo
         (run_dir / STOP).unlink(missing_ok=True)
         display = make_display(names, run_dir)
         running: dict[Future[float], str] = {}
+
+        def done(name: str, seconds: float | None) -> None:
+            display.finished(name, seconds)
+            finished(name, seconds)
+            order.done(name)
+
         try:
             while order.is_active():
                 for name in order.get_ready():
                     if is_complete(by_name[name], run_dir):
-                        display.finished(name, None)
-                        order.done(name)
+                        done(name, None)
                     else:
-                        running[executor.submit(run_stage, by_name[name], run_dir, run_dir / STOP)] = name
-                _collect(running, order, display)
+                        running[executor.submit(run_stage, by_name[name], run_dir, run_dir / STOP, tracking)] = name
+                _collect(running, done, display)
         except BaseException:
             _stop(run_dir, executor)
             raise
@@ -81,15 +98,13 @@ def run_stages(stages: Sequence[Stage], run_dir: str | os.PathLike[str], executo
             display.close()
 
 
-def _collect(running: dict[Future[float], str], order: TopologicalSorter[str], display: Display) -> None:
-    """Show what is running until something has finished, and hand that to the order."""
+def _collect(running: dict[Future[float], str], finished: Finished, display: Display) -> None:
+    """Show what is running until something has finished, and tell of that."""
     done: set[Future[float]] = set()
     while running and not done:
         done, _ = wait(running, timeout=UPDATE_SECONDS, return_when=FIRST_COMPLETED)
         for future in done:
-            name = running.pop(future)
-            display.finished(name, future.result())
-            order.done(name)
+            finished(running.pop(future), future.result())
         display.update([name for future, name in running.items() if future.running()])
 
 

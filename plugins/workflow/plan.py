@@ -19,7 +19,7 @@ SEGMENTATION = "vs_cochlea_seg"
 TRAIN, INFERENCE, EVALUATE = "train.json", "inference.json", "evaluate.json"
 FUNCTIONS = "plugins.workflow.functions"
 RUN_IDS = {TRAIN: "training", INFERENCE: "inference", EVALUATE: "evaluate"}
-MODELS, METRICS = "models", "metrics.json"
+MODELS, METRICS, EVALUATION = "models", "metrics.json", "evaluation"
 
 
 def find_bundles(bundle_root: Path, bundles_dir: str | os.PathLike[str] | None) -> Path:
@@ -177,20 +177,20 @@ class Plan:
             "output_dir": "{stage}",
         }
         files = tuple(self.truth.values())
-        return self._bundle(f"{name}/evaluation", SEGMENTATION, EVALUATE, [f"{name}/validation"], overrides, files)
+        return self._bundle(f"{name}/{EVALUATION}", SEGMENTATION, EVALUATE, [f"{name}/validation"], overrides, files)
 
     def _report(self) -> Stage:
         rounds = [f"round_{number}" for number in range(self.rounds + 1)]
         arguments = {
             "validation": "{run}/dataset/validation.json",
             "pred_dirs": {name: f"{{run}}/{name}/validation" for name in rounds},
-            "metrics_files": {name: f"{{run}}/{name}/evaluation/{METRICS}" for name in rounds} if self.truth else {},
+            "metrics_files": {name: f"{{run}}/{name}/{EVALUATION}/{METRICS}" for name in rounds} if self.truth else {},
             "output_dir": "{stage}",
             "truth": dict(self.truth),
             "source": "{run}/dataset/source.json",
             "translations": {view: f"{{run}}/{view}_translation" for view in self._translators},
         }
-        last = "evaluation" if self.truth else "validation"
+        last = EVALUATION if self.truth else "validation"
         needs = [f"{name}/{kind}" for name in rounds for kind in ("validation", last)]
         needs += ["dataset", *(f"{view}_translation" for view in self._translators)]
         return Stage(
