@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from types import TracebackType
 
 
@@ -19,14 +20,20 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     return None
 
 
-def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    cause = find_input_error(error)
-    if cause is None:
-        sys.__excepthook__(kind, error, trace)
-    else:
-        print(f"error: {cause}", file=sys.stderr)
+def show_input_errors_as_sentences(file: str = "", ids: Collection[str] = ()) -> None:
+    """Make an uncaught :class:`InputError` end the program with its sentence instead of a traceback.
 
+    Args:
+        file: name of the config file, put before sentences that begin with one of its ids.
+        ids: those ids.
+    """
 
-def show_input_errors_as_sentences() -> None:
-    """Make an uncaught :class:`InputError` end the program with its sentence instead of a traceback."""
-    sys.excepthook = _hook
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        cause = find_input_error(error)
+        if cause is None:
+            sys.__excepthook__(kind, error, trace)
+        else:
+            place = f"{file}: " if str(cause).split(" ")[0] in ids else ""
+            print(f"error: {place}{cause}", file=sys.stderr)
+
+    sys.excepthook = hook

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -11,16 +11,52 @@ from pathlib import Path
 from typing import Any
 
 import fire
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigComponent, ConfigParser, ReferenceResolver
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS, DEFAULT_MLFLOW_SETTINGS
 
 from plugins.errors import InputError
+from plugins.signatures import argument_names, locate
 
 COMPLETE = ("train.json", "inference.json", "evaluate.json")  # configs that may be run alone
 # what `monai.bundle run` takes itself
 RUN_OPTIONS = frozenset(
     ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file")
 )
+# sections that any config may have
+SECTIONS = frozenset(("_meta_", "imports", "initialize", "run", "finalize"))
+OF_COMPONENTS = frozenset(ConfigComponent.non_arg_keys)
+CLOSE = 0.85  # what is as close as this to a known name was meant to be it
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a message: the known name that a misspelt one was meant to be."""
+    near = get_close_matches(name, [str(each) for each in known], n=1, cutoff=0.6)
+    return f": did you mean {near[0]!r}?" if near else ": take the name from its documentation."
+
+
+def nodes(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value in a config, with its id."""
+    yield path, config
+    if isinstance(config, (Mapping, list)):
+        for key, value in config.items() if isinstance(config, Mapping) else enumerate(config):
+            yield from nodes(value, f"{path}::{key}" if path else str(key))
+
+
+def references(parser: ConfigParser, path: str, text: str) -> list[str]:
+    """The ids that a text in a config refers to, relative ones made absolute.
+
+    Args:
+        parser: of the config.
+        path: id of the text.
+        text: any text; plain text refers to nothing.
+    """
+    if not text.startswith(("@", "$", "%")):
+        return []
+    absolute = parser.resolve_relative_ids(path, text)
+    wanted = [*ReferenceResolver.match_refs_pattern(absolute)]
+    if absolute.startswith("%") and ".json" not in absolute:
+        wanted.append(ReferenceResolver.normalize_id(absolute[1:]))
+    return wanted
 
 
 def refuse_unknown(names: Iterable[str], known: Iterable[str], what: str) -> None:
@@ -42,13 +78,16 @@ def refuse_unknown(names: Iterable[str], known: Iterable[str], what: str) -> Non
             raise InputError(f"{what} has no {name!r}: {cure}")
 
 
-def refuse_unknown_ids(config: Mapping[str, Any], ids: Iterable[str], what: str) -> None:
+def refuse_unknown_ids(config: Mapping[str, Any], ids: Iterable[str], what: str, read: Collection[str] = ()) -> None:
     """Refuse ids that a config does not have; MONAI would add them silently and leave the misspelt setting as it was.
+
+    A component may get an argument that it takes but has not been given yet.
 
     Args:
         config: a parsed config.
         ids: nested ids such as ``train::trainer::max_epochs``; ``#`` separates as well, a leading ``+`` is ignored.
         what: what has no such id, for the message.
+        read: ids that something refers to, and that may be new for this reason.
 
     Raises:
         InputError: naming the first unknown id and the nearest known one.
@@ -58,9 +97,25 @@ def refuse_unknown_ids(config: Mapping[str, Any], ids: Iterable[str], what: str)
         path = name.lstrip("+").replace("#", "::").split("::")
         for depth, key in enumerate(path):
             names = level if isinstance(level, Mapping) else range(len(level)) if isinstance(level, list) else ()
+            known = {str(each) for each in names}
+            if ConfigComponent.is_instantiable(level) and key not in known:
+                further, takes_more = _arguments(level)
+                known |= further
+                if key in known or (takes_more and not get_close_matches(key, known, n=1, cutoff=CLOSE)):
+                    break
             prefix = "::".join(path[:depth]) + "::" if depth else ""
-            refuse_unknown([prefix + key], [f"{prefix}{known}" for known in names], what)
+            if key not in known and any(f"{each}::".startswith(f"{prefix}{key}::") for each in read):
+                break
+            refuse_unknown([prefix + key], [f"{prefix}{each}" for each in known], what)
             level = level[int(key)] if isinstance(level, list) else level[key]
+
+
+def _arguments(node: Mapping[str, Any]) -> tuple[set[str], bool]:
+    """What may stand in a ``_target_`` node, and whether anything else may."""
+    target = node["_target_"]
+    component = None if str(target).startswith(("$", "@", "%")) else locate(str(target))
+    names, takes_more = argument_names(component) if callable(component) else (set(), component is None)
+    return names | OF_COMPONENTS, takes_more
 
 
 def fitting(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,7 +129,18 @@ def fitting(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str,
 
 
 def merged(config_files: Sequence[Path]) -> dict[str, Any]:
-    """The config files merged as ``monai.bundle run`` merges them."""
+    """The config files merged as ``monai.bundle run`` merges them.
+
+    Raises:
+        InputError: if one is no JSON object.
+    """
+    for path in config_files:
+        try:
+            fault = "" if isinstance(ConfigParser.load_config_file(str(path)), Mapping) else "it holds no object"
+        except (ValueError, OSError) as error:
+            fault = str(error)
+        if fault:
+            raise InputError(f"{path} is no JSON config ({fault}): correct it.")
     parser = ConfigParser()
     parser.read_config([str(path) for path in config_files])
     config: dict[str, Any] = parser.get()
@@ -88,14 +154,20 @@ class CommandLine:
     Attributes:
         files: config files, in order.
         options: overrides, as MONAI will parse them.
-        run_id: the section to run.
+        sections: those to run that are named on the command line.
         tracking: MONAI's settings for ``--tracking``; empty without it.
     """
 
     files: Sequence[Path]
     options: Mapping[str, Any]
-    run_id: str | None
+    sections: Sequence[str]
     tracking: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def root(self) -> Path:
+        """The bundle's folder, as MONAI sees it."""
+        folder = self.files[0].absolute().parent
+        return folder.parent if folder.name == "configs" else folder
 
     def base(self) -> dict[str, Any]:
         """The first config file, and complete ones behind it, such as ``evaluate.json`` behind ``train.json``."""
@@ -146,9 +218,15 @@ def command_line(arguments: Sequence[str] | None = None) -> CommandLine | None:
         return None
     given = options["config_file"]
     files = [Path(str(file)) for file in ([given] if isinstance(given, str) else given)]
-    run_id = options.get("run_id", words[1] if len(words) > 1 else None)
+    named = [
+        options.get("run_id", words[1] if len(words) > 1 else None),
+        options.get("init_id"),
+        options.get("final_id"),
+    ]
     overrides = {name: value for name, value in options.items() if name not in RUN_OPTIONS}
-    return CommandLine(files, overrides, run_id, _tracking(options.get("tracking")))
+    return CommandLine(
+        files, overrides, [name for name in named if name is not None], _tracking(options.get("tracking"))
+    )
 
 
 def _tracking(setting: Any) -> dict[str, Any]:
@@ -178,6 +256,8 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
     config files are overlays: they may also hold what only a sibling of the first file has, such as ``max_epochs``
     beside an ``inference.json``.
 
+    A section of one's own passes if something refers to it.
+
     Args:
         arguments: the command line; that of this process if omitted. Any that is not ``monai.bundle run`` passes.
 
@@ -193,9 +273,20 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
     for sibling in sorted(files[0].parent.glob("*.json")):
         if sibling not in files and sibling.name in COMPLETE:
             siblings |= merged([sibling])
+    whole = merged(files)
+    parser = ConfigParser(whole)
+    texts = [*nodes(whole), *nodes({name.replace("#", "::"): value for name, value in given.options.items()})]
+    read = {each for path, text in texts if isinstance(text, str) for each in references(parser, path, text)}
+    read |= {*SECTIONS, *given.sections}
     for later in files[1:]:
-        refuse_unknown_ids(siblings | base, ConfigParser.load_config_file(later), later.name)
-    read = {name: value for name, value in merged(files).items() if name in base}
-    refuse_unknown_ids({**given.tracking.get("configs", {}), **read}, given.options, files[0].name)
-    if given.run_id is not None:
-        refuse_unknown([given.run_id], base, f"{files[0].name}")
+        try:
+            refuse_unknown_ids(siblings | base, ConfigParser.load_config_file(later), later.name, read)
+        except InputError as error:
+            if later.resolve().parent == files[0].resolve().parent or not later.with_name("train.json").is_file():
+                raise
+            cure = f"take an overlay from {files[0].parent}"
+            fault = str(error).partition(": ")[0]
+            raise InputError(f"{later} is for another bundle ({fault}): {cure}.") from error
+    known = {name: value for name, value in whole.items() if name in base}
+    refuse_unknown_ids({**given.tracking.get("configs", {}), **known}, given.options, files[0].name, read)
+    refuse_unknown(given.sections, [*whole, *given.options], files[0].name)

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from monai.utils import set_determinism
 
-from plugins.errors import show_input_errors_as_sentences
+from plugins.errors import InputError, show_input_errors_as_sentences
 from plugins.options import CommandLine, command_line, refuse_unknown_options
 from plugins.preflight import check_config, check_tracking
 
@@ -30,6 +30,19 @@ def keep_freed_memory() -> None:
             mallopt = ctypes.CDLL(None).mallopt
             mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
             mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
+
+
+def join_processes() -> None:
+    """Join the processes that ``torchrun`` has started: by NCCL where there are GPUs, else by Gloo.
+
+    Raises:
+        InputError: if there is no ``torchrun``.
+    """
+    try:
+        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    except ValueError as error:
+        cure = "start with `torchrun --nproc_per_node <GPUs> -m monai.bundle run`, or leave out multi_gpu_train.json"
+        raise InputError(f"this process belongs to no group of processes: {cure}.") from error
 
 
 def start(seed: int | None = 0, num_threads: int | None = None) -> None:
@@ -51,7 +64,8 @@ def start(seed: int | None = 0, num_threads: int | None = None) -> None:
     given = command_line()
     if given is not None:
         _warn_of_accidental_root(given)
-        check_config(given.config(), given.base(), given.files[0].name)
+        show_input_errors_as_sentences(given.files[0].name, given.base().keys())
+        check_config(given.config(), given.base(), given.files[0].name, given.root)
         check_tracking(given.tracking)
     if seed is not None:
         set_determinism(seed=seed)

@@ -11,7 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "plugins"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-SMALL = {"errors", "export", "files", "options", "preflight", "progress", "runtime"}
+SMALL = {"errors", "export", "files", "options", "preflight", "progress", "runtime", "signatures"}
 MAY_IMPORT = {
     "errors": SMALL,
     "export": SMALL,
@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "preflight": SMALL,
     "progress": SMALL,
     "runtime": SMALL,
+    "signatures": SMALL,
     "layers": SMALL,
     "losses": SMALL,
     "data": SMALL,

@@ -96,7 +96,7 @@ def test_the_config_that_runs_has_the_options_in_their_places(command, tmp_path)
     write_json(tmp_path / "args.json", {"max_epochs": 7, "config_file": "unused"})
     given = command_line(command("--train#dataset#cache_rate", "0.5", "--args_file", str(tmp_path / "args.json")))
     assert given is not None
-    assert given.run_id == "training"
+    assert given.sections == ["training"]
     config = given.config()
     assert (config["max_epochs"], config["train"]["dataset"]["cache_rate"]) == (7, 0.5)
     assert given.base()["train"]["dataset"]["cache_rate"] == 1.0

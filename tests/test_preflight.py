@@ -85,7 +85,7 @@ FAULTS = {
     "a negative spacing": ({"spacing": [1.0, -2.0]}, "it must be more than 0"),
     "an infinite rate": ({"learning_rate": float("inf")}, "give a finite number"),
     "a missing folder": ({"dataset_dir": "/nowhere/data"}, "dataset_dir is '/nowhere/data', which does not exist"),
-    "a foreign device": ({"device": "gpu"}, "device is 'gpu': give cpu, cuda"),
+    "a foreign device": ({"device": "gpu"}, "device is 'gpu', which torch does not know: give cpu, cuda"),
 }
 
 

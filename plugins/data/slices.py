@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import nibabel as nib
 import numpy as np
@@ -22,6 +22,7 @@ from plugins.data.checks import check_scans
 from plugins.errors import InputError
 from plugins.files import read_json, whole_file, write_json
 from plugins.progress import Progress
+from plugins.signatures import Length
 
 FORMAT = 1  # of the prepared files: raise it when their content changes for the same settings
 
@@ -156,31 +157,35 @@ class UnpairedSlices(Dataset[dict[str, Tensor]]):
         output_dir: where ``progress.json`` of the preparation goes; none is written if omitted.
         roi_size: window ``(H, W)`` cut from both slices at the same place, around a random foreground pixel of the
             source slice where it has one; ``None`` keeps whole slices.
+        divisor: of ``roi_size``: 4 for a network that halves its maps twice.
 
     Raises:
-        InputError: if there is no source or no target scan, if the window is larger than the slices, or as
-            :func:`prepare_volumes`.
+        InputError: if there is no source or no target scan, if the window is larger than the slices or cannot be
+            divided, or as :func:`prepare_volumes`.
     """
 
     def __init__(
         self,
         data: Mapping[str, Sequence[Mapping[str, Any]]],
-        transform: Callable[[Mapping[str, Any]], Mapping[str, Any]],
+        transform: Any,
         cache_dir: str | Path,
         augment: bool = True,
         output_dir: str | Path | None = None,
-        roi_size: Sequence[int] | None = None,
+        roi_size: Annotated[Sequence[int], Length(2)] | None = None,
+        divisor: int = 1,
     ):
         for domain in ("source", "target"):
             if not data[domain]:
                 raise InputError(f"there are no {domain} scans to train on: check dataset_dir")
+        shape = transform.settings["patch_size"]
+        if roi_size is not None and any(
+            part > full or part % divisor for part, full in zip(roi_size, shape, strict=True)
+        ):
+            raise InputError(f"roi_size is {list(roi_size)}: give multiples of {divisor} up to {list(shape)}.")
         volumes = prepare_volumes([*data["source"], *data["target"]], transform, cache_dir, output_dir)
         self._volumes = {"source": volumes[: len(data["source"])], "target": volumes[len(data["source"]) :]}
         self._source, self._target = _Slices(self._volumes["source"]), _Slices(self._volumes["target"])
         self._augment, self._roi_size = augment, roi_size
-        shape = nib.load(volumes[0].image).shape[:2]
-        if roi_size is not None and (roi_size[0] > shape[0] or roi_size[1] > shape[1]):
-            raise InputError(f"roi_size is {list(roi_size)}, but slices are {list(shape)}: choose a smaller one")
 
     @property
     def source_foreground(self) -> np.ndarray:

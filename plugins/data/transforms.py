@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from monai.transforms import (
 from numpy.typing import NDArray
 
 from plugins.errors import InputError
+from plugins.signatures import Length
 
 AIR = -1.0
 
@@ -57,11 +58,12 @@ def add_empty_label(item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def translation_transforms(
-    spacing: Sequence[float | None] | None = (0.41, 0.41, 1.5),
-    crop_size: Sequence[int] = (256, 256),
-    patch_size: Sequence[int] = (256, 256),
-    percentiles: Sequence[float] = (0.1, 99.9),
+    spacing: Annotated[Sequence[float | None], Length(3)] | None = (0.41, 0.41, 1.5),
+    crop_size: Annotated[Sequence[int], Length(2)] = (256, 256),
+    patch_size: Annotated[Sequence[int], Length(2)] = (256, 256),
+    percentiles: Annotated[Sequence[float], Length(2)] = (0.1, 99.9),
     with_label: bool = False,
+    divisor: int = 1,
 ) -> Compose:
     """Load a scan, scale it to [-1, 1], resample it, and crop and resize its axial slices.
 
@@ -76,12 +78,18 @@ def translation_transforms(
         patch_size: pixels of the slices, to which the crop is resized.
         percentiles: of the whole volume, which become -1 and 1; what lies beyond is clipped.
         with_label: give items without a label one of zeros.
+        divisor: of ``patch_size``: 4 for a network that halves its maps twice.
 
     Raises:
-        InputError: while transforming, see :func:`check_label_inside_crop`.
+        InputError: if percentiles are not in order or a patch cannot be divided; while transforming, see
+            :func:`check_label_inside_crop`.
     """
     both: dict[str, Any] = {"keys": ["image", "label"], "allow_missing_keys": True}
     low, high = percentiles
+    if not 0 <= low < high <= 100:
+        raise InputError(f"percentiles is {list(percentiles)}: give two in order, from 0 to 100.")
+    if any(length % divisor for length in patch_size):
+        raise InputError(f"patch_size is {list(patch_size)}: give multiples of {divisor}.")
     pixdim = [-1 if length is None else length for length in spacing or (None, None, None)]
     crop, patch = (*crop_size, -1), (*patch_size, -1)
     transforms = Compose(

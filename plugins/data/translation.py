@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import nibabel as nib
@@ -100,7 +101,7 @@ class WeightsLoader:
         map_location: device on which the tensors are read.
 
     Raises:
-        InputError: when the engine starts, if the file is missing or belongs to another network.
+        InputError: when the engine starts, if the file is missing, broken or belongs to another network.
     """
 
     def __init__(self, load_path: StrPath, network: torch.nn.Module, map_location: Any = None):
@@ -118,9 +119,12 @@ class WeightsLoader:
             raise InputError(f"{self._path}: there are no weights; train first or set ckpt_dir to their folder.")
         try:
             self._loader(engine)
-        except RuntimeError as error:
-            cure = "use the config files and overrides of its training"
-            raise InputError(f"{self._path}: the weights belong to a network of other settings; {cure}.") from error
+        except (RuntimeError, ValueError, TypeError, KeyError, EOFError, UnpicklingError) as error:
+            fault = "cannot be read as a dictionary of tensors; copy it again or train again"
+            if "state_dict" in str(error):
+                cure = "use the config files and overrides of its training"
+                fault = f"the weights belong to a network of other settings; {cure}"
+            raise InputError(f"{self._path}: {fault}.") from error
 
 
 class VolumeProgress:

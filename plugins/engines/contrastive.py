@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from plugins.engines.translation import Losses, TranslationTrainer
+from plugins.signatures import passes_on
+
+Term = Literal["adversarial", "contrastive_source", "contrastive_target", "segmentation"]
 
 
+@passes_on(TranslationTrainer, but=("discriminators",))
 class ContrastiveTranslationTrainer(TranslationTrainer):
     r"""One-sided translation by adversarial, contrastive and segmentation losses.
 
@@ -26,23 +30,25 @@ class ContrastiveTranslationTrainer(TranslationTrainer):
         network: with ``regions``, ``encode``, ``decode`` and ``segment``, as :class:`plugins.networks.ResnetGenerator`.
         discriminator: of target images.
         projector: takes the selected features of all layers to unit vectors.
+        loss_weights: weight of each term of the generators' loss.
         contrastive_loss: ``(source features, translated features, projector) -> scalar``.
         segmentation_loss: ``(logits, labels) -> scalar``; ``None`` leaves the SegDecoder out.
         **settings: of :class:`TranslationTrainer`; ``optimizer`` holds the parameters of network and projector.
     """
 
-    terms = ("adversarial", "contrastive_source", "contrastive_target", "segmentation")
+    terms = get_args(Term)
 
     def __init__(
         self,
         network: nn.Module,
         discriminator: nn.Module,
         projector: nn.Module,
+        loss_weights: Mapping[Term, float],
         contrastive_loss: Callable[..., Tensor],
         segmentation_loss: Callable[[Tensor, Tensor], Tensor] | None = None,
         **settings: Any,
     ):
-        super().__init__(network=network, discriminators=[discriminator], **settings)
+        super().__init__(network=network, discriminators=[discriminator], loss_weights=loss_weights, **settings)
         self.projector = projector
         self.contrastive_loss, self.segmentation_loss = contrastive_loss, segmentation_loss
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,12 @@ from torch.nn import functional as F
 
 from plugins.engines.image_pool import ImagePool
 from plugins.engines.translation import Losses, TranslationTrainer
+from plugins.signatures import passes_on
+
+Term = Literal["adversarial_target", "adversarial_source", "cycle", "identity", "segmentation"]
 
 
+@passes_on(TranslationTrainer, but=("discriminators",))
 class CycleGANTrainer(TranslationTrainer):
     r"""Two-sided translation by adversarial, cycle and identity losses.
 
@@ -26,12 +30,13 @@ class CycleGANTrainer(TranslationTrainer):
         generator_ts: generator target to source.
         discriminator_t: of target images.
         discriminator_s: of source images.
+        loss_weights: weight of each term of the generators' loss.
         segmentation_loss: ``(logits, labels) -> scalar`` for a SegDecoder of ``network``; ``None`` leaves it out.
         pool_size: see :class:`ImagePool`.
         **settings: of :class:`TranslationTrainer`; ``optimizer`` holds the parameters of both generators.
     """
 
-    terms = ("adversarial_target", "adversarial_source", "cycle", "identity", "segmentation")
+    terms = get_args(Term)
 
     def __init__(
         self,
@@ -39,11 +44,14 @@ class CycleGANTrainer(TranslationTrainer):
         generator_ts: nn.Module,
         discriminator_t: nn.Module,
         discriminator_s: nn.Module,
+        loss_weights: Mapping[Term, float],
         segmentation_loss: Callable[[Tensor, Tensor], Tensor] | None = None,
         pool_size: int = 50,
         **settings: Any,
     ):
-        super().__init__(network=network, discriminators=[discriminator_t, discriminator_s], **settings)
+        super().__init__(
+            network=network, discriminators=[discriminator_t, discriminator_s], loss_weights=loss_weights, **settings
+        )
         self.generator_ts, self.segmentation_loss = generator_ts, segmentation_loss
         self.pool_t, self.pool_s = ImagePool(pool_size), ImagePool(pool_size)
 

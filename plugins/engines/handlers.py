@@ -7,6 +7,7 @@ import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,11 @@ class Resume:
     def _load(self, engine: Engine) -> None:
         if engine.state.epoch > 0 or not self.path.exists():
             return
-        content = torch.load(self.path, map_location=engine.state.device, weights_only=True)
+        try:
+            content = torch.load(self.path, map_location=engine.state.device, weights_only=True)
+        except (RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+            cure = "remove it to begin anew, or set another ckpt_dir"
+            raise InputError(f"{self.path} cannot be read: {cure}.") from error
         if content["epoch"] > (engine.state.max_epochs or 0):
             raise InputError(
                 f"{self.path} is of a training of {content['epoch']} epochs, but max_epochs is "

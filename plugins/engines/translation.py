@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -14,9 +14,14 @@ from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from plugins.errors import InputError
+from plugins.options import refuse_unknown
+from plugins.signatures import passes_on
+
 Losses = dict[str, Tensor]
 
 
+@passes_on(SupervisedTrainer, but=("loss_function",))
 class TranslationTrainer(SupervisedTrainer, ABC):
     """A MONAI trainer for one exported generator, its helpers and its discriminators.
 
@@ -41,7 +46,7 @@ class TranslationTrainer(SupervisedTrainer, ABC):
         **settings: of :class:`monai.engines.SupervisedTrainer`, e.g. ``train_handlers``, ``amp``.
 
     Raises:
-        ValueError: if ``loss_weights`` names a term that the trainer does not have.
+        InputError: if ``loss_weights`` names a term that the trainer does not have, or if an epoch has no batch.
     """
 
     terms: tuple[str, ...] = ()
@@ -56,13 +61,13 @@ class TranslationTrainer(SupervisedTrainer, ABC):
         discriminators: Sequence[nn.Module],
         d_optimizer: Optimizer,
         adversarial_loss: Callable[..., Tensor],
-        loss_weights: dict[str, float],
+        loss_weights: Mapping[Any, float],
         clip_norm: float | None = None,
         **settings: Any,
     ):
-        unknown = set(loss_weights) - set(self.terms)
-        if unknown:
-            raise ValueError(f"loss_weights has {sorted(unknown)}, the terms are {list(self.terms)}.")
+        refuse_unknown(loss_weights, self.terms, "loss_weights")
+        if isinstance(train_data_loader, Sized) and len(train_data_loader) == 0:
+            raise InputError("an epoch has no whole batch: set slices_per_epoch to batch_size or more.")
         super().__init__(
             device=device,
             max_epochs=max_epochs,

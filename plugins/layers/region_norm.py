@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from monai.networks.layers.factories import Norm
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from plugins.layers.regions import Regions, over_batch
 
-STATISTICS = ("sample", "batch")
+Statistics = Literal["sample", "batch"]
 
 
 def _blocks(x: Tensor, max_terms: int = 256) -> Tensor:
@@ -209,13 +209,13 @@ class RegionNorm(nn.Module):
         num_regions: int = 2,
         eps: float = 1e-5,
         affine: bool = True,
-        statistics: str = "sample",
+        statistics: Statistics = "sample",
     ):
         super().__init__()
         if num_regions < 1:
             raise ValueError(f"The number of regions must be at least 1, not {num_regions}.")
-        if statistics not in STATISTICS:
-            raise ValueError(f"Statistics must be {' or '.join(STATISTICS)}, not {statistics!r}.")
+        if statistics not in get_args(Statistics):
+            raise ValueError(f"Statistics must be {' or '.join(get_args(Statistics))}, not {statistics!r}.")
         self.num_regions, self.eps, self.styled_region = num_regions, eps, 0
         self.over_batch = statistics == "batch"
         self.weight = nn.Parameter(torch.ones(num_regions, num_features), requires_grad=affine)
@@ -258,7 +258,7 @@ class RAIN(RegionNorm):
         num_regions: int = 3,
         eps: float = 1e-5,
         affine: bool = True,
-        statistics: str = "sample",
+        statistics: Statistics = "sample",
     ):
         super().__init__(num_features, num_regions, eps, affine, statistics)
         self.styled_region = 1

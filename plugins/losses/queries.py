@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-ATTENTIONS = ("global", "local", "local_global")
+Attention = Literal["global", "local", "local_global"]
 
 Route = Callable[[Tensor], Tensor]
 """Takes features ``(N, C, ...)`` to the vectors of the selected queries ``(N, Q, C)``."""
@@ -135,10 +136,12 @@ class AttentionQueries(nn.Module):
         ValueError: if ``attention`` is unknown or ``window`` is even.
     """
 
-    def __init__(self, num_queries: int = 256, attention: str = "global", window: int = 7, rows_per_chunk: int = 512):
+    def __init__(
+        self, num_queries: int = 256, attention: Attention = "global", window: int = 7, rows_per_chunk: int = 512
+    ):
         super().__init__()
-        if attention not in ATTENTIONS:
-            raise ValueError(f"Attention must be one of {', '.join(ATTENTIONS)}, not {attention!r}.")
+        if attention not in get_args(Attention):
+            raise ValueError(f"Attention must be one of {', '.join(get_args(Attention))}, not {attention!r}.")
         if window < 1 or window % 2 == 0:
             raise ValueError(f"The window must be odd, not {window}.")
         self.num_queries, self.attention, self.window = num_queries, attention, window

@@ -8,7 +8,7 @@ from monai.networks.nets.patchgan_discriminator import PatchDiscriminator as Mon
 from torch import Tensor
 
 from plugins.layers import BlurDown
-from plugins.networks.initialisation import initialise
+from plugins.networks.initialisation import Kind, initialise
 
 
 class PatchDiscriminator(MonaiPatchDiscriminator):
@@ -36,7 +36,7 @@ class PatchDiscriminator(MonaiPatchDiscriminator):
         num_layers_d: int = 3,
         norm: str = "instance",
         anti_aliased: bool = True,
-        init: str = "xavier",
+        init: Kind = "xavier",
     ):
         super().__init__(
             spatial_dims=spatial_dims,

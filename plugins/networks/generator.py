@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
 
-from plugins.layers import BlurDown, BlurUp, Conv3x3, DoubledConv3x3, HeadConv, Regions, list_regions, one_hot_regions
-from plugins.networks.initialisation import initialise
+from plugins.errors import InputError
+from plugins.layers import (
+    BlurDown,
+    BlurUp,
+    Conv3x3,
+    DoubledConv3x3,
+    HeadConv,
+    Reduction,
+    Regions,
+    Statistics,
+    list_regions,
+    one_hot_regions,
+)
+from plugins.networks.initialisation import Kind, initialise
 
-NORMS = ("instance", "region", "rain")
+NormName = Literal["instance", "region", "rain"]
 REFLECTION_PAD = {2: nn.ReflectionPad2d, 3: nn.ReflectionPad3d}
 
 
@@ -130,7 +142,8 @@ class ResnetGenerator(nn.Module):
         - output: :math:`(N, C_{out}, ...)` in (-1, 1).
 
     Raises:
-        ValueError: if an argument is out of its range.
+        InputError: if a feature is to be taken from a block that is not there.
+        ValueError: if another argument is out of its range.
     """
 
     __annotations__ = {"feature_blocks": list[int]}
@@ -142,24 +155,25 @@ class ResnetGenerator(nn.Module):
         out_channels: int = 1,
         channels: int = 64,
         num_res_blocks: int = 6,
-        encoder_norm: str = "region",
-        decoder_norm: str = "rain",
+        encoder_norm: NormName = "region",
+        decoder_norm: NormName = "rain",
         anti_aliased: bool = True,
         seg_classes: int = 3,
         feature_blocks: Sequence[int] = (0, 4),
         encoder_separates_vs: bool = False,
-        region_reduction: str = "any",
+        region_reduction: Reduction = "any",
         min_region_pixels: int = 1,
-        region_statistics: str = "sample",
+        region_statistics: Statistics = "sample",
         fast_convolutions: bool = True,
-        init: str = "xavier",
+        init: Kind = "xavier",
     ):
         super().__init__()
         for norm in (encoder_norm, decoder_norm):
-            if norm not in NORMS:
-                raise ValueError(f"Norm must be one of {', '.join(NORMS)}, not {norm!r}.")
+            if norm not in get_args(NormName):
+                raise ValueError(f"Norm must be one of {', '.join(get_args(NormName))}, not {norm!r}.")
         if not all(0 <= block < num_res_blocks for block in feature_blocks):
-            raise ValueError(f"feature_blocks {list(feature_blocks)} must lie below num_res_blocks {num_res_blocks}.")
+            fault = f"feature_blocks is {list(feature_blocks)} with num_res_blocks {num_res_blocks}"
+            raise InputError(f"{fault}: give numbers from 0 to {num_res_blocks - 1}.")
         conv = Conv["conv", spatial_dims]
         encoder_regions = 3 if encoder_norm == "rain" or encoder_separates_vs else 2
         inner = _Norm(encoder_norm, {"num_regions": encoder_regions, "statistics": region_statistics})

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+Kind = Literal["xavier", "normal"]
 
-def initialise(network: nn.Module, kind: str = "xavier", gain: float = 0.02) -> None:
+
+def initialise(network: nn.Module, kind: Kind = "xavier", gain: float = 0.02) -> None:
     """Draw the weights of every convolution and linear layer anew and set their biases to 0, in place.
 
     Args:

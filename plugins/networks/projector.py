@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plugins.networks.initialisation import initialise
+from plugins.networks.initialisation import Kind, initialise
 
 
 class FeatureProjector(nn.Module):
@@ -25,7 +25,7 @@ class FeatureProjector(nn.Module):
         - output: a list of :math:`(N, Q, channels)`, unit vectors.
     """
 
-    def __init__(self, in_channels: Sequence[int], channels: int = 256, init: str = "xavier"):
+    def __init__(self, in_channels: Sequence[int], channels: int = 256, init: Kind = "xavier"):
         super().__init__()
         self.layers = nn.ModuleList(
             nn.Sequential(nn.Linear(width, channels), nn.ReLU(), nn.Linear(channels, channels)) for width in in_channels

@@ -36,7 +36,7 @@ class TargetAppearance(BasicTransform):
         - segmentation: :math:`(1, ...)`.
     """
 
-    def __init__(self, levels: Mapping[str, Sequence[float]], probability: float = 0.5):
+    def __init__(self, levels: Mapping[Any, Sequence[float]], probability: float = 0.5):
         super().__init__()
         for name, bounds in levels.items():
             if name not in LABELS or not LABELS[name]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_args
 
 import torch
 
@@ -16,22 +16,23 @@ from plugins.data import check_scans
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
 from plugins.nnunet.dataset import Item, check_items, check_splits, make_splits, write_dataset
-from plugins.nnunet.planning import adopt_plans, make_plans, preprocess
+from plugins.nnunet.planning import PlanChanges, Planner, adopt_plans, make_plans, preprocess
 from plugins.nnunet.processes import InlineExecutor, pools_on
 from plugins.nnunet.selection import Members, check_members, drop_probabilities, export, select
-from plugins.nnunet.trainer import TrainerSettings
+from plugins.nnunet.trainer import Configuration, TrainerSettings
 from plugins.nnunet.training import is_done, train_fold
 from plugins.nnunet.watch import TrainingWatch
 from plugins.nnunet.workers import process_pool
 from plugins.nnunet.workspace import Workspace
 from plugins.segmentation import SlidingWindow
 from plugins.segmentation.model import DESCRIPTION, WEIGHTS
+from plugins.signatures import Length, passes_on
 
-CONFIGURATIONS = ("2d", "3d_fullres")
 SELECTION = "selection.json"
 _logger = logging.getLogger(__name__)
 
 
+@passes_on(TrainerSettings)
 class NnUNetTraining:
     """Plans, preprocesses, trains every configuration on every fold, selects, and writes ``model_dir``.
 
@@ -73,17 +74,17 @@ class NnUNetTraining:
         items: Sequence[Item],
         output_dir: str | Path,
         model_dir: str | Path,
-        configurations: Sequence[str] = ("2d", "3d_fullres"),
+        configurations: Sequence[Configuration] = ("2d", "3d_fullres"),
         num_folds: int = 5,
         folds: Sequence[int] | int | None = None,
         members: Members | None = None,
         select_per_structure: bool = False,
-        planner: str = "default",
-        batch_size: int | Mapping[str, int] | None = None,
-        patch_size: Mapping[str, Sequence[int]] | None = None,
-        target_spacing: Sequence[float] | None = None,
+        planner: Planner = "default",
+        batch_size: int | Mapping[Configuration, int] | None = None,
+        patch_size: Mapping[Configuration, Sequence[int]] | None = None,
+        target_spacing: Annotated[Sequence[float], Length(3)] | None = None,
         gpu_memory_gb: float | None = None,
-        plan_changes: Mapping[str, Mapping[str, Any]] | None = None,
+        plan_changes: Mapping[Configuration, PlanChanges] | None = None,
         plans_from: str | Path | None = None,
         window: SlidingWindow | None = None,
         executor: Executor | None = None,
@@ -165,11 +166,11 @@ class NnUNetTraining:
     def _check(self) -> None:
         check_items(self.items)
         for name in self.configurations:
-            if name not in CONFIGURATIONS:
-                raise InputError(f"configurations names {name!r}: known are {list(CONFIGURATIONS)}.")
+            if name not in get_args(Configuration):
+                raise InputError(f"configurations names {name!r}: known are {list(get_args(Configuration))}.")
             self.settings.iterations_of(name)
         if not self.configurations:
-            raise InputError(f"configurations is empty: name at least one of {list(CONFIGURATIONS)}.")
+            raise InputError(f"configurations is empty: name at least one of {list(get_args(Configuration))}.")
         check_members(self.members, self.configurations)
         if not self.folds or not set(self.folds) <= set(range(self.num_folds)):
             raise InputError(f"folds is {self.folds}, but must be among the {self.num_folds} folds from 0.")
@@ -217,7 +218,7 @@ class NnUNetTraining:
             del values[name]
         return {**values, "window": repr(replace(self.window, batch_size=1))}
 
-    def _train(self, jobs: Sequence[tuple[str, int]]) -> None:
+    def _train(self, jobs: Sequence[tuple[Configuration, int]]) -> None:
         probabilities = len(self.configurations) > 1
         with TrainingWatch(self.workspace, jobs, self.settings.max_epochs, self.output_dir, self.train_handlers):
             futures: list[Future[None]] = []

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import load_json
@@ -29,13 +29,25 @@ from plugins.progress import Progress
 
 FINGERPRINT = "dataset_fingerprint.json"
 STAGE_KEYS = ("features_per_stage", "kernel_sizes", "strides")
-PLANNERS = {
+Planner = Literal["default", "ResEncM", "ResEncL", "ResEncXL"]
+PLANNERS: dict[Planner, Any] = {
     "default": ExperimentPlanner,
     "ResEncM": nnUNetPlannerResEncM,
     "ResEncL": nnUNetPlannerResEncL,
     "ResEncXL": nnUNetPlannerResEncXL,
 }
-PLAN_KEYS = ("batch_size", "patch_size", "n_stages", "n_conv_per_stage", *STAGE_KEYS)
+
+
+class PlanChanges(TypedDict, total=False):
+    """See :func:`bend_configuration`."""
+
+    batch_size: int
+    patch_size: Sequence[int]
+    n_stages: int
+    n_conv_per_stage: int
+    features_per_stage: Sequence[int]
+    kernel_sizes: Sequence[Sequence[int]]
+    strides: Sequence[Sequence[int]]
 
 
 def bend_configuration(configuration: dict[str, Any], changes: Mapping[str, Any], name: str) -> None:
@@ -52,9 +64,7 @@ def bend_configuration(configuration: dict[str, Any], changes: Mapping[str, Any]
     Raises:
         InputError: for an unknown key, fewer than three stages, or a patch the network cannot halve as it wants to.
     """
-    unknown = sorted(set(changes) - set(PLAN_KEYS))
-    if unknown:
-        raise InputError(f"plan_changes of {name} has the unknown keys {unknown}: known are {list(PLAN_KEYS)}.")
+    refuse_unknown(changes, PlanChanges.__annotations__, f"plan_changes of {name}")
     network = configuration["architecture"]["arch_kwargs"]
     stages = min(changes.get("n_stages") or network["n_stages"], network["n_stages"])
     if stages < 3:  # nnU-Net gives the deepest of the supervised stages no weight
@@ -82,12 +92,12 @@ def bend_configuration(configuration: dict[str, Any], changes: Mapping[str, Any]
 def make_plans(
     workspace: Workspace,
     configurations: Sequence[str],
-    changes: Mapping[str, Mapping[str, Any]],
-    batch_size: int | Mapping[str, int] | None = None,
-    patch_size: Mapping[str, Sequence[int]] | None = None,
+    changes: Mapping[Any, PlanChanges],
+    batch_size: int | Mapping[Any, int] | None = None,
+    patch_size: Mapping[Any, Sequence[int]] | None = None,
     target_spacing: Sequence[float] | None = None,
     gpu_memory_gb: float | None = None,
-    planner: str = "default",
+    planner: Planner = "default",
 ) -> None:
     """Let nnU-Net measure the dataset and plan, then bend its plans; must run inside ``workspace.active``.
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -25,14 +25,15 @@ from plugins.files import read_json, whole_file, write_json
 from plugins.nnunet.checkpoints import FINAL
 from plugins.nnunet.planning import FINGERPRINT
 from plugins.nnunet.processes import pools_on
+from plugins.nnunet.trainer import Configuration, Structure
 from plugins.nnunet.training import DONE
 from plugins.nnunet.workspace import DATASET, PLANS, TRAINER, Workspace
 from plugins.segmentation import LABELS, FoldEnsemble, Member, SegmentationModel, combine
 from plugins.segmentation.model import DESCRIPTION, WEIGHTS
 from plugins.segmentation.networks import UNet
 
-STRUCTURES = tuple(name for name, label in LABELS.items() if label)
-Members = Sequence[str] | Mapping[str, Sequence[str]]
+STRUCTURES = get_args(Structure)
+Members = Sequence[Configuration] | Mapping[Structure, Sequence[Configuration]]
 
 
 def select(

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,10 @@ from plugins.files import read_json
 from plugins.nnunet.appearance import TargetAppearance
 from plugins.nnunet.checkpoints import FINAL, LATEST, PREVIOUS, plain, random_states, write_checkpoint
 from plugins.nnunet.workspace import PLANS, TRAINER, Workspace
+from plugins.signatures import Length
+
+Configuration = Literal["2d", "3d_fullres"]
+Structure = Literal["VS", "cochlea"]
 
 
 @dataclass(frozen=True)
@@ -46,13 +50,13 @@ class TrainerSettings:
     """
 
     max_epochs: int = 1000
-    iterations_per_epoch: int | Mapping[str, int] = 250
+    iterations_per_epoch: int | Mapping[Configuration, int] = 250
     val_iterations_per_epoch: int = 50
     initial_lr: float = 1e-2
     weight_decay: float = 3e-5
     optimizer: Callable[..., torch.optim.Optimizer] | None = None
     oversample_foreground: float = 0.33
-    appearance: Mapping[str, Sequence[float]] | None = None
+    appearance: Mapping[Structure, Annotated[Sequence[float], Length(2)]] | None = None
     appearance_probability: float = 0.5
     mirroring: bool = True
     early_stop_patience: int | None = None
@@ -62,7 +66,7 @@ class TrainerSettings:
     seed: int = 0
     device: str = "cuda"
 
-    def iterations_of(self, configuration: str) -> int:
+    def iterations_of(self, configuration: Any) -> int:
         """Training steps an epoch of a configuration.
 
         Raises:

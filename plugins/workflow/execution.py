@@ -13,9 +13,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from monai.bundle import ConfigParser
+
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
 from plugins.options import merged, refuse_unknown_ids
+from plugins.preflight import check_config
 from plugins.workflow.process import die_with_parent, run_command
 from plugins.workflow.stage import Stage, fill_in, fingerprint
 
@@ -94,7 +97,7 @@ def run_stage(
     run_dir = Path(run_dir).absolute()
     partial, complete = working_folder(stage.name, run_dir), complete_folder(stage.name, run_dir)
     refuse_foreign_folder(stage.name, run_dir)
-    refuse_unknown_overrides(stage)
+    check_overrides(stage)
     mark = current_fingerprint(stage, run_dir)
     continued = recorded_fingerprint(partial) == mark
     if not continued:
@@ -165,16 +168,21 @@ def _replace(complete: Path, partial: Path) -> None:
         partial.rename(complete)
 
 
-def refuse_unknown_overrides(stage: Stage) -> None:
-    """Refuse overrides of a bundle that its config files do not have.
+def check_overrides(stage: Stage) -> None:
+    """Refuse overrides of a bundle that its config files do not have, or that it could not run with.
 
     Raises:
-        InputError: naming the first unknown id and the nearest known one, or a missing config file.
+        InputError: naming the first unknown id and the nearest known one, a missing config file, or as
+            :func:`plugins.preflight.check_config`.
     """
     if stage.bundle is None:
         return
     for path in stage.config_paths:
         if not path.is_file():
             raise InputError(f"{path} is missing: bundles_dir must be the folder of the bundles.")
-    config = merged(stage.config_paths)
-    refuse_unknown_ids(config, stage.overrides, f"{Path(stage.bundle).name} ({', '.join(stage.config_files)})")
+    where = f"{Path(stage.bundle).name} ({', '.join(stage.config_files)})"
+    config = ConfigParser(merged(stage.config_paths))
+    refuse_unknown_ids(config.get(), stage.overrides, where)
+    known = {name: value for name, value in stage.overrides.items() if value == fill_in(value, "", "")}
+    config.update({name.replace("#", "::"): value for name, value in known.items()})
+    check_config(config.get(), merged(stage.config_paths[:1]), where, Path(stage.bundle), on_disk=False)

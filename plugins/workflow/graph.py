@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from plugins.workflow.display import Display, make_display
-from plugins.workflow.execution import is_complete, refuse_foreign_folder, refuse_unknown_overrides, run_stage
+from plugins.workflow.execution import check_overrides, is_complete, refuse_foreign_folder, run_stage
 from plugins.workflow.stage import Stage
 from plugins.workflow.tracking import Tracking
 
@@ -61,14 +61,14 @@ def run_stages(
             complete already.
 
     Raises:
-        InputError: if any stage has a misspelt override or a foreign folder, before anything is run, and as
+        InputError: if any stage has an override that cannot work or a foreign folder, before anything is run, and as
             :func:`run_stage`.
         CommandError: as :func:`run_stage`.
     """
     run_dir = Path(run_dir).absolute()
     by_name = {stage.name: stage for stage in stages}
     for stage in stages:
-        refuse_unknown_overrides(stage)
+        check_overrides(stage)
         refuse_foreign_folder(stage.name, run_dir)
     order = TopologicalSorter({stage.name: stage.needs for stage in stages})
     names = [*TopologicalSorter({stage.name: stage.needs for stage in stages}).static_order()]

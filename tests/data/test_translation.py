@@ -90,6 +90,7 @@ def workflow(bundle, tmp_path, **overrides):
         "crop_size": [28, 26],
         "patch_size": [28, 26],
         "percentiles": [0, 100],
+        "preprocessing::divisor": 1,
         "network": Stub(),
     }
     file = BUNDLES / bundle / "configs" / "inference.json"

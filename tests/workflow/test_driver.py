@@ -42,7 +42,8 @@ def dataset(tmp_path_factory):
 def bundles(tmp_path):
     for bundle, configs in CONFIGS.items():
         for name, config in configs.items():
-            write_json(tmp_path / "bundles" / bundle / "configs" / f"{name}.json", COMMON | config)
+            read = {"run": [f"@{key}" for key in COMMON | config]}
+            write_json(tmp_path / "bundles" / bundle / "configs" / f"{name}.json", COMMON | config | read)
         write_json(tmp_path / "bundles" / bundle / "configs" / "cpu.json", {"max_epochs": 2, "channels": 8})
     return tmp_path / "bundles"
 
@@ -207,6 +208,11 @@ def test_untranslated_scans_need_no_translator(bundles, dataset, tmp_path, work)
         ({"views": []}, "at least one view"),
         ({"settings": {"tanq_translaton": {}}}, "did you mean 'tanq_translation'"),
         ({"settings": {"tanq_translation": {"max_epoch": 1}}}, "did you mean 'max_epochs'"),
+        (
+            {"settings": {"vs_cochlea_seg": {"max_epochs": "many"}}},
+            r"vs_cochlea_seg \(train.json\): max_epochs is 'many'",
+        ),
+        ({"settings": {"cyclegan_translation": {"channels": 0}}}, "channels is 0: it must be more than 0"),
         ({"settings": {"tanq_translation": 3}}, "dictionary of dictionaries"),
         ({"overlays": ["cpus.json"]}, "did you mean 'cpu.json'"),
         ({"rounds": -1}, "rounds"),

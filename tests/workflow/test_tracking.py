@@ -38,10 +38,7 @@ def training(tmp_path):
     config = {
         "bundle_root": ".",
         "output_dir": None,
-        "train": {
-            "handlers": [],
-            "trainer": {"_target_": "trainings.Training", "train_handlers": "@train::handlers"},
-        },
+        "train": {"handlers": [], "trainer": {"_target_": "trainings.Training", "train_handlers": "@train::handlers"}},
         "run": ["$@train::trainer.run()"],
         "training": "%run",
     }

@@ -1,0 +1,89 @@
+"""The components of a config: whether they exist, and take these arguments."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any, get_origin
+
+from monai.bundle import ConfigComponent
+
+from plugins.options import nearest
+from plugins.preflight.hints import alternatives, is_computed, misfit, title
+from plugins.signatures import argument_names, locate, names_beside, signature
+
+Follow = Callable[[str, Any], tuple[str, Any]]
+OURS = "plugins."  # whose annotations can be relied on
+JSON = (bool, int, float, str, list, dict)
+MODES = ("default", "callable", "debug")
+
+
+def stay(name: str, value: Any) -> tuple[str, Any]:
+    """Follow no reference."""
+    return name, value
+
+
+def component_fault(node: Mapping[str, Any], name: str = "", follow: Follow = stay) -> str:
+    """What is wrong with a ``_target_`` node, with a cure: empty if nothing is.
+
+    Args:
+        node: of a config.
+        name: its id.
+        follow: takes the id and the value of an argument to those of the value that it refers to.
+    """
+    target = node["_target_"]
+    if not isinstance(target, str):
+        return f"{name}: _target_ is {target!r}: give the name of a class or function."
+    if target.startswith(("$", "@", "%")) or node.get("_disabled_") is True:
+        return ""
+    if node.get("_mode_", "default") not in MODES:
+        return f"{name}: _mode_ is {node['_mode_']!r}{nearest(str(node['_mode_']), MODES)}"
+    component = locate(target)
+    if component is None:
+        return f"{name}: there is no {target}{nearest(target, names_beside(target))}"
+    if not callable(component):
+        return f"{name}: {target} is no class or function: name one."
+    given = {key: value for key, value in node.items() if key not in ConfigComponent.non_arg_keys}
+    names, is_open = argument_names(component)
+    for key in given if names else ():
+        if key not in names and not is_open:
+            return f"{name}: {target} takes no {key!r}{nearest(key, names)}"
+        if key not in names and get_close_matches(key, names - set(given), n=1, cutoff=0.85):
+            return f"{name}: {target} knows no {key!r}{nearest(key, names - set(given))}"
+    try:
+        taken = signature(component)
+        if node.get("_mode_") != "callable":
+            taken.bind(**given)
+    except ValueError:  # some built-ins have none
+        return ""
+    except TypeError as error:
+        return f"{name}: {target}: {error}: give all that it needs."
+    for key, value in given.items():
+        parameter = taken.parameters.get(key)
+        if parameter is not None and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+            place, value = follow(f"{name}::{key}" if name else key, value)
+            fault = _argument_fault(value, parameter, place, target)
+            if fault:
+                return fault
+    return ""
+
+
+def _argument_fault(value: Any, parameter: inspect.Parameter, place: str, target: str) -> str:
+    if value is None and parameter.default is None:
+        return ""
+    if not ConfigComponent.is_instantiable(value):
+        fault = misfit(value, parameter.annotation, place)
+        if fault or is_computed(value) or not target.startswith(OURS):
+            return fault
+        made: Any = type(value)
+    elif not target.startswith(OURS) or value.get("_mode_") == "callable" or not isinstance(value["_target_"], str):
+        return ""
+    else:
+        made = locate(value["_target_"])
+    kinds = [each for each in alternatives(parameter.annotation) if each is not type(None)]
+    plain = all(isinstance(each, type) and get_origin(each) is None for each in kinds)
+    if isinstance(made, type) and plain and not {Any, *JSON} & {*kinds} and not issubclass(made, tuple(kinds)):
+        given = value["_target_"] if isinstance(value, Mapping) and "_target_" in value else repr(value)
+        return f"{place} is {given}: give {title(parameter.annotation)}."
+    return ""

@@ -1,0 +1,173 @@
+"""A config as a whole: its references, keys that nothing reads, and every value in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from difflib import get_close_matches
+from graphlib import CycleError, TopologicalSorter
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigComponent, ConfigParser
+
+from plugins.errors import InputError
+from plugins.options import OF_COMPONENTS, SECTIONS, nearest, nodes, references
+from plugins.preflight.components import component_fault
+from plugins.preflight.expressions import expression_fault, imported_names, is_import
+from plugins.preflight.hints import is_computed
+from plugins.preflight.values import check_device, check_number, check_paths
+from plugins.signatures import importable
+
+# ids that MONAI or a person reads, not another id
+ENTRY_POINTS = frozenset(
+    (
+        "_meta_", "imports", "initialize", "run", "finalize", "training", "inference", "evaluate", "network_def",
+        "network",
+    )
+)  # fmt: skip
+OF_MONAI = frozenset(
+    ("bundle_root", "dataset_dir", "device", "output_dir", "ckpt_dir", "train", "validate", "seed", "inferer")
+)
+KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text", list: "a list"}
+
+
+def check_config(
+    config: Mapping[str, Any], base: Mapping[str, Any], where: str, root: Path | None = None, on_disk: bool = True
+) -> None:
+    """Refuse a config that could not be run, or not as it was meant.
+
+    Args:
+        config: parsed and merged, with all overrides.
+        base: the first config file, whose values tell of which kind a value has to be.
+        where: name of the file, for messages.
+        root: of the bundle, whose own modules components may be in.
+        on_disk: whether files that the config names must be there.
+
+    Raises:
+        InputError: naming the first id that refers to nothing or to itself, that nothing reads, that has another kind
+            of value than the base or than the component that reads it asks for, an impossible value, a faulty
+            expression, a missing file or a device that is not there, or whose ``_target_`` does not exist or does not
+            take these arguments; with the nearest right name.
+    """
+    parser = ConfigParser(dict(config))
+    _check_references(parser, base, where)
+    _check_unread(config, base, where)
+    _check_expressions(parser, where)
+    with nullcontext() if root is None else importable(root):
+        for path, value in nodes(config):
+            _check_special_keys(path, value, where)
+            if isinstance(value, Mapping) and "_target_" in value:
+                fault = component_fault(value, path, lambda place, item: _follow(parser, place, item))
+                if fault:
+                    raise InputError(f"{where}: {fault}")
+    for path, value in nodes(config):
+        _check_kind(path, value, base.get(path), where)
+        if not path.split("::")[-1].isdigit():
+            check_number(path, value, where)
+    check_device(config, where)
+    if on_disk:
+        check_paths(config, where)
+
+
+def check_tracking(settings: Mapping[str, Any]) -> None:
+    """Refuse settings for ``--tracking`` that need MLflow where it is not installed.
+
+    Raises:
+        InputError: naming the extra.
+    """
+    targets = [str(node["_target_"]) for _, node in nodes(settings) if isinstance(node, Mapping) and "_target_" in node]
+    if any(target.endswith("MLFlowHandler") for target in targets) and find_spec("mlflow") is None:
+        raise InputError(
+            "--tracking needs mlflow, which is not installed: install the extra, pip install 'tanq-bundles[tracking]'."
+        )
+
+
+def _strings(config: Any) -> Iterator[tuple[str, str]]:
+    return ((path, value) for path, value in nodes(config) if isinstance(value, str))
+
+
+def _follow(parser: ConfigParser, path: str, value: Any) -> tuple[str, Any]:
+    """The id and the value at the end of a chain of plain references."""
+    for _ in range(10):
+        found = references(parser, path, value) if isinstance(value, str) else []
+        if not (isinstance(value, str) and value.startswith("@") and len(found) == 1):
+            break
+        path, value = found[0], parser[found[0]]
+    return path, value
+
+
+def _check_references(parser: ConfigParser, base: Mapping[str, Any], where: str) -> None:
+    """Refuse a reference to nothing; nothing reads what only a sibling config has and an overlay brings along."""
+    known = [path for path, _ in nodes(parser.get()) if path]
+    graph: dict[str, list[str]] = {}
+    for path, value in nodes(parser.get()):
+        found = references(parser, path, value) if isinstance(value, str) else []
+        for wanted in found:
+            if path.split("::")[0] in base and wanted not in parser:
+                raise InputError(f"{where}: {path} refers to @{wanted}, which is not there{nearest(wanted, known)}")
+        graph[path] = found
+        if path:
+            graph.setdefault(path.rpartition("::")[0], []).append(path)
+    del graph[""]
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        names = " -> ".join(dict.fromkeys(error.args[1]))
+        raise InputError(f"{where}: {names} refer to each other in a circle: give one of them a value.") from error
+
+
+def _check_unread(config: Mapping[str, Any], base: Mapping[str, Any], where: str) -> None:
+    """Refuse a key of the base that no reference names and that neither MONAI nor a person asks for.
+
+    Keys that are ``null`` may wait for an overlay.
+    """
+    read = {
+        wanted.split("::")[0]
+        for each in (config, base)
+        for path, text in _strings(each)
+        for wanted in references(ConfigParser(dict(each)), path, text)
+    }
+    for name, value in base.items():
+        if value is not None and name not in read | ENTRY_POINTS | OF_MONAI:
+            near = get_close_matches(name, read, n=1, cutoff=0.6)
+            cure = f"did you mean {near[0]!r}?" if near else "remove it."
+            raise InputError(f"{where}: nothing reads {name!r}: {cure}")
+
+
+def _check_expressions(parser: ConfigParser, where: str) -> None:
+    expressions = {path: text for path, text in _strings(parser.get()) if text.startswith("$")}
+    known = {**parser.globals, **dict.fromkeys(imported_names(expressions.values()))}
+    for path, text in expressions.items():
+        fault = "" if is_import(text) else expression_fault(text, known)
+        if fault:
+            raise InputError(f"{where}: {path} {fault}")
+
+
+def _check_special_keys(path: str, value: Any, where: str) -> None:
+    """Refuse a misspelt ``_target_`` and its like, which would make a component a plain dictionary."""
+    for key in map(str, value if isinstance(value, Mapping) else ()):
+        misspelt = key.startswith("_") and key not in OF_COMPONENTS | SECTIONS
+        if misspelt and get_close_matches(key, OF_COMPONENTS, n=1, cutoff=0.7):
+            raise InputError(f"{where}: {path} has {key!r}{nearest(key, OF_COMPONENTS)}")
+
+
+def _check_kind(name: str, value: Any, before: Any, where: str) -> None:
+    """Refuse another kind of value than the base has; expressions, references and ``null`` pass, and any of them may
+    become anything.
+    """
+    if ConfigComponent.is_instantiable(before) and value is not None and not is_computed(value):
+        raise InputError(f"{where}: {name} is {value!r}: give a dictionary with _target_, or null.")
+    if before is None or value is None or is_computed(before) or is_computed(value) or isinstance(before, Mapping):
+        return
+    for kind, title in KINDS.items():
+        if isinstance(before, kind):
+            fits = isinstance(value, (list, tuple) if kind is list else kind) and (
+                kind is bool or not isinstance(value, bool)
+            )
+            fits |= kind is float and isinstance(value, int) and not isinstance(value, bool)
+            fits |= kind is int and isinstance(value, Mapping)  # one for each configuration
+            if not fits:
+                raise InputError(f"{where}: {name} is {value!r}: give {title}, such as {before!r}.")
+            return

@@ -1,0 +1,130 @@
+"""What a class or function takes, as its signature tells it."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import pydoc
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from monai.bundle import ComponentLocator
+
+Class = TypeVar("Class", bound=type)
+_LOCATOR = ComponentLocator()
+_KEYWORDS = inspect.Parameter.VAR_KEYWORD
+
+
+@dataclass(frozen=True)
+class Length:
+    """How many items a sequence must have: ``Annotated[Sequence[int], Length(2)]``."""
+
+    count: int
+
+
+def locate(target: str) -> Any:
+    """The class or function that MONAI finds under a name; ``None`` if there is none."""
+    module = _LOCATOR.get_component_module_name(target)
+    if isinstance(module, list):
+        module = module[0]
+    try:
+        return pydoc.locate(f"{module}.{target}" if module else target)
+    except pydoc.ErrorDuringImport:
+        return None
+
+
+@contextmanager
+def importable(folder: Path) -> Iterator[None]:
+    """Have the modules in a folder found, as ``monai.bundle run`` has those of a bundle; they are forgotten again."""
+    before = set(sys.modules)
+    sys.path.insert(1, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - before:
+            if str(getattr(sys.modules[name], "__file__", "")).startswith(f"{folder}{os.sep}"):
+                del sys.modules[name]
+
+
+def names_beside(target: str) -> list[str]:
+    """Names that could have been meant: those of the same module, or MONAI's short ones."""
+    parent, _, _ = target.rpartition(".")
+    module = pydoc.locate(parent) if parent else None
+    if module is not None:
+        return [f"{parent}.{name}" for name in getattr(module, "__all__", dir(module)) if not name.startswith("_")]
+    return list(_LOCATOR._components_table or {})
+
+
+def signature(component: Callable[..., Any]) -> inspect.Signature:
+    """The signature, with annotations evaluated; those that cannot be count as none.
+
+    Raises:
+        ValueError: if there is no signature, as of some built-ins.
+    """
+    if isinstance(component, type) and "__init__" in vars(component) and "__signature__" not in vars(component):
+        return _without_self(signature(getattr(component, "__init__")))  # noqa: B009 - mypy
+    try:
+        return inspect.signature(component, eval_str=True)
+    except (NameError, TypeError, AttributeError, SyntaxError):
+        known = inspect.signature(component)
+        plain = [
+            each.replace(annotation=Any) if isinstance(each.annotation, str) else each
+            for each in known.parameters.values()
+        ]
+        return known.replace(parameters=plain)
+
+
+def _without_self(known: inspect.Signature) -> inspect.Signature:
+    return known.replace(parameters=[*known.parameters.values()][1:])
+
+
+def argument_names(component: Callable[..., Any]) -> tuple[set[str], bool]:
+    """Names of the arguments that a component takes, and whether it may take others.
+
+    Where a constructor hands ``**kwargs`` on, the arguments of its base classes are known as well.
+    """
+    try:
+        known = dict(signature(component).parameters)
+    except ValueError:
+        return set(), True
+    is_open = any(each.kind is _KEYWORDS for each in known.values())
+    if is_open and isinstance(component, type):
+        for base in component.__mro__[1:-1]:
+            known |= signature(getattr(base, "__init__")).parameters  # noqa: B009 - mypy
+    names = {name for name, each in known.items() if each.kind not in (_KEYWORDS, inspect.Parameter.VAR_POSITIONAL)}
+    return names - {"self"}, is_open
+
+
+def passes_on(target: Callable[..., Any], but: Collection[str] = ()) -> Callable[[Class], Class]:
+    """Have a class's signature say what its constructor's ``**settings`` are: arguments of ``target``.
+
+    Args:
+        target: class or function that gets them.
+        but: arguments that the constructor gives itself.
+
+    Example:
+        >>> def shout(text: str, times: int = 1): ...
+        >>> @passes_on(shout)
+        ... class Voice:
+        ...     def __init__(self, pitch: float, **settings): ...
+        >>> list(inspect.signature(Voice).parameters)
+        ['pitch', 'text', 'times']
+    """
+
+    def declare(cls: Class) -> Class:
+        own = [each for each in signature(cls).parameters.values() if each.kind is not _KEYWORDS]
+        names = {*but, *(each.name for each in own)}
+        passed = [
+            each.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for each in signature(target).parameters.values()
+            if each.name not in names and each.kind is not _KEYWORDS
+        ]
+        setattr(cls, "__signature__", inspect.Signature([*own, *passed]))  # noqa: B010 - types have no such attribute
+        return cls
+
+    return declare
