@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -280,7 +281,8 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
     read |= {*SECTIONS, *given.sections}
     for later in files[1:]:
         try:
-            refuse_unknown_ids(siblings | base, ConfigParser.load_config_file(later), later.name, read)
+            given_here = ConfigParser.load_config_file(later)
+            refuse_unknown_ids(_with(siblings | base, given_here), given_here, later.name, read)
         except InputError as error:
             if later.resolve().parent == files[0].resolve().parent or not later.with_name("train.json").is_file():
                 raise
@@ -288,5 +290,16 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
             fault = str(error).partition(": ")[0]
             raise InputError(f"{later} is for another bundle ({fault}): {cure}.") from error
     known = {name: value for name, value in whole.items() if name in base}
-    refuse_unknown_ids({**given.tracking.get("configs", {}), **known}, given.options, files[0].name, read)
+    refuse_unknown_ids(
+        _with({**given.tracking.get("configs", {}), **known}, given.options), given.options, files[0].name, read
+    )
     refuse_unknown(given.sections, [*whole, *given.options], files[0].name)
+
+
+def _with(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with other classes in place of its components, which take other arguments."""
+    parser = ConfigParser(deepcopy(dict(config)))
+    classes = {name: value for name, value in settings.items() if name.endswith("_target_")}
+    parser.update({name.replace("#", "::"): value for name, value in fitting(config, classes).items()})
+    changed: dict[str, Any] = parser.get()
+    return changed

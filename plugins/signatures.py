@@ -90,7 +90,7 @@ def argument_names(component: Callable[..., Any]) -> tuple[set[str], bool]:
     """
     try:
         known = dict(signature(component).parameters)
-    except ValueError:
+    except (ValueError, ImportError):  # an optional package may be missing
         return set(), True
     is_open = any(each.kind is _KEYWORDS for each in known.values())
     if is_open and isinstance(component, type):

@@ -4,7 +4,7 @@ import pytest
 
 from plugins.errors import InputError
 from plugins.files import write_json
-from plugins.options import command_line, fitting, refuse_unknown_ids, refuse_unknown_options
+from plugins.options import command_line, fitting, merged, refuse_unknown_ids, refuse_unknown_options
 
 CONFIG = {"max_epochs": 3, "train": {"dataset": {"cache_rate": 1.0}, "handlers": [{"interval": 1}]}, "training": []}
 
@@ -108,3 +108,47 @@ def test_an_overlay_may_hold_what_a_sibling_config_has(command, tmp_path):
     refuse_unknown_options(command(files=("inference.json", "overlay.json")))
     with pytest.raises(InputError, match=r"inference\.json has no 'max_epochs'"):
         refuse_unknown_options(command("--max_epochs", "3", files=("inference.json", "overlay.json")))
+
+
+def test_a_section_of_ones_own_may_be_brought_along_if_something_reads_it(command, tmp_path):
+    write_json(tmp_path / "own.json", {"mine": 1, "max_epochs": "@mine", "imports": ["$import os"], "_meta_": {}})
+    refuse_unknown_options(command(files=("train.json", "own.json")))
+    refuse_unknown_options(
+        command("--mine", "3", "--max_epochs", "@mine", "--train::own", "1", "--training", "$@train::own")
+    )
+    write_json(tmp_path / "own.json", {"mine": 1, "max_epochs": "@min"})
+    with pytest.raises(InputError, match=r"own\.json has no 'mine'"):
+        refuse_unknown_options(command(files=("train.json", "own.json")))
+
+
+def test_a_component_may_get_what_it_takes(command, tmp_path):
+    write_json(
+        tmp_path / "train.json", {**CONFIG, "loader": {"_target_": "torch.utils.data.DataLoader", "dataset": []}}
+    )
+    refuse_unknown_options(command("--loader::batch_size", "2", "--loader#_disabled_", "True"))
+    refuse_unknown_options(command("--loader::_target_", "torch.nn.Linear", "--loader::in_features", "2"))
+    with pytest.raises(InputError, match="did you mean 'loader::batch_size'"):
+        refuse_unknown_options(command("--loader::batch_sise", "2"))
+    with pytest.raises(InputError, match="loader::in_features"):
+        refuse_unknown_options(command("--loader::in_features", "2"))
+
+
+def test_other_sections_to_run_may_come_from_an_overlay(command, tmp_path):
+    write_json(tmp_path / "own.json", {"prepare": [], "max_epochs": 2})
+    refuse_unknown_options(command("--init_id", "prepare", files=("train.json", "own.json")))
+    with pytest.raises(InputError, match="has no 'prepar': did you mean 'prepare'"):
+        refuse_unknown_options(command("--final_id", "prepar", files=("train.json", "own.json")))
+
+
+def test_an_overlay_of_another_bundle_is_refused_as_such(command, tmp_path):
+    write_json(tmp_path / "other" / "train.json", {"rounds": 1})
+    write_json(tmp_path / "other" / "cpu.json", {"rounds": 0})
+    with pytest.raises(InputError, match=r"other/cpu\.json is for another bundle .*'rounds'.*take an overlay from"):
+        refuse_unknown_options(command(files=("train.json", "other/cpu.json")))
+
+
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_a_file_that_is_no_json_object_is_named(tmp_path, text):
+    (tmp_path / "broken.json").write_text(text)
+    with pytest.raises(InputError, match=r"broken\.json is no JSON config"):
+        merged([tmp_path / "broken.json"])

@@ -1,10 +1,14 @@
 """Faulty configs are refused before anything is built, in one sentence with the key and the nearest right name."""
 
+import runpy
+import sys
 from pathlib import Path
 
 import pytest
+import torch
+from monai.bundle import ConfigParser
 
-from plugins.errors import InputError
+from plugins.errors import InputError, find_input_error
 from plugins.options import merged
 from plugins.preflight import check_config, component_fault
 
@@ -85,6 +89,42 @@ FAULTS = {
     "a negative spacing": ({"spacing": [1.0, -2.0]}, "it must be more than 0"),
     "an infinite rate": ({"learning_rate": float("inf")}, "give a finite number"),
     "a missing folder": ({"dataset_dir": "/nowhere/data"}, "dataset_dir is '/nowhere/data', which does not exist"),
+    "a circle": (
+        {"learning_rate": "@max_epochs", "max_epochs": "@learning_rate"},
+        "learning_rate -> max_epochs refer to each other|max_epochs -> learning_rate refer to each other",
+    ),
+    "a misspelt name in an expression": ({"device": "$toch.device('cpu')"}, "there is no 'toch': did you mean 'torch'"),
+    "a misspelt function in an expression": (
+        {"device": "$torch.devise('cpu')"},
+        "torch has no 'devise': did you mean 'device'",
+    ),
+    "half an expression": ({"max_epochs": "$2 *"}, "max_epochs is '\\$2 \\*', which is no Python"),
+    "a misspelt _target_": (
+        {"network_def": {"_targt_": "torch.nn.Linear", "in_features": 2, "out_features": 1}},
+        "network_def has '_targt_': did you mean '_target_'",
+    ),
+    "a misspelt mode": (
+        {"network_def": {"_target_": "torch.nn.Linear", "_mode_": "callabel"}},
+        "network_def: _mode_ is 'callabel': did you mean 'callable'",
+    ),
+    "a name for a component": ({"network_def": "UNet"}, "network_def is 'UNet': give a dictionary with _target_"),
+    "a foreign component's argument of another type": (
+        {"preprocessing": {"_target_": "Spacingd", "keys": "image", "pixdim": "@spacing", "diagonal": "no"}},
+        "preprocessing::diagonal is 'no': give True or False",
+    ),
+    "a misspelt argument among others": (
+        {"preprocessing": {"_target_": "DataLoader", "dataset": [], "batch_sise": 2}},
+        "DataLoader knows no 'batch_sise': did you mean 'batch_size'",
+    ),
+    "no epoch below": (
+        {"train": {"trainer": {**GOOD["train"]["trainer"], "max_epochs": 0}}},
+        "train::trainer::max_epochs",
+    ),
+    "a GPU that is not there": (
+        {"device": f"cuda:{torch.cuda.device_count()}"},
+        "device is 'cuda:.*: give cpu or another",
+    ),
+    "a device that torch does not know, computed": ({"device": "$torch.device('gpu')"}, "which torch does not know"),
     "a foreign device": ({"device": "gpu"}, "device is 'gpu', which torch does not know: give cpu, cuda"),
 }
 
@@ -104,6 +144,169 @@ def test_a_key_that_nothing_reads_is_named():
         check_config(base, base, "train.json")
 
 
+def own(bundle, name, *overlays):
+    """One of the bundles' configs, as a function of overrides."""
+    folder = ROOT / bundle / "configs"
+    files = [folder / f"{name}.json", *(folder / overlay for overlay in overlays)]
+    return merged(files), merged(files[:1])
+
+
+TANQ, CYCLEGAN = ("tanq_translation", "train", "cpu.json"), ("cyclegan_translation", "inference")
+NNUNET, DRIVER = ("vs_cochlea_seg", "train", "cpu.json"), ("vs_cochlea_uda", "train")
+IMPOSSIBLE = {
+    "an encoder norm": (TANQ, {"encoder_norm": "regional"}, "encoder_norm is 'regional': did you mean 'region'"),
+    "an attention": (TANQ, {"attention": "locale"}, "attention is 'locale': did you mean 'local'"),
+    "a region reduction": (TANQ, {"region_reduction": "anny"}, "region_reduction is 'anny': did you mean 'any'"),
+    "an initialisation": (CYCLEGAN, {"network_def::init": "xavierr"}, "network_def::init is 'xavierr'"),
+    "a loss": (
+        TANQ,
+        {"loss_weights": {"adversaril": 1.0}},
+        "loss_weights has no 'adversaril': did you mean 'adversarial'",
+    ),
+    "a weight": (TANQ, {"loss_weights": {"adversarial": "1"}}, "loss_weights::adversarial is '1': give a number"),
+    "one crop": (TANQ, {"crop_size": [256]}, "crop_size is \\[256\\]: give a list of 2 \\(a whole number each\\)"),
+    "two spacings": (TANQ, {"spacing": [0.4, 0.4]}, "spacing is .*: give a list of 3"),
+    "a text for a size": (CYCLEGAN, {"patch_size": [96, "96"]}, "patch_size::1 is '96': give a whole number"),
+    "a loss for an optimizer": (
+        TANQ,
+        {"optimizer": {"_target_": "torch.nn.L1Loss"}},
+        "is torch.nn.L1Loss: give .*Optimizer",
+    ),
+    "an argument of the trainer": (TANQ, {"train::trainer::ampp": True}, "no 'ampp': did you mean 'amp'"),
+    "a configuration": (NNUNET, {"configurations": ["3d_fulres"]}, "did you mean '3d_fullres'"),
+    "a member": (NNUNET, {"members": {"VSS": ["2d"]}}, "members has no 'VSS': did you mean 'VS'"),
+    "a planner": (NNUNET, {"planner": "ResEncS"}, "planner is 'ResEncS': did you mean 'ResEnc"),
+    "a change of plan": (NNUNET, {"plan_changes::2d": {"n_stage": 4}}, "plan_changes::2d has no 'n_stage'"),
+    "iterations of a configuration": (NNUNET, {"iterations_per_epoch": {"2": 9}}, "iterations_per_epoch has no '2'"),
+    "an appearance": (NNUNET, {"appearance": {"VS": [0.5]}}, "appearance::VS is .*: give a list of 2"),
+    "a setting of nnU-Net's trainer": (
+        NNUNET,
+        {"train::trainer::initial_rl": 1},
+        "no 'initial_rl': did you mean 'initial_lr'",
+    ),
+    "an executor": (DRIVER, {"executor::_target_": "concurrent.futures.ThreadPoolExecuter"}, "ThreadPoolExecutor'"),
+    "a negative round": (DRIVER, {"rounds": -1}, "rounds is -1: it must be 0 or more"),
+}
+
+
+@pytest.mark.parametrize("fault", IMPOSSIBLE)
+def test_values_are_checked_against_what_reads_them(fault):
+    files, changes, words = IMPOSSIBLE[fault]
+    config, base = own(*files)
+    parser = ConfigParser(config)
+    parser.update(changes)
+    with pytest.raises(InputError, match=words) as caught:
+        check_config(parser.get(), base, "train.json")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("fault", IMPOSSIBLE)
+def test_they_are_found_in_the_first_file_too(fault):
+    files, changes, words = IMPOSSIBLE[fault]
+    parser = ConfigParser(own(*files)[0])
+    parser.update(changes)
+    with pytest.raises(InputError, match=words):
+        check_config(parser.get(), parser.get(), "train.json")
+
+
+LEGITIMATE = {
+    "a network of MONAI's": (
+        CYCLEGAN,
+        {
+            "network_def": {
+                "_target_": "UNet", "spatial_dims": 2, "in_channels": 1, "out_channels": 1, "channels": [4, 8],
+                "strides": [2], "act": ["prelu", {"init": 0.2}],
+            }
+        },
+    ),
+    "a schedule of torch's": (
+        TANQ,
+        {"scheduler": {"_target_": "torch.optim.lr_scheduler.StepLR", "optimizer": "@optimizer", "step_size": 3}},
+    ),
+    "a device by name": (TANQ, {"device": "cpu"}),
+    "new arguments": (TANQ, {"train::dataloader::pin_memory": True, "train::trainer::clip_norm": 1}),
+    "a handler less": (TANQ, {"train::handlers::2::_disabled_": True}),
+    "expressions": (TANQ, {"max_epochs": "$2 * 5", "crop_size": "$[96 for _ in range(2)]", "mine": "$lambda x: x"}),
+    "a module of one's own": (TANQ, {"imports": ["$import os.path as places"], "mine": "$places.join('a', 'b')"}),
+    "a spacing of the scan": (TANQ, {"spacing": [None, None, 1.5], "roi_size": None}),
+    "one network": (NNUNET, {"configurations": ["2d"], "folds": 0, "batch_size": {"2d": 4}, "iterations_per_epoch": 9}),
+    "an optimizer of torch's": (NNUNET, {"optimizer": {"_target_": "torch.optim.SGD", "_mode_": "callable"}}),
+    "processes": (DRIVER, {"executor": {"_target_": "plugins.nnunet.process_pool", "max_workers": 2}}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", LEGITIMATE)
+def test_there_is_no_false_alarm(change):
+    files, changes = LEGITIMATE[change]
+    config, base = own(*files)
+    parser = ConfigParser(config)
+    parser.update(changes)
+    check_config(parser.get(), base, "train.json")
+
+
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"output_dir is .*/file/out', but .*/file is a file: give a folder"):
+        check_config(faulty(output_dir=str(tmp_path / "file" / "out")), GOOD, "train.json")
+
+
+def test_paths_are_left_alone_where_they_are_to_come():
+    check_config(faulty(dataset_dir="/nowhere/data"), GOOD, "train.json", on_disk=False)
+
+
+def test_components_may_lie_in_the_bundle(tmp_path):
+    (tmp_path / "own_code.py").write_text("def make(size: int): ...")
+    config = faulty(network_def={"_target_": "own_code.make", "size": 2})
+    check_config(config, GOOD, "train.json", tmp_path)
+    assert "own_code" not in sys.modules
+    with pytest.raises(InputError, match=r"network_def: there is no own_code\.make"):
+        check_config(config, GOOD, "train.json")
+    with pytest.raises(InputError, match="network_def::size is 'two': give a whole number"):
+        check_config(faulty(network_def={"_target_": "own_code.make", "size": "two"}), GOOD, "train.json", tmp_path)
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """``python -m monai.bundle run`` in this process; gives the sentence it would end with."""
+
+    def go(bundle, section, *options, overlays=("cpu.json",)):
+        monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+        folder = ROOT / bundle / "configs"
+        files = [str(folder / name) for name in (f"{section}.json", *overlays)]
+        folders = ["--bundle_root", str(tmp_path), "--logging_file", "False"]
+        words = ["python", "run", "--config_file", str(files), *folders, *options]
+        monkeypatch.setattr(sys, "argv", words)
+        with pytest.raises(Exception) as caught:  # noqa: PT011 - MONAI wraps it
+            runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+        assert [*tmp_path.iterdir()] == []
+        sys.excepthook(caught.type, caught.value, caught.tb)
+        return str(find_input_error(caught.value))
+
+    return go
+
+
+@pytest.mark.parametrize(
+    ("bundle", "options", "words"),
+    [
+        ("tanq_translation", ["--max_epoch", "5"], "train.json has no 'max_epoch': did you mean 'max_epochs'"),
+        ("cyclegan_translation", ["--train#trainer#pool_sise", "5"], "did you mean 'train::trainer::pool_size'"),
+        ("tanq_translation", ["--percentiles", "[99, 1]"], "train.json: percentiles is [99, 1]: give two in order"),
+        ("tanq_translation", ["--patch_size", "[90, 96]"], "train.json: patch_size is [90, 96]: give multiples of 4"),
+        ("tanq_translation", ["--feature_blocks", "[0, 9]"], "train.json: feature_blocks is [0, 9]"),
+        ("vs_cochlea_seg", ["--members", "['3d']"], "train.json: members::0 is '3d': give one of '2d', '3d_fullres'"),
+        ("vs_cochlea_uda", ["--round", "2"], "train.json has no 'round': did you mean 'rounds'"),
+    ],
+)
+def test_a_run_ends_in_the_sentence_before_it_reads_a_scan(run, capsys, bundle, options, words):
+    run(bundle, "train", *options)
+    said = capsys.readouterr().err.splitlines()
+    assert [line for line in said if line.startswith("error: ") and words in line] == said[-1:]
+
+
+def test_processes_without_torchrun_are_refused(run):
+    assert "torchrun" in run("tanq_translation", "train", overlays=("cpu.json", "multi_gpu_train.json"))
+
+
 @pytest.mark.parametrize(
     ("node", "fault"),
     [
@@ -113,6 +316,9 @@ def test_a_key_that_nothing_reads_is_named():
         ({"_target_": "$@network.forward", "x": 1}, ""),
         ({"_target_": "plugins.errors.InputErrorr"}, "did you mean 'plugins.errors.InputError'"),
         ({"_target_": "no.such.module.Thing"}, "there is no no.such.module.Thing"),
+        ({"_target_": "torch.optim.Adamm", "_disabled_": True}, ""),
+        ({"_target_": "torch.optim.Adam", "params": [], "betas": "fast"}, "betas is 'fast': give a list of 2"),
+        ({"_target_": "DataLoader", "dataset": [], "pin_memory": True}, ""),
     ],
 )
 def test_the_component_check_sees(node, fault):

@@ -55,7 +55,7 @@ def component_fault(node: Mapping[str, Any], name: str = "", follow: Follow = st
         taken = signature(component)
         if node.get("_mode_") != "callable":
             taken.bind(**given)
-    except ValueError:  # some built-ins have none
+    except (ValueError, ImportError):  # some built-ins have none
         return ""
     except TypeError as error:
         return f"{name}: {target}: {error}: give all that it needs."

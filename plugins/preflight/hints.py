@@ -36,6 +36,8 @@ def misfit(value: Any, hint: Any, name: str) -> str:
     if fits(value, hint):
         return ""
     for each in alternatives(hint):
+        if get_origin(each) is Annotated and not fits(value, get_args(each)[0]):
+            each = get_args(each)[0]
         origin, inner = get_origin(each) or each, get_args(each)
         if isinstance(value, Mapping) and (is_typeddict(each) or (_is_mapping(origin) and inner)):
             hints = get_type_hints(each) if is_typeddict(each) else dict.fromkeys(value, inner[1])
