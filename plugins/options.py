@@ -279,6 +279,7 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
     texts = [*nodes(whole), *nodes({name.replace("#", "::"): value for name, value in given.options.items()})]
     read = {each for path, text in texts if isinstance(text, str) for each in references(parser, path, text)}
     read |= {*SECTIONS, *given.sections}
+    refuse_unknown(given.sections, [*whole, *given.options], files[0].name)
     for later in files[1:]:
         try:
             given_here = ConfigParser.load_config_file(later)
@@ -293,7 +294,6 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
     refuse_unknown_ids(
         _with({**given.tracking.get("configs", {}), **known}, given.options), given.options, files[0].name, read
     )
-    refuse_unknown(given.sections, [*whole, *given.options], files[0].name)
 
 
 def _with(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import textwrap
 
 import pytest
 
-from plugins.errors import InputError, find_input_error
+from plugins.errors import InputError, find_input_error, show_input_errors_as_sentences
 
 
 def raised_by(action) -> BaseException:
@@ -70,6 +70,16 @@ def test_an_uncaught_input_error_ends_in_one_sentence():
     assert done.returncode == 1
     assert done.stdout == ""
     assert done.stderr == "error: a.nii.gz has no label; put a_Label.nii.gz beside it\n"
+
+
+def test_a_sentence_about_an_id_names_the_config_file(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    show_input_errors_as_sentences("train.json", ["crop_size"])
+    for message in ("crop_size is 3: give two.", "a.nii.gz is empty: copy it."):
+        sys.excepthook(InputError, InputError(message), None)
+    assert (
+        capsys.readouterr().err == "error: train.json: crop_size is 3: give two.\nerror: a.nii.gz is empty: copy it.\n"
+    )
 
 
 def test_a_bug_keeps_its_traceback():

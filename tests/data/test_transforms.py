@@ -196,3 +196,16 @@ def test_settings_tell_transforms_apart():
         translation_transforms(percentiles=(1, 99)),
     ]
     assert len({str(transforms.settings) for transforms in names}) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"percentiles": (99, 1)}, "percentiles is .99, 1.: give two in order"),
+        ({"percentiles": (0, 101)}, "from 0 to 100"),
+        ({"patch_size": (96, 94), "divisor": 4}, "patch_size is .96, 94.: give multiples of 4"),
+    ],
+)
+def test_impossible_settings_are_refused_before_a_scan_is_read(settings, message):
+    with pytest.raises(InputError, match=message):
+        translation_transforms(**settings)

@@ -228,6 +228,14 @@ def test_weights_of_another_network_are_one_sentence(tmp_path, scans, weights):
     assert "model.pt: the weights belong to a network of other settings" in str(find_input_error(caught.value))
 
 
+@pytest.mark.parametrize("content", [b"", b"no weights at all", b"PK\x03\x04 half of a file"])
+def test_broken_weights_are_one_sentence(tmp_path, scans, weights, content):
+    weights.write_bytes(content)
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - MONAI wraps it
+        run(CYCLEGAN, tmp_path)
+    assert "model.pt: cannot be read as a dictionary of tensors" in str(find_input_error(caught.value))
+
+
 @pytest.fixture
 def scan(tmp_path):
     write_scan(tmp_path, "a", *GRIDS["flipped"], label=np.zeros(GRIDS["flipped"][1]))

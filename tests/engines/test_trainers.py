@@ -244,6 +244,18 @@ def test_checkpoint_loads_as_plain_tensors(trainer, tmp_path):
     assert content["epoch"] == 1
 
 
+@pytest.mark.parametrize("content", [b"", b"no checkpoint at all", b"PK\x03\x04 half of a file"])
+def test_a_broken_checkpoint_is_refused_by_name(tanq_trainer, tmp_path, content):
+    (tmp_path / "resume.pt").write_bytes(content)
+    with pytest.raises(InputError, match=r"resume\.pt cannot be read: remove it"):
+        tanq_trainer(tmp_path, max_epochs=1).run()
+
+
+def test_an_epoch_without_a_batch_is_refused(tanq_trainer):
+    with pytest.raises(InputError, match="slices_per_epoch to batch_size or more"):
+        tanq_trainer(train_data_loader=[])
+
+
 def test_a_checkpoint_of_other_networks_is_refused_by_name(tanq_trainer, cyclegan_trainer, tmp_path):
     tanq_trainer(tmp_path, max_epochs=1).run()
     with pytest.raises(InputError, match=r"resume\.pt belongs to a training with other networks"):

@@ -1,0 +1,56 @@
+"""What a component takes is read off its signature, `**settings` that are handed on included."""
+
+import inspect
+
+import pytest
+from monai.engines import SupervisedTrainer
+
+from plugins.engines import ContrastiveTranslationTrainer, CycleGANTrainer
+from plugins.nnunet import NnUNetTraining
+from plugins.signatures import argument_names, locate, passes_on, signature
+
+
+def shout(text: str, times: int = 1, loud: bool = True): ...
+
+
+@passes_on(shout, but=("loud",))
+class Voice:
+    def __init__(self, pitch: float, **settings):
+        shout(**settings, loud=True)
+
+
+class Deeper(Voice):
+    def __init__(self, depth: int):
+        super().__init__(pitch=1.0, text=str(depth))
+
+
+def test_what_is_handed_on_belongs_to_the_signature():
+    taken = signature(Voice).parameters
+    assert list(taken) == ["pitch", "text", "times"]
+    assert taken["times"].annotation is int
+    assert argument_names(Voice) == ({"pitch", "text", "times"}, False)
+    with pytest.raises(TypeError, match="tims"):
+        inspect.signature(Voice).bind(1.0, text="a", tims=3)
+
+
+def test_a_subclass_has_a_signature_of_its_own():
+    assert list(signature(Deeper).parameters) == ["depth"]
+
+
+@pytest.mark.parametrize("trainer", [ContrastiveTranslationTrainer, CycleGANTrainer])
+def test_trainers_take_what_monais_take(trainer):
+    names, takes_more = argument_names(trainer)
+    assert not takes_more
+    assert {"amp", "train_handlers", "clip_norm", "loss_weights"} <= names
+    assert not {"discriminators", "loss_function"} & names
+    assert set(inspect.signature(SupervisedTrainer).parameters) - {"loss_function"} <= names
+
+
+def test_nnunets_settings_are_arguments_of_the_training():
+    assert {"max_epochs", "initial_lr", "weight_decay", "items"} <= argument_names(NnUNetTraining)[0]
+
+
+def test_arguments_of_base_classes_are_known_where_others_are_taken():
+    names, takes_more = argument_names(locate("DataLoader"))
+    assert takes_more
+    assert {"batch_size", "dataset", "pin_memory"} <= names
