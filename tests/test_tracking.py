@@ -79,7 +79,7 @@ def command(*options):
 
 
 def test_without_mlflow_the_extra_is_named(monkeypatch):
-    monkeypatch.setattr("plugins.preflight.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "mlflow", None)
     monkeypatch.setattr(sys, "argv", command("--tracking", "mlflow"))
     with pytest.raises(InputError, match=r"pip install 'tanq-bundles\[tracking\]'"):
         runtime.start(seed=None)
