@@ -20,6 +20,6 @@ def test_a_run_says_when_the_working_directory_becomes_the_root_of_a_bundle_that
 ):
     monkeypatch.chdir(cwd or tmp_path)
     monkeypatch.setattr("sys.argv", [*RUN, *options])
-    monkeypatch.setattr(runtime, "show_input_errors_as_sentences", lambda: None)
+    monkeypatch.setattr(runtime, "show_input_errors_as_sentences", lambda *arguments: None)
     runtime.start(seed=None)
     assert (f"add --bundle_root {BUNDLE}" in caplog.text) == told
