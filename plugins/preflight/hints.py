@@ -124,4 +124,4 @@ def title(hint: Any) -> str:
         return "a dictionary of " + ", ".join(get_type_hints(hint))
     if _is_mapping(origin):
         return "a dictionary"
-    return TITLES.get(hint) or f"a component (_target_) of class {getattr(origin, '__name__', origin)}"
+    return TITLES.get(hint) or f"a component of class {getattr(origin, '__name__', origin)}"

@@ -138,6 +138,13 @@ def test_no_scans_are_refused(data, tmp_path, domain):
         UnpairedSlices(data | {domain: []}, transform(), tmp_path / "cache")
 
 
+@pytest.mark.parametrize(("size", "divisor"), [([2000, 4], 1), ([4, 6], 4)])
+def test_an_impossible_window_is_refused_before_any_volume_is_prepared(data, tmp_path, size, divisor):
+    with pytest.raises(InputError, match="roi_size is"):
+        UnpairedSlices(data, transform(), tmp_path / "cache", roi_size=size, divisor=divisor)
+    assert not (tmp_path / "cache").exists()
+
+
 def test_augmentation_flips_left_to_right_with_the_label_and_follows_the_seed(data, dataset, tmp_path):
     plain, augmented = dataset[1, 0, 0], UnpairedSlices(data, transform(), tmp_path / "cache")
     flips = []
