@@ -15,6 +15,7 @@ import torch
 from plugins.data import check_scans
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
+from plugins.locks import sole_owner
 from plugins.nnunet.dataset import Item, check_items, check_splits, make_splits, write_dataset
 from plugins.nnunet.planning import PlanChanges, Planner, adopt_plans, make_plans, preprocess
 from plugins.nnunet.processes import InlineExecutor, pools_on
@@ -123,12 +124,16 @@ class NnUNetTraining:
         self.executor: Executor = executor or (process_pool(len(self.devices)) if several else InlineExecutor())
 
     def run(self) -> dict[str, Any]:
-        """Do what is left to do.
+        """Do what is left to do; wait while another process does it.
 
         Returns:
             what the cross-validation has chosen, see :func:`plugins.nnunet.selection.select`.
         """
         self._check()
+        with sole_owner(self.output_dir, "training"):
+            return self._run()
+
+    def _run(self) -> dict[str, Any]:
         self._prepare()
         marker = self.workspace.root / SELECTION
         request = {

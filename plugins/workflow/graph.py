@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from contextlib import contextmanager
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from plugins.locks import sole_owner
 from plugins.workflow.display import Display, make_display
 from plugins.workflow.execution import check_overrides, is_complete, refuse_foreign_folder, run_stage
 from plugins.workflow.stage import Stage
 from plugins.workflow.tracking import Tracking
 
-LOCK, STOP = ".lock", ".stop"
+STOP = ".stop"
 UPDATE_SECONDS = 0.5
 
 Finished = Callable[[str, float | None], None]
-
-
-@contextmanager
-def sole_driver(run_dir: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold the run folder; wait, and say so, as long as another driver holds it. The lock ends with its process."""
-    run_dir = Path(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run_dir / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"another driver is at work in {run_dir}: waiting for it to end", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def run_stages(
@@ -73,7 +54,7 @@ def run_stages(
     order = TopologicalSorter({stage.name: stage.needs for stage in stages})
     names = [*TopologicalSorter({stage.name: stage.needs for stage in stages}).static_order()]
     order.prepare()
-    with sole_driver(run_dir):
+    with sole_owner(run_dir, "driver"):
         (run_dir / STOP).unlink(missing_ok=True)
         display = make_display(names, run_dir)
         running: dict[Future[float], str] = {}

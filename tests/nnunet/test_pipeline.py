@@ -4,6 +4,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor, predict_en
 
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
+from plugins.locks import sole_owner
 from plugins.nnunet import InlineExecutor, NnUNetTraining, pipeline, selection, workers
 from plugins.nnunet.processes import pools_on
 from plugins.segmentation import read_model
@@ -313,6 +315,17 @@ def test_a_finished_training_is_not_repeated(trained: NnUNetTraining, items):
     model = read_json(trained.model_dir / "model.json")
     assert {key: model[key] for key in again.run()} == again.run()
     assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_a_second_training_in_the_same_folder_waits_and_then_finds_all_done(trained: NnUNetTraining, capsys):
+    with sole_owner(trained.output_dir, "training"):
+        second = threading.Thread(target=trained.run)
+        second.start()
+        second.join(timeout=2)
+        assert second.is_alive()
+        assert "another training is at work" in capsys.readouterr().out
+    second.join(timeout=60)
+    assert not second.is_alive()
 
 
 def test_the_models_name_no_file_of_this_machine(trained: NnUNetTraining):

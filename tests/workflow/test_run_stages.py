@@ -14,8 +14,8 @@ import pytest
 
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
+from plugins.locks import sole_owner
 from plugins.workflow import Stage, run_stages
-from plugins.workflow.graph import sole_driver
 
 WORK = """
 import os, time
@@ -188,7 +188,7 @@ def test_a_partial_stage_of_other_settings_is_begun_anew(tmp_path):
 
 
 def test_a_second_driver_waits_and_then_finds_all_done(tmp_path, capsys):
-    with sole_driver(tmp_path / "run"):
+    with sole_owner(tmp_path / "run", "driver"):
         second = threading.Thread(target=run, args=([function("a", "a")], tmp_path / "run"))
         second.start()
         time.sleep(0.5)

@@ -1,0 +1,34 @@
+"""One process at a time in a folder that is continued by whoever comes next."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+LOCK = ".lock"
+
+
+@contextmanager
+def sole_owner(folder: str | os.PathLike[str], what: str) -> Iterator[None]:
+    """Hold a folder; wait, and say so, as long as another process holds it. The lock ends with its process.
+
+    Args:
+        folder: is created if missing.
+        what: holds it, for the message: "training".
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print(f"another {what} is at work in {folder}: waiting for it to end", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
