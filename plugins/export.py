@@ -95,8 +95,7 @@ def _copy(bundle: Path, folder: Path) -> None:
     (folder / "plugins" / "VENDORED").write_text(f"{plugins.__version__} {_hash_of(_files(code), code)}\n")
     for path in sorted((folder / "configs").glob("*.json")):
         content = read_json(path)
-        if "bundle_root" in content:
-            content = _with_bootstrap(content)
+        content = _with_bootstrap(content) if "bundle_root" in content else _requiring(content)
         path.write_text(json.dumps(content, indent=4) + "\n", encoding="utf-8")
 
 

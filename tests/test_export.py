@@ -14,6 +14,7 @@ from monai.bundle import ConfigParser, load, load_bundle_config
 from plugins.errors import InputError
 from plugins.export import check_sums, export, export_onnx
 from plugins.files import read_json
+from plugins.options import nodes
 
 ROOT = Path(__file__).parents[1] / "bundles"
 SMALL = ["cpu.json"]
@@ -129,6 +130,18 @@ def test_the_code_comes_from_the_copy_wherever_it_is_run(exported, tmp_path):
     )
     done = subprocess.run([sys.executable, "-I", "-c", program], cwd="/", capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(folder / "plugins" / "__init__.py")
+
+
+def test_components_find_the_code_in_overlays_too(exported):
+    configs = [*(exported.parent / "tanq_translation" / "configs").glob("*.json")]
+    ours = [
+        (path.name, place, node)
+        for path in configs
+        for place, node in nodes(read_json(path))
+        if isinstance(node, dict) and str(node.get("_target_")).startswith("plugins.")
+    ]
+    assert "multi_gpu_train.json" in {name for name, _, _ in ours}
+    assert [(name, place) for name, place, node in ours if node.get("_requires_") != "@code_path"] == []
 
 
 def test_an_export_never_replaces_what_it_is_made_of(weights, tmp_path):
