@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections.abc import Callable
 from types import TracebackType
 
 
@@ -20,12 +20,12 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     return None
 
 
-def show_input_errors_as_sentences(file: str = "", ids: Collection[str] = ()) -> None:
+def show_input_errors_as_sentences(place: Callable[[str], str] | None = None) -> None:
     """Make an uncaught :class:`InputError` end the program with its sentence instead of a traceback.
 
     Args:
-        file: name of the config file, put before sentences that begin with one of its ids.
-        ids: those ids.
+        place: what gives the config file that an id has its value from, and nothing for other words; the file is put
+            before sentences that begin with an id.
     """
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -33,7 +33,7 @@ def show_input_errors_as_sentences(file: str = "", ids: Collection[str] = ()) ->
         if cause is None:
             sys.__excepthook__(kind, error, trace)
         else:
-            place = f"{file}: " if str(cause).split(" ")[0] in ids else ""
-            print(f"error: {place}{cause}", file=sys.stderr)
+            file = place(str(cause).split(" ")[0].rstrip(":")) if place else ""
+            print(f"error: {file}: {cause}" if file else f"error: {cause}", file=sys.stderr)
 
     sys.excepthook = hook

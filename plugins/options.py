@@ -174,6 +174,17 @@ class CommandLine:
         """The first config file, and complete ones behind it, such as ``evaluate.json`` behind ``train.json``."""
         return merged([file for file in self.files if file == self.files[0] or file.name in COMPLETE])
 
+    def place(self, name: str) -> str:
+        """Name of the file that an id has its value from: the first one for what the command line gives, empty for what
+        is no id.
+        """
+        if not any(f"{name}::".startswith(f"{each.replace('#', '::')}::") for each in self.options):
+            for file in reversed(self.files):
+                for key, value in ConfigParser.load_config_file(str(file)).items():
+                    if any(name == each for each, _ in nodes(value, key.lstrip("+").replace("#", "::"))):
+                        return file.name
+        return self.files[0].name if name in ConfigParser(self.config()) else ""
+
     def config(self) -> dict[str, Any]:
         """The config that MONAI will run."""
         parser = ConfigParser()

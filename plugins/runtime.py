@@ -64,8 +64,8 @@ def start(seed: int | None = 0, num_threads: int | None = None) -> None:
     given = command_line()
     if given is not None:
         _warn_of_accidental_root(given)
-        show_input_errors_as_sentences(given.files[0].name, given.base().keys())
-        check_config(given.config(), given.base(), given.files[0].name, given.root)
+        show_input_errors_as_sentences(given.place)
+        check_config(given.config(), given.base(), given.root)
         check_tracking(given.tracking)
     if seed is not None:
         set_determinism(seed=seed)

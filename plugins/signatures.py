@@ -26,6 +26,16 @@ class Length:
     count: int
 
 
+@dataclass(frozen=True)
+class Methods:
+    """What the class of a component must have: ``Annotated[nn.Module, Methods("encode", "decode")]``."""
+
+    names: tuple[str, ...]
+
+    def __init__(self, *names: str):
+        object.__setattr__(self, "names", names)
+
+
 def locate(target: str) -> Any:
     """The class or function that MONAI finds under a name; ``None`` if there is none."""
     module = _LOCATOR.get_component_module_name(target)

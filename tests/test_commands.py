@@ -39,7 +39,7 @@ def check(line: str) -> None:
     if arguments[0] == "run":
         assert given is not None
         refuse_unknown_options([PROGRAM, *arguments])
-        check_config(given.config(), given.base(), given.files[0].name)
+        check_config(given.config(), given.base())
         return
     known = inspect.signature(getattr(monai.bundle, arguments[0])).parameters
     pairs = dict(zip(arguments[1::2], arguments[2::2], strict=True))

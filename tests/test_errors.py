@@ -74,12 +74,14 @@ def test_an_uncaught_input_error_ends_in_one_sentence():
 
 def test_a_sentence_about_an_id_names_the_config_file(capsys, monkeypatch):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
-    show_input_errors_as_sentences("train.json", ["crop_size"])
-    for message in ("crop_size is 3: give two.", "a.nii.gz is empty: copy it."):
+    show_input_errors_as_sentences({"crop_size": "cpu.json", "train::dataset": "train.json"}.get)
+    for message in ("crop_size is 3: give two.", "train::dataset: it is open.", "a.nii.gz is empty: copy it."):
         sys.excepthook(InputError, InputError(message), None)
-    assert (
-        capsys.readouterr().err == "error: train.json: crop_size is 3: give two.\nerror: a.nii.gz is empty: copy it.\n"
-    )
+    assert capsys.readouterr().err.splitlines() == [
+        "error: cpu.json: crop_size is 3: give two.",
+        "error: train.json: train::dataset: it is open.",
+        "error: a.nii.gz is empty: copy it.",
+    ]
 
 
 def test_a_bug_keeps_its_traceback():

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from plugins.engines.translation import Losses, TranslationTrainer
+from plugins.engines.translation import Generator, Losses, TranslationTrainer
 from plugins.signatures import passes_on
 
 Term = Literal["adversarial", "contrastive_source", "contrastive_target", "segmentation"]
@@ -40,7 +40,7 @@ class ContrastiveTranslationTrainer(TranslationTrainer):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Generator,
         discriminator: nn.Module,
         projector: nn.Module,
         loss_weights: Mapping[Term, float],

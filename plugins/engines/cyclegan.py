@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from plugins.engines.image_pool import ImagePool
-from plugins.engines.translation import Losses, TranslationTrainer
+from plugins.engines.translation import Generator, Losses, TranslationTrainer
 from plugins.signatures import passes_on
 
 Term = Literal["adversarial_target", "adversarial_source", "cycle", "identity", "segmentation"]
@@ -40,7 +40,7 @@ class CycleGANTrainer(TranslationTrainer):
 
     def __init__(
         self,
-        network: nn.Module,
+        network: Generator,
         generator_ts: nn.Module,
         discriminator_t: nn.Module,
         discriminator_s: nn.Module,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from ignite.engine import Events
@@ -16,9 +16,11 @@ from torch.optim import Optimizer
 
 from plugins.errors import InputError
 from plugins.options import refuse_unknown
-from plugins.signatures import passes_on
+from plugins.signatures import Methods, passes_on
 
 Losses = dict[str, Tensor]
+# what the trainers need of the generator that is exported; plugins.networks.ResnetGenerator has it
+Generator = Annotated[nn.Module, Methods("regions", "encode", "decode", "segment")]
 
 
 @passes_on(SupervisedTrainer, but=("loss_function",))

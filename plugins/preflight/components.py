@@ -10,7 +10,7 @@ from typing import Any, get_origin
 from monai.bundle import ConfigComponent
 
 from plugins.options import nearest
-from plugins.preflight.hints import alternatives, is_computed, misfit, title
+from plugins.preflight.hints import alternatives, is_computed, lacking, misfit, title
 from plugins.signatures import argument_names, locate, names_beside, signature
 
 Follow = Callable[[str, Any], tuple[str, Any]]
@@ -82,6 +82,8 @@ def _argument_fault(value: Any, parameter: inspect.Parameter, place: str, target
     else:
         made = locate(value["_target_"])
     kinds = [each for each in alternatives(parameter.annotation) if each is not type(None)]
+    if isinstance(made, type) and kinds and all(lacking(made, each) for each in kinds):
+        return f"{place} is {value['_target_']}, which has no {lacking(made, kinds[0])[0]!r}: give a class that has it."
     plain = all(isinstance(each, type) and get_origin(each) is None for each in kinds)
     if isinstance(made, type) and plain and not {Any, *JSON} & {*kinds} and not issubclass(made, tuple(kinds)):
         given = value["_target_"] if isinstance(value, Mapping) and "_target_" in value else repr(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from difflib import get_close_matches
@@ -30,18 +31,18 @@ ENTRY_POINTS = frozenset(
 OF_MONAI = frozenset(
     ("bundle_root", "dataset_dir", "device", "output_dir", "ckpt_dir", "train", "validate", "seed", "inferer")
 )
+_MOVED = re.compile(r"\$@[\w:]+\.to\(@[\w:]+\)")
 KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text", list: "a list"}
 
 
 def check_config(
-    config: Mapping[str, Any], base: Mapping[str, Any], where: str, root: Path | None = None, on_disk: bool = True
+    config: Mapping[str, Any], base: Mapping[str, Any], root: Path | None = None, on_disk: bool = True
 ) -> None:
     """Refuse a config that could not be run, or not as it was meant.
 
     Args:
         config: parsed and merged, with all overrides.
         base: the first config file, whose values tell of which kind a value has to be.
-        where: name of the file, for messages.
         root: of the bundle, whose own modules components may be in.
         on_disk: whether files that the config names must be there.
 
@@ -49,26 +50,26 @@ def check_config(
         InputError: naming the first id that refers to nothing or to itself, that nothing reads, that has another kind
             of value than the base or than the component that reads it asks for, an impossible value, a faulty
             expression, a missing file or a device that is not there, or whose ``_target_`` does not exist or does not
-            take these arguments; with the nearest right name.
+            take these arguments; with the nearest right name. The sentence begins with the id.
     """
     parser = ConfigParser(dict(config))
-    _check_references(parser, base, where)
-    _check_unread(config, base, where)
-    _check_expressions(parser, where)
+    _check_references(parser, base)
+    _check_unread(config, base)
+    _check_expressions(parser)
     with nullcontext() if root is None else importable(root):
         for path, value in nodes(config):
-            _check_special_keys(path, value, where)
+            _check_special_keys(path, value)
             if isinstance(value, Mapping) and "_target_" in value:
                 fault = component_fault(value, path, lambda place, item: _follow(parser, place, item))
                 if fault:
-                    raise InputError(f"{where}: {fault}")
+                    raise InputError(fault)
     for path, value in nodes(config):
-        _check_kind(path, value, base.get(path), where)
+        _check_kind(path, value, base.get(path))
         if not path.split("::")[-1].isdigit():
-            check_number(path, value, where)
-    check_device(config, where)
+            check_number(path, value)
+    check_device(config)
     if on_disk:
-        check_paths(config, where)
+        check_paths(config)
 
 
 def check_tracking(settings: Mapping[str, Any]) -> None:
@@ -89,16 +90,16 @@ def _strings(config: Any) -> Iterator[tuple[str, str]]:
 
 
 def _follow(parser: ConfigParser, path: str, value: Any) -> tuple[str, Any]:
-    """The id and the value at the end of a chain of plain references."""
+    """The id and the value at the end of a chain of plain references; what is moved to a device stays what it is."""
     for _ in range(10):
         found = references(parser, path, value) if isinstance(value, str) else []
-        if not (isinstance(value, str) and value.startswith("@") and len(found) == 1):
+        if not (isinstance(value, str) and found and (value.startswith("@") or _MOVED.fullmatch(value))):
             break
         path, value = found[0], parser[found[0]]
     return path, value
 
 
-def _check_references(parser: ConfigParser, base: Mapping[str, Any], where: str) -> None:
+def _check_references(parser: ConfigParser, base: Mapping[str, Any]) -> None:
     """Refuse a reference to nothing; nothing reads what only a sibling config has and an overlay brings along."""
     known = [path for path, _ in nodes(parser.get()) if path]
     graph: dict[str, list[str]] = {}
@@ -106,7 +107,7 @@ def _check_references(parser: ConfigParser, base: Mapping[str, Any], where: str)
         found = references(parser, path, value) if isinstance(value, str) else []
         for wanted in found:
             if path.split("::")[0] in base and wanted not in parser:
-                raise InputError(f"{where}: {path} refers to @{wanted}, which is not there{nearest(wanted, known)}")
+                raise InputError(f"{path} refers to @{wanted}, which is not there{nearest(wanted, known)}")
         graph[path] = found
         if path:
             graph.setdefault(path.rpartition("::")[0], []).append(path)
@@ -115,10 +116,10 @@ def _check_references(parser: ConfigParser, base: Mapping[str, Any], where: str)
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         names = " -> ".join(dict.fromkeys(error.args[1]))
-        raise InputError(f"{where}: {names} refer to each other in a circle: give one of them a value.") from error
+        raise InputError(f"{names} refer to each other in a circle: give one of them a value.") from error
 
 
-def _check_unread(config: Mapping[str, Any], base: Mapping[str, Any], where: str) -> None:
+def _check_unread(config: Mapping[str, Any], base: Mapping[str, Any]) -> None:
     """Refuse a key of the base that no reference names and that neither MONAI nor a person asks for.
 
     Keys that are ``null`` may wait for an overlay.
@@ -133,32 +134,32 @@ def _check_unread(config: Mapping[str, Any], base: Mapping[str, Any], where: str
         if value is not None and name not in read | ENTRY_POINTS | OF_MONAI:
             near = get_close_matches(name, read, n=1, cutoff=0.6)
             cure = f"did you mean {near[0]!r}?" if near else "remove it."
-            raise InputError(f"{where}: nothing reads {name!r}: {cure}")
+            raise InputError(f"{name} is read by nothing: {cure}")
 
 
-def _check_expressions(parser: ConfigParser, where: str) -> None:
+def _check_expressions(parser: ConfigParser) -> None:
     expressions = {path: text for path, text in _strings(parser.get()) if text.startswith("$")}
     known = {**parser.globals, **dict.fromkeys(imported_names(expressions.values()))}
     for path, text in expressions.items():
         fault = "" if is_import(text) else expression_fault(text, known)
         if fault:
-            raise InputError(f"{where}: {path} {fault}")
+            raise InputError(f"{path} {fault}")
 
 
-def _check_special_keys(path: str, value: Any, where: str) -> None:
+def _check_special_keys(path: str, value: Any) -> None:
     """Refuse a misspelt ``_target_`` and its like, which would make a component a plain dictionary."""
     for key in map(str, value if isinstance(value, Mapping) else ()):
         misspelt = key.startswith("_") and key not in OF_COMPONENTS | SECTIONS
         if misspelt and get_close_matches(key, OF_COMPONENTS, n=1, cutoff=0.7):
-            raise InputError(f"{where}: {path} has {key!r}{nearest(key, OF_COMPONENTS)}")
+            raise InputError(f"{path or 'the config'} has {key!r}{nearest(key, OF_COMPONENTS)}")
 
 
-def _check_kind(name: str, value: Any, before: Any, where: str) -> None:
+def _check_kind(name: str, value: Any, before: Any) -> None:
     """Refuse another kind of value than the base has; expressions, references and ``null`` pass, and any of them may
     become anything.
     """
     if ConfigComponent.is_instantiable(before) and value is not None and not is_computed(value):
-        raise InputError(f"{where}: {name} is {value!r}: give a dictionary with _target_, or null.")
+        raise InputError(f"{name} is {value!r}: give a dictionary with _target_, or null.")
     if before is None or value is None or is_computed(before) or is_computed(value) or isinstance(before, Mapping):
         return
     for kind, title in KINDS.items():
@@ -169,5 +170,5 @@ def _check_kind(name: str, value: Any, before: Any, where: str) -> None:
             fits |= kind is float and isinstance(value, int) and not isinstance(value, bool)
             fits |= kind is int and isinstance(value, Mapping)  # one for each configuration
             if not fits:
-                raise InputError(f"{where}: {name} is {value!r}: give {title}, such as {before!r}.")
+                raise InputError(f"{name} is {value!r}: give {title}, such as {before!r}.")
             return

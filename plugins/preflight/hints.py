@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 from monai.bundle import ConfigComponent
 
-from plugins.signatures import Length
+from plugins.signatures import Length, Methods
 
 TITLES: dict[Any, str] = {
     bool: "True or False", int: "a whole number", float: "a number", str: "text", type(None): "null",
@@ -89,6 +89,16 @@ def fits(value: Any, hint: Any) -> bool:
 def alternatives(hint: Any) -> tuple[Any, ...]:
     """What a union consists of; any other hint itself."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def lacking(made: type, hint: Any) -> list[str]:
+    """Methods that a hint asks for and that a class does not have."""
+    asked = (
+        [each.names for each in get_args(hint)[1:] if isinstance(each, Methods)]
+        if get_origin(hint) is Annotated
+        else []
+    )
+    return [name for names in asked for name in names if not hasattr(made, name)]
 
 
 def _is_mapping(origin: Any) -> bool:

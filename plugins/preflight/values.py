@@ -32,7 +32,7 @@ INPUTS = frozenset(
 OUTPUTS = ("output_dir", "ckpt_dir", "runs_dir", "cache_dir", "model_dir")  # those behind may lie in those before
 
 
-def check_number(path: str, value: Any, where: str) -> None:
+def check_number(path: str, value: Any) -> None:
     """Refuse numbers that the last name of an id forbids.
 
     Raises:
@@ -41,12 +41,12 @@ def check_number(path: str, value: Any, where: str) -> None:
     name = path.split("::")[-1]
     positive = name in POSITIVE or path in SIZES
     for number in _numbers(value):
-        if not math.isfinite(number):
-            raise InputError(f"{where}: {path} is {value!r}: give a finite number.")
+        if not math.isfinite(number) and not isinstance(value, Mapping):  # what it holds is checked by itself
+            raise InputError(f"{path} is {value!r}: give a finite number.")
         if (positive and number <= 0) or (name in NOT_NEGATIVE and number < 0):
-            raise InputError(f"{where}: {path} is {value!r}: it must be {'more than 0' if positive else '0 or more'}.")
+            raise InputError(f"{path} is {value!r}: it must be {'more than 0' if positive else '0 or more'}.")
         if name in SHARES and not 0 <= number <= 1:
-            raise InputError(f"{where}: {path} is {value!r}: it must lie between 0 and 1.")
+            raise InputError(f"{path} is {value!r}: it must lie between 0 and 1.")
 
 
 def _numbers(value: Any) -> Sequence[float]:
@@ -59,7 +59,7 @@ def _numbers(value: Any) -> Sequence[float]:
     return []
 
 
-def check_paths(config: Mapping[str, Any], where: str) -> None:
+def check_paths(config: Mapping[str, Any]) -> None:
     """Refuse inputs that are not there, and folders for results that are files.
 
     Raises:
@@ -68,15 +68,15 @@ def check_paths(config: Mapping[str, Any], where: str) -> None:
     for name in sorted(INPUTS & config.keys()):
         value = config[name]
         if isinstance(value, (str, Path)) and not is_computed(value) and not Path(value).exists():
-            raise InputError(f"{where}: {name} is {str(value)!r}, which does not exist: correct the path.")
+            raise InputError(f"{name} is {str(value)!r}, which does not exist: correct the path.")
     for name in OUTPUTS:
         value = _evaluated(config, name)
         for place in [Path(value), *Path(value).parents] if isinstance(value, (str, Path)) else []:
             if place.exists() and not place.is_dir():
-                raise InputError(f"{where}: {name} is {str(value)!r}, but {place} is a file: give a folder.")
+                raise InputError(f"{name} is {str(value)!r}, but {place} is a file: give a folder.")
 
 
-def check_device(config: Mapping[str, Any], where: str) -> None:
+def check_device(config: Mapping[str, Any]) -> None:
     """Refuse a device that torch does not know or this machine does not have.
 
     Raises:
@@ -88,10 +88,10 @@ def check_device(config: Mapping[str, Any], where: str) -> None:
             for each in value if isinstance(value, (list, tuple)) else [value]:
                 if isinstance(each, (str, torch.device)) and not _exists(torch.device(each)):
                     found = f"this machine has {torch.cuda.device_count()} GPUs"
-                    raise InputError(f"{where}: {name} is {str(each)!r}, but {found}: give cpu or another.")
+                    raise InputError(f"{name} is {str(each)!r}, but {found}: give cpu or another.")
         except (RuntimeError, AssertionError) as error:
             raise InputError(
-                f"{where}: {name} is {config[name]!r}, which torch does not know: give cpu, cuda or cuda:<number>."
+                f"{name} is {config[name]!r}, which torch does not know: give cpu, cuda or cuda:<number>."
             ) from error
 
 

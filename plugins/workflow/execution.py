@@ -185,4 +185,7 @@ def check_overrides(stage: Stage) -> None:
     refuse_unknown_ids(config.get(), stage.overrides, where)
     known = {name: value for name, value in stage.overrides.items() if value == fill_in(value, "", "")}
     config.update({name.replace("#", "::"): value for name, value in known.items()})
-    check_config(config.get(), merged(stage.config_paths[:1]), where, Path(stage.bundle), on_disk=False)
+    try:
+        check_config(config.get(), merged(stage.config_paths[:1]), Path(stage.bundle), on_disk=False)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
