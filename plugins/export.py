@@ -4,7 +4,7 @@ python -m plugins.export bundles/tanq_translation path/to/out --ckpt_dir path/to
 
 The copy holds the code that its configs name (``plugins/``), the weights and the TorchScript of a training, and
 ``SHA256SUMS``; beside it lies a zip that ``python -m monai.bundle download`` takes. Two exports of the same files are
-the same zip.
+the same zip, but for the TorchScript, which torch never writes twice alike.
 """
 
 from __future__ import annotations
@@ -18,18 +18,22 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
+from monai.bundle.utils import merge_kv
 
 import plugins
 from plugins.errors import InputError, show_input_errors_as_sentences
 from plugins.files import read_json, whole_file
 from plugins.options import fitting
+from plugins.runtime import VENDORED
 
-WEIGHTS, SCRIPT = "model.pt", "model.ts"
+WEIGHTS, SCRIPT, SUMS = "model.pt", "model.ts", "SHA256SUMS"
 LARGE_BYTES = 25 * 2**20  # what the zoo keeps in git
 LEFT_OUT = ("eval", "models", "__pycache__", "runs", "mlruns")
 BOOTSTRAP = {"imports": ["$import sys"], "code_path": "$sys.path.insert(1, @bundle_root)"}
@@ -48,7 +52,7 @@ def export(
 
     Args:
         bundle: root of a bundle of this repository.
-        output_dir: receives folder and zip; an older folder of that name is replaced.
+        output_dir: receives folder and zip; an older export is replaced once the new one is complete.
         ckpt_dir: with ``model.pt`` (and, of the segmentation, ``model.json``) of a training; ``None`` for none.
         overlays: config files of the bundle that the training was given behind ``train.json``; the copy's configs take
             their values.
@@ -59,32 +63,44 @@ def export(
         the zip.
 
     Raises:
-        InputError: if ``bundle`` is none, or if it has no such weights.
+        InputError: if ``bundle`` is none, if it has no such weights, or if anything but an older export would be
+            replaced.
     """
-    bundle = bundle.absolute()
+    bundle, output_dir = bundle.resolve(), output_dir.resolve()
     if not (bundle / "configs" / "metadata.json").is_file():
         raise InputError(f"{bundle} is no bundle: give a folder that holds configs/metadata.json.")
-    folder = output_dir.absolute() / bundle.name
-    sources = [bundle, *([ckpt_dir.absolute()] if ckpt_dir else [])]
-    for source in sources:
-        if folder == source or folder in source.parents or bundle in folder.parents:
-            raise InputError(f"{folder} would replace or lie in {source}: choose another output_dir.")
-    shutil.rmtree(folder, ignore_errors=True)
+    if onnx and ckpt_dir is None:
+        raise InputError("there is no network to write as ONNX: give its ckpt_dir too.")
+    place = output_dir / bundle.name
+    for source in [bundle, *([ckpt_dir.resolve()] if ckpt_dir else [])]:
+        if place.resolve() in (source, *source.parents) or bundle in place.parents:
+            raise InputError(f"{place} would replace or lie in {source}: choose another output_dir.")
+    if place.exists() and not (place / SUMS).is_file():
+        raise InputError(f"{place} is no exported bundle, yet would be replaced: choose another output_dir.")
+    output_dir.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{bundle.name}.", dir=output_dir) as partial:
+        folder = Path(partial) / bundle.name
+        _build(folder, bundle, overlays, ckpt_dir and ckpt_dir.resolve(), onnx)
+        large = _list_large_files(folder, url) if url else []
+        _write_sums(folder)
+        version = read_json(folder / "configs" / "metadata.json")["version"]
+        archive = output_dir / f"{bundle.name}_v{version}.zip"
+        _write_zip(folder, archive, large)
+        shutil.rmtree(place, ignore_errors=True)
+        folder.rename(place)
+    return archive
+
+
+def _build(folder: Path, bundle: Path, overlays: Sequence[str], ckpt_dir: Path | None, onnx: bool) -> None:
     _copy(bundle, folder)
     if (bundle.parent / PARTS[0]).is_dir() and bundle.name not in PARTS:
         for part in PARTS:
             _copy(bundle.parent / part, folder / "parts" / part)
     _settle(folder, overlays)
     if ckpt_dir is not None:
-        _add_weights(folder, ckpt_dir.absolute())
+        _add_weights(folder, ckpt_dir)
         if onnx:
             export_onnx(folder)
-    large = _list_large_files(folder, url) if url else []
-    _write_sums(folder)
-    version = read_json(folder / "configs" / "metadata.json")["version"]
-    archive = output_dir.absolute() / f"{bundle.name}_v{version}.zip"
-    _write_zip(folder, archive, large)
-    return archive
 
 
 def _copy(bundle: Path, folder: Path) -> None:
@@ -92,7 +108,7 @@ def _copy(bundle: Path, folder: Path) -> None:
     shutil.copytree(bundle, folder, ignore=shutil.ignore_patterns(*LEFT_OUT, ".*"))
     code = Path(plugins.__file__).parent
     shutil.copytree(code, folder / "plugins", ignore=shutil.ignore_patterns("__pycache__", ".*"))
-    (folder / "plugins" / "VENDORED").write_text(f"{plugins.__version__} {_hash_of(_files(code), code)}\n")
+    (folder / "plugins" / VENDORED).write_text(f"{plugins.__version__} {_hash_of(folder / 'plugins')}\n")
     for path in sorted((folder / "configs").glob("*.json")):
         content = read_json(path)
         content = _with_bootstrap(content) if "bundle_root" in content else _requiring(content)
@@ -102,7 +118,8 @@ def _copy(bundle: Path, folder: Path) -> None:
 def _with_bootstrap(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config whose components of ours come from the folder of the bundle."""
     imports = [*dict.fromkeys([*BOOTSTRAP["imports"], *config.get("imports", [])])]
-    return {"imports": imports, "code_path": BOOTSTRAP["code_path"], **_requiring(dict(config))}
+    rest = {key: value for key, value in config.items() if key != "imports"}
+    return {"imports": imports, "code_path": BOOTSTRAP["code_path"], **_requiring(rest)}
 
 
 def _requiring(node: Any) -> Any:
@@ -110,7 +127,7 @@ def _requiring(node: Any) -> Any:
         return [_requiring(each) for each in node]
     if not isinstance(node, dict):
         return node
-    node = {key: _requiring(value) for key, value in node.items() if key != "imports"}
+    node = {key: _requiring(value) for key, value in node.items()}
     target = node.get("_target_")
     if isinstance(target, str) and target.startswith("plugins."):
         node = {"_target_": target, "_requires_": "@code_path", **node}
@@ -128,7 +145,8 @@ def _settle(folder: Path, overlays: Sequence[str]) -> None:
             content = read_json(path)
             if "bundle_root" in content:
                 parser = ConfigParser(content)
-                parser.update(fitting(content, values))
+                for name, value in fitting(content, values).items():
+                    merge_kv(parser, name, value)
                 path.write_text(json.dumps(parser.get(), indent=4) + "\n", encoding="utf-8")
 
 
@@ -140,25 +158,25 @@ def _add_weights(folder: Path, ckpt_dir: Path) -> None:
     for name in (WEIGHTS, "model.json"):
         if (ckpt_dir / name).is_file():
             shutil.copyfile(ckpt_dir / name, models / name)
-    command = [sys.executable, "-m", "monai.bundle", "ckpt_export", "--net_id", "network_def"]
-    command += [
-        "--bundle_root",
-        str(folder),
-        "--config_file",
-        str(folder / "configs" / "inference.json"),
-        "--filepath",
-        str(models / SCRIPT),
-    ]
-    command += ["--meta_file", str(folder / "configs" / "metadata.json"), "--ckpt_file", str(models / WEIGHTS)]
+    options = {
+        "net_id": "network_def",
+        "bundle_root": folder,
+        "config_file": folder / "configs" / "inference.json",
+        "meta_file": folder / "configs" / "metadata.json",
+        "ckpt_file": models / WEIGHTS,
+        "filepath": models / SCRIPT,
+    }
+    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+    command = [sys.executable, "-m", "monai.bundle", "ckpt_export", *words]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode or not (models / SCRIPT).is_file():
         lines = [line for line in done.stderr.splitlines() if re.match(r"[\w.]*(Error|Exception)\b", line)]
         fault = f"{ckpt_dir / WEIGHTS}: cannot be exported as TorchScript ({(lines or ['no message'])[-1]})"
-        raise InputError(f"{fault}; give weights of this bundle.")
+        raise InputError(f"{fault}; give weights of this bundle, and the overlays that they were trained with.")
 
 
 def export_onnx(folder: Path) -> Path:
-    """Write ``models/model.onnx`` with all inputs that the metadata names, at its shapes; needs onnx and onnxscript.
+    """Write ``models/model.onnx`` with all inputs that the metadata names, at its shapes.
 
     MONAI's ``onnx_export`` gives the first input only.
 
@@ -167,7 +185,12 @@ def export_onnx(folder: Path) -> Path:
 
     Returns:
         the file.
+
+    Raises:
+        InputError: if onnx or onnxscript is not installed.
     """
+    if not (find_spec("onnx") and find_spec("onnxscript")):
+        raise InputError("ONNX needs onnx and onnxscript: install the extra, pip install 'tanq-bundles[onnx]'.")
     parser = ConfigParser()
     parser.read_config(str(folder / "configs" / "inference.json"))
     parser.update({"bundle_root": str(folder), "device": "$torch.device('cpu')"})
@@ -217,14 +240,14 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _hash_of(files: Sequence[Path], root: Path) -> str:
-    lines = "".join(f"{_sha256(path)}  {path.relative_to(root).as_posix()}\n" for path in files)
+def _hash_of(folder: Path) -> str:
+    lines = "".join(f"{_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
 def _write_sums(folder: Path) -> None:
     lines = [f"{_sha256(path)}  {path.relative_to(folder).as_posix()}\n" for path in _files(folder)]
-    (folder / "SHA256SUMS").write_text("".join(lines), encoding="utf-8")
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8")
 
 
 def check_sums(folder: Path) -> None:
@@ -233,7 +256,7 @@ def check_sums(folder: Path) -> None:
     Raises:
         InputError: naming the first file that is missing or differs.
     """
-    for line in (folder / "SHA256SUMS").read_text(encoding="utf-8").splitlines():
+    for line in (folder / SUMS).read_text(encoding="utf-8").splitlines():
         sha, _, name = line.partition("  ")
         path = folder / name
         if not path.is_file() or _sha256(path) != sha:

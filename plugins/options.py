@@ -97,6 +97,8 @@ def refuse_unknown_ids(config: Mapping[str, Any], ids: Iterable[str], what: str,
         level: Any = config
         path = name.lstrip("+").replace("#", "::").split("::")
         for depth, key in enumerate(path):
+            if level == {}:  # whoever reads it knows what may be in it
+                break
             names = level if isinstance(level, Mapping) else range(len(level)) if isinstance(level, list) else ()
             known = {str(each) for each in names}
             if ConfigComponent.is_instantiable(level) and key not in known:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from monai.utils import set_determinism
 
+import plugins
 from plugins.errors import InputError, show_input_errors_as_sentences
 from plugins.options import CommandLine, command_line, refuse_unknown_options
 from plugins.preflight import check_config, check_tracking
@@ -18,6 +19,7 @@ from plugins.preflight import check_config, check_tracking
 _logger = logging.getLogger(__name__)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 KEPT_BYTES = 2**30
+VENDORED = "VENDORED"  # in the code that an exported bundle brings: its version and hash
 
 
 def keep_freed_memory() -> None:
@@ -56,13 +58,15 @@ def start(seed: int | None = 0, num_threads: int | None = None) -> None:
 
     Raises:
         InputError: if the command line of ``monai.bundle run`` has an option that the config does not have, if the
-            config is faulty, see :func:`plugins.preflight.check_config`, or if what ``--tracking`` needs is missing.
+            config is faulty, see :func:`plugins.preflight.check_config`, if what ``--tracking`` needs is missing, or if
+            an exported bundle would run with other code than it brings.
     """
     show_input_errors_as_sentences()
     keep_freed_memory()
     refuse_unknown_options()
     given = command_line()
     if given is not None:
+        _refuse_code_of_another_version(given.root)
         _warn_of_accidental_root(given)
         show_input_errors_as_sentences(given.place)
         check_config(given.config(), given.base(), given.root)
@@ -72,6 +76,15 @@ def start(seed: int | None = 0, num_threads: int | None = None) -> None:
     torch.set_flush_denormal(True)
     if num_threads is not None:
         torch.set_num_threads(num_threads)
+
+
+def _refuse_code_of_another_version(root: Path) -> None:
+    """Refuse to run an exported bundle, which brings its own code, with a version that was imported from elsewhere."""
+    mark, here = root / "plugins" / VENDORED, Path(plugins.__file__).parent
+    version = mark.read_text(encoding="utf-8").split()[0] if mark.is_file() else plugins.__version__
+    if version != plugins.__version__:
+        fault = f"{root} brings version {version} of its code, but {plugins.__version__} was found in {here}"
+        raise InputError(f"{fault}: start from another working directory, or in an environment without the latter.")
 
 
 def _warn_of_accidental_root(given: CommandLine) -> None:

@@ -7,7 +7,7 @@ import os
 import pydoc
 import sys
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -57,7 +57,8 @@ def importable(folder: Path) -> Iterator[None]:
     finally:
         sys.path.remove(str(folder))
         for name in set(sys.modules) - before:
-            if str(getattr(sys.modules[name], "__file__", "")).startswith(f"{folder}{os.sep}"):
+            here = str(getattr(sys.modules[name], "__file__", "")).startswith(f"{folder}{os.sep}")
+            if here and name.split(".")[0] != __package__:  # a copy's own code is what is running
                 del sys.modules[name]
 
 
@@ -105,7 +106,8 @@ def argument_names(component: Callable[..., Any]) -> tuple[set[str], bool]:
     is_open = any(each.kind is _KEYWORDS for each in known.values())
     if is_open and isinstance(component, type):
         for base in component.__mro__[1:-1]:
-            known |= signature(getattr(base, "__init__")).parameters  # noqa: B009 - mypy
+            with suppress(ValueError, ImportError):
+                known |= signature(getattr(base, "__init__")).parameters  # noqa: B009 - mypy
     names = {name for name, each in known.items() if each.kind not in (_KEYWORDS, inspect.Parameter.VAR_POSITIONAL)}
     return names - {"self"}, is_open
 

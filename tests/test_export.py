@@ -1,6 +1,7 @@
 """Exported bundles stand alone: own code, configs that find it, sums, and a zip that is always the same."""
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,7 +15,7 @@ from monai.bundle import ConfigParser, load, load_bundle_config
 from plugins.errors import InputError
 from plugins.export import check_sums, export, export_onnx
 from plugins.files import read_json
-from plugins.options import nodes
+from plugins.options import COMPLETE, nodes
 
 ROOT = Path(__file__).parents[1] / "bundles"
 SMALL = ["cpu.json"]
@@ -153,6 +154,57 @@ def test_an_export_never_replaces_what_it_is_made_of(weights, tmp_path):
         with pytest.raises(InputError, match="would replace or lie in"):
             export(ROOT / "tanq_translation", output, ckpt)
     assert (ROOT / "tanq_translation" / "LICENSE").is_file()
+
+
+def test_nothing_but_an_older_export_is_replaced(weights, tmp_path, monkeypatch):
+    source = tmp_path / "bundles" / "tanq_translation"
+    shutil.copytree(ROOT / "tanq_translation", source)
+    (tmp_path / "link").symlink_to(tmp_path / "bundles")
+    monkeypatch.chdir(source)
+    for bundle, output in (("../tanq_translation", ".."), (".", "../../link"), ("configs/..", "../")):
+        with pytest.raises(InputError, match="would replace or lie in"):
+            export(Path(bundle), Path(output))
+    other = tmp_path / "out" / "tanq_translation"
+    other.mkdir(parents=True)
+    with pytest.raises(InputError, match="is no exported bundle, yet would be replaced"):
+        export(source, tmp_path / "out")
+    assert export(Path("configs/.."), tmp_path / "out2").parent == tmp_path / "out2"
+    assert (tmp_path / "out2" / "tanq_translation" / "LICENSE").is_file()
+
+
+def test_a_failed_export_leaves_the_older_one(weights, tmp_path):
+    archive = export(ROOT / "tanq_translation", tmp_path, weights, SMALL)
+    before = archive.read_bytes()
+    with pytest.raises(InputError, match="and the overlays that they were trained with"):
+        export(ROOT / "tanq_translation", tmp_path, weights)
+    assert archive.read_bytes() == before
+    check_sums(tmp_path / "tanq_translation")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tanq_translation", archive.name]
+
+
+@pytest.mark.parametrize(
+    ("bundle", "overlay"),
+    [
+        (path.parents[1].name, path.name)
+        for path in sorted(ROOT.glob("*/configs/*.json"))
+        if path.name not in (*COMPLETE, "metadata.json")
+    ],
+)
+def test_every_overlay_can_be_settled(tmp_path, bundle, overlay):
+    export(ROOT / bundle, tmp_path, overlays=[overlay])
+    settled, merged = ConfigParser(read_json(tmp_path / bundle / "configs" / "train.json")), ConfigParser()
+    merged.read_config([str(ROOT / bundle / "configs" / name) for name in ("train.json", overlay)])
+    for name in ConfigParser.load_config_file(ROOT / bundle / "configs" / overlay):
+        name = name.removeprefix("+")
+        assert _without_requirements(settled[name]) == merged[name]
+
+
+def _without_requirements(node):
+    if isinstance(node, list):
+        return [_without_requirements(each) for each in node]
+    if isinstance(node, dict):
+        return {key: _without_requirements(value) for key, value in node.items() if key != "_requires_"}
+    return node
 
 
 @pytest.mark.parametrize("bundle", ["cyclegan_translation", "tanq_translation"])

@@ -30,6 +30,10 @@ def test_unknown_ids_are_refused(name, near):
         refuse_unknown_ids(CONFIG, [name], "config")
 
 
+def test_an_empty_dictionary_may_be_given_anything():
+    refuse_unknown_ids({"settings": {"tanq_translation": {}}}, ["settings::tanq_translation::max_epochs"], "config")
+
+
 def test_an_id_below_a_plain_value_is_refused():
     with pytest.raises(InputError):
         refuse_unknown_ids(CONFIG, ["max_epochs::x"], "config")

@@ -191,6 +191,11 @@ IMPOSSIBLE = {
         "no 'initial_rl': did you mean 'initial_lr'",
     ),
     "an executor": (DRIVER, {"executor::_target_": "concurrent.futures.ThreadPoolExecuter"}, "ThreadPoolExecutor'"),
+    "a word for torch's rate": (TANQ, {"optimizer::lr": "fast"}, "optimizer::lr is 'fast': give a number"),
+    "a number for a network": (TANQ, {"train::trainer::projector": 3}, "train::trainer::projector is 3: give"),
+    "a GPU by number": (TANQ, {"device": 0}, "device is 0: give cpu, cuda or cuda:<number>"),
+    "a number for a folder": (TANQ, {"dataset_dir": 5}, "dataset_dir is 5: give a path"),
+    "a switch for a folder": (TANQ, {"ckpt_dir": True}, "ckpt_dir is True: give (text|a path)"),
     "a negative round": (DRIVER, {"rounds": -1}, "rounds is -1: it must be 0 or more"),
 }
 

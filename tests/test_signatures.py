@@ -1,13 +1,15 @@
 """What a component takes is read off its signature, `**settings` that are handed on included."""
 
 import inspect
+import sys
+import types
 
 import pytest
 from monai.engines import SupervisedTrainer
 
 from plugins.engines import ContrastiveTranslationTrainer, CycleGANTrainer
 from plugins.nnunet import NnUNetTraining
-from plugins.signatures import argument_names, locate, passes_on, signature
+from plugins.signatures import argument_names, importable, locate, passes_on, signature
 
 
 def shout(text: str, times: int = 1, loud: bool = True): ...
@@ -48,6 +50,15 @@ def test_trainers_take_what_monais_take(trainer):
 
 def test_nnunets_settings_are_arguments_of_the_training():
     assert {"max_epochs", "initial_lr", "weight_decay", "items"} <= argument_names(NnUNetTraining)[0]
+
+
+def test_modules_found_for_a_check_are_forgotten_but_those_of_the_code_that_runs(tmp_path):
+    with importable(tmp_path):
+        for name in ("mine", "plugins.mine"):
+            sys.modules[name] = types.ModuleType(name)
+            sys.modules[name].__file__ = str(tmp_path / f"{name}.py")
+    assert "mine" not in sys.modules
+    assert sys.modules.pop("plugins.mine", None)
 
 
 def test_arguments_of_base_classes_are_known_where_others_are_taken():

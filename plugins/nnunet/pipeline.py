@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -62,7 +62,8 @@ class NnUNetTraining:
         executor: runs jobs, one network each; ``None`` runs them one after the other here or, if there are several
             devices, in as many processes.
         tensorboard: write losses for TensorBoard.
-        devices: on which the trainings are spread in turn; ``None`` trains all on ``device``.
+        devices: each trains one network at a time; ``None`` trains all on ``device``, as many at a time as the executor
+            has workers.
         train_handlers: told of every epoch of every network, see :class:`plugins.nnunet.watch.TrainingWatch`.
         settings: see :class:`TrainerSettings`: ``max_epochs``, ``initial_lr``, ``device``, ``seed`` and others.
 
@@ -119,9 +120,9 @@ class NnUNetTraining:
         self.plans_from = None if plans_from is None else Path(plans_from)
         self.window = window or SlidingWindow()
         self.tensorboard, self.train_handlers = tensorboard, list(train_handlers)
-        self.devices = [self.settings.device] if devices is None else [str(torch.device(each)) for each in devices]
-        several = len(self.devices) > 1
-        self.executor: Executor = executor or (process_pool(len(self.devices)) if several else InlineExecutor())
+        self.devices = None if devices is None else [str(torch.device(each)) for each in devices]
+        several = len(self.devices or ())
+        self.executor: Executor = executor or (process_pool(several) if several > 1 else InlineExecutor())
 
     def run(self) -> dict[str, Any]:
         """Do what is left to do; wait while another process does it.
@@ -226,30 +227,38 @@ class NnUNetTraining:
     def _train(self, jobs: Sequence[tuple[Configuration, int]]) -> None:
         probabilities = len(self.configurations) > 1
         with TrainingWatch(self.workspace, jobs, self.settings.max_epochs, self.output_dir, self.train_handlers):
-            futures: list[Future[None]] = []
+            free = [*(self.devices or [self.settings.device] * len(jobs))]
+            running: dict[Future[None], str] = {}
             for name, fold in jobs:
                 if is_done(self.workspace, name, fold, self.settings.max_epochs):
                     continue
-                place = (fold + self.configurations.index(name)) % len(self.devices)
-                futures.append(
-                    self.executor.submit(
-                        train_fold,
-                        self.workspace,
-                        name,
-                        fold,
-                        replace(self.settings, device=self.devices[place]),
-                        self.window,
-                        save_probabilities=probabilities,
-                        tensorboard=self.tensorboard,
-                    )
+                device = free.pop(0)
+                future = self.executor.submit(
+                    train_fold,
+                    self.workspace,
+                    name,
+                    fold,
+                    replace(self.settings, device=device),
+                    self.window,
+                    save_probabilities=probabilities,
+                    tensorboard=self.tensorboard,
                 )
-                if futures[-1].done() and futures[-1].exception():
-                    break
-            done, waiting = wait(futures, return_when=FIRST_EXCEPTION)
-            for future in waiting:
-                future.cancel()
-            for future in done:
-                future.result()
+                running[future] = device
+                if not free or future.done():
+                    free += _freed(running)
+            while running:
+                _freed(running)
+
+
+def _freed(running: dict[Future[None], str]) -> list[str]:
+    """Devices of the next trainings to end; if one fails, those that have not begun are cancelled."""
+    done, waiting = wait(running, return_when=FIRST_COMPLETED)
+    for future in done:
+        if future.exception():
+            for other in waiting:
+                other.cancel()
+        future.result()
+    return [running.pop(future) for future in done]
 
 
 def _stamp(path: str) -> list[int]:

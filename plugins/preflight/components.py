@@ -9,7 +9,7 @@ from typing import Any, get_origin
 
 from monai.bundle import ConfigComponent
 
-from plugins.options import nearest
+from plugins.options import CLOSE, nearest
 from plugins.preflight.hints import alternatives, is_computed, lacking, misfit, title
 from plugins.signatures import argument_names, locate, names_beside, signature
 
@@ -49,7 +49,7 @@ def component_fault(node: Mapping[str, Any], name: str = "", follow: Follow = st
     for key in given if names else ():
         if key not in names and not is_open:
             return f"{name}: {target} takes no {key!r}{nearest(key, names)}"
-        if key not in names and get_close_matches(key, names - set(given), n=1, cutoff=0.85):
+        if key not in names and get_close_matches(key, names - set(given), n=1, cutoff=CLOSE):
             return f"{name}: {target} knows no {key!r}{nearest(key, names - set(given))}"
     try:
         taken = signature(component)

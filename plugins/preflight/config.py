@@ -22,12 +22,7 @@ from plugins.preflight.values import check_device, check_number, check_paths
 from plugins.signatures import importable
 
 # ids that MONAI or a person reads, not another id
-ENTRY_POINTS = frozenset(
-    (
-        "_meta_", "imports", "initialize", "run", "finalize", "training", "inference", "evaluate", "network_def",
-        "network",
-    )
-)  # fmt: skip
+ENTRY_POINTS = SECTIONS | {"training", "inference", "evaluate", "network_def", "network"}
 OF_MONAI = frozenset(
     ("bundle_root", "dataset_dir", "device", "output_dir", "ckpt_dir", "train", "validate", "seed", "inferer")
 )
@@ -124,11 +119,12 @@ def _check_unread(config: Mapping[str, Any], base: Mapping[str, Any]) -> None:
 
     Keys that are ``null`` may wait for an overlay.
     """
+    parsers = [ConfigParser(dict(each)) for each in (config, base)]
     read = {
         wanted.split("::")[0]
-        for each in (config, base)
-        for path, text in _strings(each)
-        for wanted in references(ConfigParser(dict(each)), path, text)
+        for parser in parsers
+        for path, text in _strings(parser.get())
+        for wanted in references(parser, path, text)
     }
     for name, value in base.items():
         if value is not None and name not in read | ENTRY_POINTS | OF_MONAI:

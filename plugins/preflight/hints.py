@@ -10,6 +10,9 @@ from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 from monai.bundle import ConfigComponent
+from torch import Tensor
+from torch.nn import Module
+from torch.optim import Optimizer
 
 from plugins.signatures import Length, Methods
 
@@ -17,6 +20,7 @@ TITLES: dict[Any, str] = {
     bool: "True or False", int: "a whole number", float: "a number", str: "text", type(None): "null",
     os.PathLike: "a path",
 }  # fmt: skip
+_BUILT = (Tensor, Module, Optimizer)  # what JSON cannot hold
 _LISTS = (list, set, frozenset, Sequence, Iterable, Collection)
 
 
@@ -83,7 +87,9 @@ def fits(value: Any, hint: Any) -> bool:
         if isinstance(value, str):
             return inner[:1] == (str,)
         return isinstance(value, (list, tuple)) and all(fits(each, inner[0] if inner else Any) for each in value)
-    return True
+    if origin is os.PathLike:
+        return isinstance(value, (str, os.PathLike))
+    return not (isinstance(origin, type) and issubclass(origin, _BUILT))
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:
@@ -122,7 +128,8 @@ def title(hint: Any) -> str:
         counts = [f" of {each.count}" for each in inner[1:] if isinstance(each, Length)]
         return title(inner[0]).replace("a list", f"a list{''.join(counts)}", 1)
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(title(each) for each in inner))
+        titles = dict.fromkeys(title(each) for each in inner)
+        return " or ".join(each for each in titles if not (each == TITLES[str] and TITLES[os.PathLike] in titles))
     if origin is Literal:
         return ("one of " if len(inner) > 1 else "") + ", ".join(map(repr, inner))
     if origin is tuple and inner and inner[-1] is not ...:
@@ -134,4 +141,4 @@ def title(hint: Any) -> str:
         return "a dictionary of " + ", ".join(get_type_hints(hint))
     if _is_mapping(origin):
         return "a dictionary"
-    return TITLES.get(hint) or f"a component of class {getattr(origin, '__name__', origin)}"
+    return TITLES.get(origin) or f"a component of class {getattr(origin, '__name__', origin)}"

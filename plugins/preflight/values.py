@@ -60,11 +60,14 @@ def _numbers(value: Any) -> Sequence[float]:
 
 
 def check_paths(config: Mapping[str, Any]) -> None:
-    """Refuse inputs that are not there, and folders for results that are files.
+    """Refuse inputs that are not there, folders for results that are files, and what is no path at all.
 
     Raises:
         InputError: naming the id and the path.
     """
+    for name in sorted({*INPUTS, *OUTPUTS} & config.keys()):
+        if not isinstance(config[name], (str, Path, type(None))):
+            raise InputError(f"{name} is {config[name]!r}: give a path.")
     for name in sorted(INPUTS & config.keys()):
         value = config[name]
         if isinstance(value, (str, Path)) and not is_computed(value) and not Path(value).exists():
@@ -86,7 +89,9 @@ def check_device(config: Mapping[str, Any]) -> None:
         try:
             value = ConfigParser(dict(config)).get_parsed_content(name)
             for each in value if isinstance(value, (list, tuple)) else [value]:
-                if isinstance(each, (str, torch.device)) and not _exists(torch.device(each)):
+                if not isinstance(each, (str, torch.device, type(None))):
+                    raise InputError(f"{name} is {each!r}: give cpu, cuda or cuda:<number>.")
+                if each is not None and not _exists(torch.device(each)):
                     found = f"this machine has {torch.cuda.device_count()} GPUs"
                     raise InputError(f"{name} is {str(each)!r}, but {found}: give cpu or another.")
         except (RuntimeError, AssertionError) as error:

@@ -91,6 +91,8 @@ class UNet(nn.Module):
 class FoldEnsemble(nn.Module):
     """Mean of the folds' logits; a patch with two axes goes to the 2D networks, one with three to the 3D networks.
 
+    Where there are no 3D networks, the 2D networks take the slices of a patch with three axes.
+
     Args:
         model: whose members are built, untrained.
 
@@ -123,9 +125,11 @@ class FoldEnsemble(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Logits of a batch of patches."""
         logits: list[Tensor] = []
-        if image.dim() == 4:
+        by_slices = image.dim() == 5 and len(self.folds_3d) == 0
+        slices = image.transpose(1, 2).flatten(0, 1) if by_slices else image
+        if slices.dim() == 4:
             for network in self.folds_2d.values():
-                logits.append(network(image))
+                logits.append(network(slices))
         else:
             for network in self.folds_3d.values():
                 logits.append(network(image))
@@ -134,4 +138,8 @@ class FoldEnsemble(nn.Module):
         total = logits[0]
         for other in logits[1:]:
             total = total + other
-        return total / len(logits)
+        total = total / len(logits)
+        if by_slices:
+            _, channels, height, width = total.shape
+            total = total.reshape(image.shape[0], image.shape[2], channels, height, width).transpose(1, 2)
+        return total

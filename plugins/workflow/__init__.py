@@ -2,9 +2,19 @@
 
 from plugins.workflow.driver import UdaWorkflow
 from plugins.workflow.execution import is_complete, run_stage
-from plugins.workflow.graph import run_stages
+from plugins.workflow.graph import check_stages, run_stages
 from plugins.workflow.plan import Plan
 from plugins.workflow.segment import RunInference
 from plugins.workflow.stage import Stage, fingerprint
 
-__all__ = ["Plan", "RunInference", "Stage", "UdaWorkflow", "fingerprint", "is_complete", "run_stage", "run_stages"]
+__all__ = [
+    "Plan",
+    "RunInference",
+    "Stage",
+    "UdaWorkflow",
+    "check_stages",
+    "fingerprint",
+    "is_complete",
+    "run_stage",
+    "run_stages",
+]

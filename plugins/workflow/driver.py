@@ -15,9 +15,10 @@ from plugins.errors import InputError
 from plugins.evaluation import results_table
 from plugins.evaluation.labels import labels_in
 from plugins.files import read_json
+from plugins.locks import sole_owner
 from plugins.options import tracking_settings
 from plugins.workflow.functions import SPLITS
-from plugins.workflow.graph import run_stages
+from plugins.workflow.graph import check_stages, run_stages
 from plugins.workflow.plan import Plan, find_bundles
 from plugins.workflow.process import CommandError
 from plugins.workflow.tracking import DriverRun
@@ -146,11 +147,10 @@ class UdaWorkflow:
         """
         plan = self.plan()
         stages = plan.stages()
+        check_stages(stages, self.run_dir)
         print(f"run folder: {self.run_dir}", flush=True)
         try:
-            with DriverRun(
-                self.train_handlers, self.run_dir, self._parameters(plan), self.rounds, tracking_settings()
-            ) as tracked:
+            with sole_owner(self.run_dir, "driver"), self._tracked(plan) as tracked:
                 run_stages(stages, self.run_dir, self.executor, tracked.stages, tracked.finished)
         except KeyboardInterrupt:
             print("stopped; the same command continues from here", flush=True)
@@ -158,6 +158,9 @@ class UdaWorkflow:
         except CommandError as error:
             raise SystemExit(str(error)) from None
         self._print_results(has_truth=bool(plan.truth))
+
+    def _tracked(self, plan: Plan) -> DriverRun:
+        return DriverRun(self.train_handlers, self.run_dir, self._parameters(plan), self.rounds, tracking_settings())
 
     def _parameters(self, plan: Plan) -> dict[str, Any]:
         """What the results depend on, by name."""

@@ -8,7 +8,6 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-from plugins.locks import sole_owner
 from plugins.workflow.display import Display, make_display
 from plugins.workflow.execution import check_overrides, is_complete, refuse_foreign_folder, run_stage
 from plugins.workflow.stage import Stage
@@ -18,6 +17,17 @@ STOP = ".stop"
 UPDATE_SECONDS = 0.5
 
 Finished = Callable[[str, float | None], None]
+
+
+def check_stages(stages: Sequence[Stage], run_dir: str | os.PathLike[str]) -> None:
+    """Refuse stages that cannot work, before any is run.
+
+    Raises:
+        InputError: naming the first override that cannot work, or a foreign folder in the place of a stage.
+    """
+    for stage in stages:
+        check_overrides(stage)
+        refuse_foreign_folder(stage.name, Path(run_dir).absolute())
 
 
 def run_stages(
@@ -34,7 +44,7 @@ def run_stages(
 
     Args:
         stages: the stages, in any order.
-        run_dir: folder of the run.
+        run_dir: folder of the run, which is the caller's alone.
         executor: runs stages whose needs are complete side by side, as many as it has workers. It is shut down
             after a failure.
         tracking: where in MLflow the stages have their runs.
@@ -42,41 +52,36 @@ def run_stages(
             complete already.
 
     Raises:
-        InputError: if any stage has an override that cannot work or a foreign folder, before anything is run, and as
-            :func:`run_stage`.
+        InputError: as :func:`run_stage`.
         CommandError: as :func:`run_stage`.
     """
     run_dir = Path(run_dir).absolute()
     by_name = {stage.name: stage for stage in stages}
-    for stage in stages:
-        check_overrides(stage)
-        refuse_foreign_folder(stage.name, run_dir)
     order = TopologicalSorter({stage.name: stage.needs for stage in stages})
     names = [*TopologicalSorter({stage.name: stage.needs for stage in stages}).static_order()]
     order.prepare()
-    with sole_owner(run_dir, "driver"):
-        (run_dir / STOP).unlink(missing_ok=True)
-        display = make_display(names, run_dir)
-        running: dict[Future[float], str] = {}
+    (run_dir / STOP).unlink(missing_ok=True)
+    display = make_display(names, run_dir)
+    running: dict[Future[float], str] = {}
 
-        def done(name: str, seconds: float | None) -> None:
-            display.finished(name, seconds)
-            finished(name, seconds)
-            order.done(name)
+    def done(name: str, seconds: float | None) -> None:
+        display.finished(name, seconds)
+        finished(name, seconds)
+        order.done(name)
 
-        try:
-            while order.is_active():
-                for name in order.get_ready():
-                    if is_complete(by_name[name], run_dir):
-                        done(name, None)
-                    else:
-                        running[executor.submit(run_stage, by_name[name], run_dir, run_dir / STOP, tracking)] = name
-                _collect(running, done, display)
-        except BaseException:
-            _stop(run_dir, executor)
-            raise
-        finally:
-            display.close()
+    try:
+        while order.is_active():
+            for name in order.get_ready():
+                if is_complete(by_name[name], run_dir):
+                    done(name, None)
+                else:
+                    running[executor.submit(run_stage, by_name[name], run_dir, run_dir / STOP, tracking)] = name
+            _collect(running, done, display)
+    except BaseException:
+        _stop(run_dir, executor)
+        raise
+    finally:
+        display.close()
 
 
 def _collect(running: dict[Future[float], str], finished: Finished, display: Display) -> None:

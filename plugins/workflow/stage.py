@@ -14,7 +14,7 @@ import plugins
 from plugins.errors import InputError
 from plugins.files import read_json
 
-WITHOUT_EFFECT = frozenset({"device", "num_workers", "num_threads", "executor"})
+WITHOUT_EFFECT = frozenset({"device", "devices", "num_workers", "num_threads", "executor"})
 STAGE_FOLDER, RUN_FOLDER = "{stage}", "{run}"
 
 
@@ -58,7 +58,7 @@ class Stage:
 def fingerprint(stage: Stage, needed: Mapping[str, str]) -> str:
     """SHA-256 of everything that can change the stage's results.
 
-    That is its settings (contents of the config files and overrides, but for device, threads and workers), its inputs,
+    That is its settings (contents of the config files and overrides, but for devices, threads and workers), its inputs,
     the fingerprints of the stages it needs, and the version of this package.
 
     Args:
@@ -120,7 +120,7 @@ def _with_effect(value: Any) -> Any:
         return {
             key: _with_effect(item)
             for key, item in value.items()
-            if key.replace("#", "::").split("::")[-1] not in WITHOUT_EFFECT
+            if not WITHOUT_EFFECT & {*key.replace("#", "::").split("::")}
         }
     if isinstance(value, list | tuple):
         return [_with_effect(item) for item in value]

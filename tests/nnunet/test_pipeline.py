@@ -6,6 +6,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -383,6 +385,33 @@ def test_the_first_failure_of_a_training_ends_all(items, tmp_path: Path, monkeyp
     with pytest.raises(RuntimeError, match="no memory"):
         NnUNetTraining(items, tmp_path, tmp_path / "m", plan_changes=CHANGES, **TINY).run()
     assert len(started) == 1
+
+
+@pytest.mark.parametrize(("devices", "at_a_time"), [(["cpu", "meta"], 1), (None, 4)])
+def test_each_device_trains_one_network_at_a_time(
+    trained: NnUNetTraining, monkeypatch: pytest.MonkeyPatch, devices: list[str] | None, at_a_time: int
+):
+    busy: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+    lock = threading.Lock()
+
+    def train(workspace: object, name: str, fold: int, settings: Any, *args: object, **kwargs: object) -> None:
+        with lock:
+            busy[settings.device] += 1
+            most[settings.device] = max(most[settings.device], busy[settings.device])
+        time.sleep(0.5 if (name, fold) == ("3d_fullres", 0) else 0.1)
+        with lock:
+            busy[settings.device] -= 1
+
+    monkeypatch.setattr(pipeline, "train_fold", train)
+    monkeypatch.setattr(pipeline, "is_done", lambda *args: False)
+    jobs = [(name, fold) for fold in (0, 1) for name in ("2d", "3d_fullres")]
+    with ThreadPoolExecutor(4) as executor:
+        monkeypatch.setattr(trained, "executor", executor)
+        monkeypatch.setattr(trained, "devices", devices)
+        trained._train(jobs)
+    assert set(most) == {*(devices or ["cpu"])}
+    assert set(most.values()) == {at_a_time}
 
 
 def test_torchvision_and_timm_are_never_imported(trained: NnUNetTraining):

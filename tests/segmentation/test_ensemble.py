@@ -71,9 +71,19 @@ def test_weights_of_other_folds_are_left_and_missing_ones_are_errors():
 
 
 def test_a_patch_without_a_network_is_an_error():
-    model = replace(BOTH, members={"2d": FLAT}, members_of={"VS": ("2d",), "cochlea": ("2d",)})
+    model = replace(BOTH, members={"3d": BOTH.members["3d_fullres"]}, members_of={"VS": ("3d",), "cochlea": ("3d",)})
     with pytest.raises(ValueError, match="no network"):
-        FoldEnsemble(model)(torch.zeros(1, 1, 4, 8, 8))
+        FoldEnsemble(model)(torch.zeros(1, 1, 8, 8))
+
+
+def test_without_3d_networks_a_patch_goes_through_the_2d_networks_slice_by_slice():
+    model = replace(BOTH, members={"2d": FLAT}, members_of={"VS": ("2d",), "cochlea": ("2d",)})
+    ensemble = FoldEnsemble(model).eval()
+    patches = torch.randn(2, 1, 3, 8, 16)
+    with torch.no_grad():
+        expected = torch.stack([ensemble(patches[:, :, index]) for index in range(3)], 2)
+        torch.testing.assert_close(ensemble(patches), expected)
+        torch.testing.assert_close(torch.jit.script(ensemble)(patches), expected)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The driver on a small phantom, with bundles whose work is a few lines of this file."""
 
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from plugins.data import heldout_labels, read_datalist, write_phantom
 from plugins.errors import InputError
 from plugins.evaluation import evaluate_folder
 from plugins.files import read_json, write_json
+from plugins.locks import sole_owner
 from plugins.workflow import RunInference, UdaWorkflow
 from plugins.workflow.segment import final_model
 from plugins.workflow.stage import fingerprint
@@ -166,6 +168,25 @@ def test_the_multi_gpu_overlay_gives_independent_trainings_their_own_gpus(
     assert stages["tanq_training"].overrides["device"] == f"$torch.device('{'cuda' if gpus else 'cpu'}')"
     assert stages["round_0/segmentation"].overrides["devices"] == of_segmentation
     assert fingerprint(stages["cyclegan_training"], {"dataset": ""})
+
+
+def test_a_second_driver_waits_and_touches_neither_stages_nor_tracking(
+    bundles, dataset, tmp_path, work, monkeypatch, capsys
+):
+    tracked = []
+    start = UdaWorkflow._tracked
+    monkeypatch.setattr(UdaWorkflow, "_tracked", lambda self, plan: tracked.append(plan) or start(self, plan))
+    first = workflow(bundles, dataset, tmp_path, rounds=0)
+    with sole_owner(first.run_dir, "driver"):
+        second = threading.Thread(target=first.run)
+        second.start()
+        second.join(timeout=3)
+        assert second.is_alive()
+        assert (tracked, work) == ([], [])
+    second.join()
+    assert "another driver is at work" in capsys.readouterr().out
+    assert len(tracked) == 1
+    assert (first.run_dir / "report").is_dir()
 
 
 def test_inference_takes_the_weights_that_a_bundle_brings(bundles, dataset, tmp_path, monkeypatch):

@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,8 +13,7 @@ import pytest
 
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
-from plugins.locks import sole_owner
-from plugins.workflow import Stage, run_stages
+from plugins.workflow import Stage, check_stages, run_stages
 
 WORK = """
 import os, time
@@ -68,6 +66,7 @@ def chain(**texts):
 
 def run(stages, run_dir, workers=2):
     with ThreadPoolExecutor(workers) as executor:
+        check_stages(stages, run_dir)
         run_stages(stages, run_dir, executor)
 
 
@@ -185,14 +184,3 @@ def test_a_partial_stage_of_other_settings_is_begun_anew(tmp_path):
     write_json(partial / "stale.json", 1)
     run([function("a", "a")], tmp_path / "run")
     assert not (tmp_path / "run" / "a" / "stale.json").exists()
-
-
-def test_a_second_driver_waits_and_then_finds_all_done(tmp_path, capsys):
-    with sole_owner(tmp_path / "run", "driver"):
-        second = threading.Thread(target=run, args=([function("a", "a")], tmp_path / "run"))
-        second.start()
-        time.sleep(0.5)
-        assert not (tmp_path / "run" / "a").exists()
-    second.join()
-    assert "waiting" in capsys.readouterr().out
-    assert (tmp_path / "run" / "a").is_dir()

@@ -51,6 +51,7 @@ def test_results_do_not_depend_on_device_threads_workers_and_order(stage):
     mark = fingerprint(stage, needed)
     edit(stage, device="cuda", num_workers=0, loader={"batch_size": 2, "num_workers": 0})
     overrides = {"loader::num_workers": 3, "num_threads": 8, "device": "cuda", "text": "b", "output_dir": "{stage}"}
+    overrides |= {"devices": ["cuda:0", "cuda:1"], "executor::max_workers": 4}
     assert fingerprint(replace(stage, overrides=overrides), {"other": "2", "dataset": "0"}) == mark
 
 
