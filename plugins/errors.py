@@ -21,7 +21,7 @@ def find_input_error(error: BaseException | None) -> InputError | None:
 
 
 def show_input_errors_as_sentences(place: Callable[[str], str] | None = None) -> None:
-    """Make an uncaught :class:`InputError` end the program with its sentence instead of a traceback.
+    """Make an uncaught :class:`InputError`, and Ctrl-C, end the program with a sentence instead of a traceback.
 
     Args:
         place: what gives the config file that an id has its value from, and nothing for other words; the file is put
@@ -30,7 +30,9 @@ def show_input_errors_as_sentences(place: Callable[[str], str] | None = None) ->
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         cause = find_input_error(error)
-        if cause is None:
+        if issubclass(kind, KeyboardInterrupt):
+            print("stopped: give the same command to go on.", file=sys.stderr)
+        elif cause is None:
             sys.__excepthook__(kind, error, trace)
         else:
             file = place(str(cause).split(" ")[0].rstrip(":")) if place else ""

@@ -84,6 +84,18 @@ def test_a_sentence_about_an_id_names_the_config_file(capsys, monkeypatch):
     ]
 
 
+def test_ctrl_c_ends_in_a_sentence():
+    done = run(
+        """
+        from plugins.errors import show_input_errors_as_sentences
+        show_input_errors_as_sentences()
+        raise KeyboardInterrupt
+        """
+    )
+    assert done.returncode != 0
+    assert done.stderr == "stopped: give the same command to go on.\n"
+
+
 def test_a_bug_keeps_its_traceback():
     done = run(
         """
