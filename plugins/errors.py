@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from types import TracebackType
+
+_logger = logging.getLogger(__name__)
 
 
 class InputError(ValueError):
@@ -20,22 +23,29 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     return None
 
 
-def show_input_errors_as_sentences(place: Callable[[str], str] | None = None) -> None:
+def show_input_errors_as_sentences(
+    place: Callable[[str], str] | None = None, explain: Callable[[BaseException], str] | None = None
+) -> None:
     """Make an uncaught :class:`InputError`, and Ctrl-C, end the program with a sentence instead of a traceback.
 
     Args:
         place: what gives the config file that an id has its value from, and nothing for other words; the file is put
             before sentences that begin with an id.
+        explain: gives a sentence for other errors that the user must cure, and nothing for bugs; the traceback of the
+            former is logged at the level of debugging.
     """
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        cause = find_input_error(error)
         if issubclass(kind, KeyboardInterrupt):
             print("stopped: give the same command to go on.", file=sys.stderr)
-        elif cause is None:
+            return
+        cause = find_input_error(error)
+        sentence = str(cause) if cause else explain(error) if explain else ""
+        if not sentence:
             sys.__excepthook__(kind, error, trace)
-        else:
-            file = place(str(cause).split(" ")[0].rstrip(":")) if place else ""
-            print(f"error: {file}: {cause}" if file else f"error: {cause}", file=sys.stderr)
+            return
+        _logger.debug(sentence, exc_info=(kind, error, trace))
+        file = place(sentence.split(" ")[0].rstrip(":")) if place else ""
+        print(f"error: {file}: {sentence}" if file else f"error: {sentence}", file=sys.stderr)
 
     sys.excepthook = hook

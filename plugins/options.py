@@ -281,6 +281,9 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
     given = command_line(arguments)
     if given is None:
         return
+    for name, value in given.options.items():
+        if value is None:
+            raise InputError(f"--{name} None does nothing, as MONAI leaves it out: give null in a further config file.")
     files = given.files
     base = given.base()
     siblings: dict[str, Any] = {}

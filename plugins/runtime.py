@@ -14,7 +14,7 @@ from monai.utils import set_determinism
 import plugins
 from plugins.errors import InputError, show_input_errors_as_sentences
 from plugins.options import CommandLine, command_line, refuse_unknown_options
-from plugins.preflight import check_config, check_tracking
+from plugins.preflight import building_fault, check_config, check_tracking
 
 _logger = logging.getLogger(__name__)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -68,7 +68,9 @@ def start(seed: int | None = 0, num_threads: int | None = None) -> None:
     if given is not None:
         _refuse_code_of_another_version(given.root)
         _warn_of_accidental_root(given)
-        show_input_errors_as_sentences(given.place)
+        config = given.config()
+        running = {"run", "training", "inference", "evaluate", *given.sections}
+        show_input_errors_as_sentences(given.place, lambda error: building_fault(error, config, running))
         check_config(given.config(), given.base(), given.root)
         check_tracking(given.tracking)
     if seed is not None:

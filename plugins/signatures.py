@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from monai.bundle import ComponentLocator
 
 Class = TypeVar("Class", bound=type)
+Component = TypeVar("Component", bound=Callable[..., Any])
 _LOCATOR = ComponentLocator()
 _KEYWORDS = inspect.Parameter.VAR_KEYWORD
 
@@ -110,6 +111,20 @@ def argument_names(component: Callable[..., Any]) -> tuple[set[str], bool]:
                 known |= signature(getattr(base, "__init__")).parameters  # noqa: B009 - mypy
     names = {name for name, each in known.items() if each.kind not in (_KEYWORDS, inspect.Parameter.VAR_POSITIONAL)}
     return names - {"self"}, is_open
+
+
+def refused_by(check: Callable[..., None]) -> Callable[[Component], Component]:
+    """Let the preflight of a config refuse what a component would refuse when it is built.
+
+    Args:
+        check: takes arguments of the component, by name, and raises an ``InputError`` about them.
+    """
+
+    def declare(component: Component) -> Component:
+        setattr(component, "__refused_by__", check)  # noqa: B010 - callables have no such attribute
+        return component
+
+    return declare
 
 
 def passes_on(target: Callable[..., Any], but: Collection[str] = ()) -> Callable[[Class], Class]:

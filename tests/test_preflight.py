@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser
 
 from plugins.errors import InputError, find_input_error
 from plugins.options import merged
-from plugins.preflight import check_config, component_fault
+from plugins.preflight import building_fault, check_config, component_fault
 
 ROOT = Path(__file__).parents[1] / "bundles"
 CONFIGS = sorted(path for name in ("train", "inference", "evaluate") for path in ROOT.glob(f"*/configs/{name}.json"))
@@ -145,6 +145,21 @@ def test_a_key_that_nothing_reads_is_named():
         check_config(base, base)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"train::learning_rate": 3}, "train::learning_rate is read by nothing"),
+        ({"validate::handlerz": []}, "validate::handlerz is read by nothing"),
+        ({"train::more": {"_target_": "SimpleInferer"}}, "train::more is read by nothing"),
+    ],
+)
+def test_a_key_that_nothing_reads_is_named_in_sections_too(change, words):
+    parser = ConfigParser(own(*TANQ)[0])
+    parser.update(change)
+    with pytest.raises(InputError, match=words):
+        check_config(parser.get(), parser.get())
+
+
 def own(bundle, name, *overlays):
     """One of the bundles' configs, as a function of overrides."""
     folder = ROOT / bundle / "configs"
@@ -196,6 +211,37 @@ IMPOSSIBLE = {
     "a GPU by number": (TANQ, {"device": 0}, "device is 0: give cpu, cuda or cuda:<number>"),
     "a number for a folder": (TANQ, {"dataset_dir": 5}, "dataset_dir is 5: give a path"),
     "a switch for a folder": (TANQ, {"ckpt_dir": True}, "ckpt_dir is True: give (text|a path)"),
+    "no path at all": (TANQ, {"output_dir": ""}, "output_dir is '': give a path"),
+    "a device that computes nothing": (TANQ, {"device": "meta"}, "device is 'meta', which computes nothing"),
+    "a text for a function": (TANQ, {"validate::segmenter": "a/model.pt"}, "segmenter is 'a/model.pt': give"),
+    "a number among handlers": (TANQ, {"train::handlers::0": 1}, "train::handlers::0 is 1: give a handler"),
+    "a loss among handlers": (
+        TANQ,
+        {"train::handlers::0": "@segmentation_loss"},
+        "segmentation_loss is torch.nn.CrossEntropyLoss: give a handler",
+    ),
+    "a block that is not there": (TANQ, {"feature_blocks": [0, 9]}, "feature_blocks is \\[0, 9\\] with num_res_blocks"),
+    "a block twice": (TANQ, {"feature_blocks": [0, 0]}, "each once"),
+    "a label without a class": (TANQ, {"seg_classes": 2}, "seg_classes is 2: give 3"),
+    "percentiles upside down": (TANQ, {"percentiles": [99, 1]}, "percentiles is \\[99, 1\\]: give two in order"),
+    "a patch that cannot be halved": (TANQ, {"patch_size": [90, 96]}, "patch_size is .*: give multiples of 4"),
+    "a fold that is not there": (NNUNET, {"folds": [7]}, "folds is \\[7\\], but must be among the 2 folds"),
+    "a fold twice": (NNUNET, {"folds": [0, 0]}, "each once"),
+    "one fold": (NNUNET, {"num_folds": 1}, "num_folds is 1: a cross-validation has 2 or more"),
+    "no configuration": (NNUNET, {"configurations": []}, "configurations is empty"),
+    "a member that is not trained": (
+        NNUNET,
+        {"configurations": ["2d"], "members": ["3d_fullres"]},
+        "members \\['3d_fullres'\\] must be among",
+    ),
+    "too few stages": (NNUNET, {"plan_changes::2d::n_stages": 2}, "n_stages of 2d is 2"),
+    "an even kernel": (
+        NNUNET,
+        {"plan_changes::3d_fullres::kernel_sizes": [[2, 2, 2]] * 4},
+        "plan_changes::3d_fullres::kernel_sizes is .*: give odd numbers",
+    ),
+    "a kernel of another dimension": (NNUNET, {"plan_changes::2d::kernel_sizes": [[3, 3, 3]] * 5}, "give 2 numbers"),
+    "no channel": (NNUNET, {"plan_changes::2d::features_per_stage": [0, 8, 8, 8, 8]}, "give whole numbers from 1"),
     "a negative round": (DRIVER, {"rounds": -1}, "rounds is -1: it must be 0 or more"),
 }
 
@@ -276,6 +322,31 @@ def test_components_may_lie_in_the_bundle(tmp_path):
         check_config(faulty(network_def={"_target_": "own_code.make", "size": "two"}), GOOD, tmp_path)
 
 
+def parsed(config, name):
+    try:
+        return ConfigParser(config).get_parsed_content(name)
+    except Exception as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (
+            {"rate": {"_target_": "torch.nn.Dropout", "p": 2}, "run": ["$@rate"]},
+            r"rate \(torch.nn.Dropout\) cannot be made, ValueError: dropout probability .*: correct its arguments.",
+        ),
+        ({"size": "$int('two')", "run": ["$@size"]}, r"size \(\$int\('two'\)\) cannot be made, ValueError: .*'two'"),
+        ({"run": ["$1 / 0"]}, "^$"),
+    ],
+)
+def test_what_cannot_be_built_is_told_in_one_sentence_and_what_fails_at_work_is_not(config, sentence):
+    found = building_fault(parsed(config, "run"), config, {"run"})
+    assert re.match(sentence, found)
+    assert "\n" not in found
+    assert building_fault(ZeroDivisionError("no"), config, {"run"}) == ""
+
+
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     """``python -m monai.bundle run`` in this process; gives the sentence it would end with."""
@@ -304,6 +375,12 @@ def run(monkeypatch, tmp_path):
         ("tanq_translation", ["--percentiles", "[99, 1]"], "train.json: percentiles is [99, 1]: give two in order"),
         ("tanq_translation", ["--patch_size", "[90, 96]"], "train.json: patch_size is [90, 96]: give multiples of 4"),
         ("tanq_translation", ["--feature_blocks", "[0, 9]"], "train.json: feature_blocks is [0, 9]"),
+        (
+            "tanq_translation",
+            ["--optimizer::betas", "[0.5, 1.5]"],
+            "train.json: optimizer or d_optimizer (torch.optim.Adam) cannot be made",
+        ),
+        ("tanq_translation", ["--roi_size", "None"], "--roi_size None does nothing"),
         ("vs_cochlea_seg", ["--members", "['3d']"], "train.json: members::0 is '3d': give one of '2d', '3d_fullres'"),
         ("vs_cochlea_uda", ["--round", "2"], "train.json has no 'round': did you mean 'rounds'"),
     ],

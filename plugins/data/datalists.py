@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from plugins.data.phantom import write_phantom
 from plugins.errors import InputError
 
 StrPath = str | os.PathLike[str]
+KEYS = ("case", "patient", "image", "label", "origin", "site")
 
 
 def dataset_or_phantom(dataset_dir: StrPath | None, bundle_root: StrPath) -> Path:
@@ -112,7 +114,13 @@ def inference_datalist(
 
 
 def _read(datalist: StrPath) -> list[dict[str, Any]]:
-    return [{"case": _case(item["image"]), **item} for item in read_datalist(datalist)]
+    items = read_datalist(datalist)
+    for item in items:
+        for key in {*item} - {*KEYS}:
+            near = get_close_matches(key, {*KEYS} - {*item}, n=1, cutoff=0.8)
+            if near:
+                raise InputError(f"{datalist}: {item['image']} has {key!r}: did you mean {near[0]!r}?")
+    return [{"case": _case(item["image"]), **item} for item in items]
 
 
 def _case(image: str) -> str:

@@ -23,7 +23,7 @@ from monai.transforms import (
 from numpy.typing import NDArray
 
 from plugins.errors import InputError
-from plugins.signatures import Length
+from plugins.signatures import Length, refused_by
 
 AIR = -1.0
 
@@ -57,6 +57,20 @@ def add_empty_label(item: Mapping[str, Any]) -> dict[str, Any]:
     return {"label": torch.zeros_like(item["image"]), **item}
 
 
+def check_slices(percentiles: Sequence[float], patch_size: Sequence[int], divisor: int) -> None:
+    """Refuse percentiles that are not in order, and a patch that cannot be divided.
+
+    Raises:
+        InputError: naming them.
+    """
+    low, high = percentiles
+    if not 0 <= low < high <= 100:
+        raise InputError(f"percentiles is {list(percentiles)}: give two in order, from 0 to 100.")
+    if any(length % divisor for length in patch_size):
+        raise InputError(f"patch_size is {list(patch_size)}: give multiples of {divisor}.")
+
+
+@refused_by(check_slices)
 def translation_transforms(
     spacing: Annotated[Sequence[float | None], Length(3)] | None = (0.41, 0.41, 1.5),
     crop_size: Annotated[Sequence[int], Length(2)] = (256, 256),
@@ -85,11 +99,8 @@ def translation_transforms(
             :func:`check_label_inside_crop`.
     """
     both: dict[str, Any] = {"keys": ["image", "label"], "allow_missing_keys": True}
+    check_slices(percentiles, patch_size, divisor)
     low, high = percentiles
-    if not 0 <= low < high <= 100:
-        raise InputError(f"percentiles is {list(percentiles)}: give two in order, from 0 to 100.")
-    if any(length % divisor for length in patch_size):
-        raise InputError(f"patch_size is {list(patch_size)}: give multiples of {divisor}.")
     pixdim = [-1 if length is None else length for length in spacing or (None, None, None)]
     crop, patch = (*crop_size, -1), (*patch_size, -1)
     transforms = Compose(

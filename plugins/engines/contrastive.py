@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from plugins.engines.translation import Generator, Losses, TranslationTrainer
+from plugins.errors import InputError
 from plugins.signatures import passes_on
 
 Term = Literal["adversarial", "contrastive_source", "contrastive_target", "segmentation"]
@@ -49,6 +50,12 @@ class ContrastiveTranslationTrainer(TranslationTrainer):
         **settings: Any,
     ):
         super().__init__(network=network, discriminators=[discriminator], loss_weights=loss_weights, **settings)
+        selections, channels = getattr(contrastive_loss, "selections", None), getattr(network, "feature_channels", None)
+        if isinstance(selections, Sized) and isinstance(channels, Sized) and len(selections) != len(channels):
+            raise InputError(
+                f"there are {len(selections)} selections for {len(channels)} features of the network "
+                "(image, two downsampling convolutions, one for each of feature_blocks): give as many."
+            )
         self.projector = projector
         self.contrastive_loss, self.segmentation_loss = contrastive_loss, segmentation_loss
 

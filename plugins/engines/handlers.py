@@ -106,12 +106,13 @@ class Resume:
             return
         try:
             content = torch.load(self.path, map_location=engine.state.device, weights_only=True)
-        except (RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+            epoch = content["epoch"]
+        except (RuntimeError, ValueError, EOFError, UnpicklingError, LookupError, TypeError, OSError) as error:
             cure = "remove it to begin anew, or set another ckpt_dir"
             raise InputError(f"{self.path} cannot be read: {cure}.") from error
-        if content["epoch"] > (engine.state.max_epochs or 0):
+        if epoch > (engine.state.max_epochs or 0):
             raise InputError(
-                f"{self.path} is of a training of {content['epoch']} epochs, but max_epochs is "
+                f"{self.path} is of a training of {epoch} epochs, but max_epochs is "
                 f"{engine.state.max_epochs}: raise it, or set another ckpt_dir."
             )
         try:
@@ -174,9 +175,13 @@ class SaveBest:
     def _remember(self, engine: Engine) -> None:
         state: Any = engine.state
         if state.best_metric_epoch == -1 and self._record.is_file():
-            record = read_json(self._record)
-            if record["epoch"] < state.max_epochs:  # which MONAI sets to the training's epoch
-                state.best_metric, state.best_metric_epoch = record["key_metric"], record["epoch"]
+            try:
+                record = read_json(self._record)
+                epoch, metric = record["epoch"], record["key_metric"]
+            except (ValueError, LookupError, TypeError) as error:
+                raise InputError(f"{self._record} cannot be read: remove it, or set another ckpt_dir.") from error
+            if epoch < state.max_epochs:  # which MONAI sets to the training's epoch
+                state.best_metric, state.best_metric_epoch = metric, epoch
 
     def _save(self, engine: Engine) -> None:
         state: Any = engine.state

@@ -20,7 +20,7 @@ from plugins.signatures import Methods, passes_on
 
 Losses = dict[str, Tensor]
 # what the trainers need of the generator that is exported; plugins.networks.ResnetGenerator has it
-Generator = Annotated[nn.Module, Methods("regions", "encode", "decode", "segment")]
+Generator = Annotated[nn.Module, Methods("regions", "encode", "decode", "segment", "feature_channels")]
 
 
 @passes_on(SupervisedTrainer, but=("loss_function",))

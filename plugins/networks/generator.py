@@ -23,6 +23,7 @@ from plugins.layers import (
     one_hot_regions,
 )
 from plugins.networks.initialisation import Kind, initialise
+from plugins.signatures import refused_by
 
 NormName = Literal["instance", "region", "rain"]
 REFLECTION_PAD = {2: nn.ReflectionPad2d, 3: nn.ReflectionPad3d}
@@ -101,6 +102,20 @@ class _Decoder(nn.Module):
         return self.head(x)
 
 
+def check_blocks(num_res_blocks: int, feature_blocks: Sequence[int], seg_classes: int) -> None:
+    """Refuse features of blocks that are not there, and a SegDecoder without a class for each label.
+
+    Raises:
+        InputError: naming them.
+    """
+    if len({*feature_blocks}) < len(feature_blocks) or not all(0 <= block < num_res_blocks for block in feature_blocks):
+        fault = f"feature_blocks is {list(feature_blocks)} with num_res_blocks {num_res_blocks}"
+        raise InputError(f"{fault}: give numbers from 0 to {num_res_blocks - 1}, each once.")
+    if seg_classes in (1, 2):
+        raise InputError(f"seg_classes is {seg_classes}: give 3, one for each label, or 0 for no SegDecoder.")
+
+
+@refused_by(check_blocks)
 class ResnetGenerator(nn.Module):
     r"""ResNet encoder-decoder whose normalisation may follow the regions of a label map.
 
@@ -142,7 +157,7 @@ class ResnetGenerator(nn.Module):
         - output: :math:`(N, C_{out}, ...)` in (-1, 1).
 
     Raises:
-        InputError: if a feature is to be taken from a block that is not there.
+        InputError: see :func:`check_blocks`.
         ValueError: if another argument is out of its range.
     """
 
@@ -171,9 +186,7 @@ class ResnetGenerator(nn.Module):
         for norm in (encoder_norm, decoder_norm):
             if norm not in get_args(NormName):
                 raise ValueError(f"Norm must be one of {', '.join(get_args(NormName))}, not {norm!r}.")
-        if not all(0 <= block < num_res_blocks for block in feature_blocks):
-            fault = f"feature_blocks is {list(feature_blocks)} with num_res_blocks {num_res_blocks}"
-            raise InputError(f"{fault}: give numbers from 0 to {num_res_blocks - 1}.")
+        check_blocks(num_res_blocks, feature_blocks, seg_classes)
         conv = Conv["conv", spatial_dims]
         encoder_regions = 3 if encoder_norm == "rain" or encoder_separates_vs else 2
         inner = _Norm(encoder_norm, {"num_regions": encoder_regions, "statistics": region_statistics})

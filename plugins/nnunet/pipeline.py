@@ -17,22 +17,54 @@ from plugins.errors import InputError
 from plugins.files import read_json, write_json
 from plugins.locks import sole_owner
 from plugins.nnunet.dataset import Item, check_items, check_splits, make_splits, write_dataset
-from plugins.nnunet.planning import PlanChanges, Planner, adopt_plans, make_plans, preprocess
+from plugins.nnunet.planning import PlanChanges, Planner, adopt_plans, check_changes, make_plans, preprocess
 from plugins.nnunet.processes import InlineExecutor, pools_on
 from plugins.nnunet.selection import Members, check_members, drop_probabilities, export, select
 from plugins.nnunet.trainer import Configuration, TrainerSettings
 from plugins.nnunet.training import is_done, train_fold
 from plugins.nnunet.watch import TrainingWatch
-from plugins.nnunet.workers import process_pool
+from plugins.nnunet.workers import ended_with, process_pool
 from plugins.nnunet.workspace import Workspace
 from plugins.segmentation import SlidingWindow
 from plugins.segmentation.model import DESCRIPTION, WEIGHTS
-from plugins.signatures import Length, passes_on
+from plugins.signatures import Length, passes_on, refused_by
 
 SELECTION = "selection.json"
 _logger = logging.getLogger(__name__)
 
 
+def check_choices(
+    configurations: Sequence[Configuration],
+    num_folds: int,
+    folds: Sequence[int] | int | None,
+    members: Members | None,
+    plan_changes: Mapping[Configuration, PlanChanges] | None,
+) -> None:
+    """Refuse folds, members and plans that do not go with each other.
+
+    Raises:
+        InputError: naming them.
+    """
+    for name in configurations:
+        if name not in get_args(Configuration):
+            raise InputError(f"configurations names {name!r}: known are {list(get_args(Configuration))}.")
+    if not configurations:
+        raise InputError(f"configurations is empty: name at least one of {list(get_args(Configuration))}.")
+    check_members(members, configurations)
+    if num_folds < 2:
+        raise InputError(f"num_folds is {num_folds}: a cross-validation has 2 or more.")
+    chosen = _listed(folds, num_folds)
+    if not chosen or not set(chosen) <= set(range(num_folds)) or len(set(chosen)) < len(chosen):
+        raise InputError(f"folds is {chosen}, but must be among the {num_folds} folds from 0, each once.")
+    for name, changes in (plan_changes or {}).items():
+        check_changes(name, changes)
+
+
+def _listed(folds: Sequence[int] | int | None, num_folds: int) -> list[int]:
+    return list(range(num_folds)) if folds is None else [folds] if isinstance(folds, int) else list(folds)
+
+
+@refused_by(check_choices)
 @passes_on(TrainerSettings)
 class NnUNetTraining:
     """Plans, preprocesses, trains every configuration on every fold, selects, and writes ``model_dir``.
@@ -60,7 +92,7 @@ class NnUNetTraining:
         plans_from: ``model_dir`` of an earlier training whose plans are used unchanged, with none of the six above.
         window: how validation scans are predicted.
         executor: runs jobs, one network each; ``None`` runs them one after the other here or, if there are several
-            devices, in as many processes.
+            devices, in as many processes. It is shut down after a failure.
         tensorboard: write losses for TensorBoard.
         devices: each trains one network at a time; ``None`` trains all on ``device``, as many at a time as the executor
             has workers.
@@ -105,7 +137,7 @@ class NnUNetTraining:
         self.output_dir, self.model_dir = Path(output_dir).absolute(), Path(model_dir)
         self.workspace = Workspace(self.output_dir / "nnunet")
         self.configurations, self.num_folds = list(configurations), num_folds
-        self.folds = list(range(num_folds)) if folds is None else [folds] if isinstance(folds, int) else list(folds)
+        self.folds = _listed(folds, num_folds)
         if target_spacing is not None and (isinstance(target_spacing, (int, float)) or len(target_spacing) != 3):
             raise InputError(f"target_spacing is {target_spacing}: give three numbers, mm along (S, A, R).")
         self.members, self.select_per_structure = members, select_per_structure
@@ -131,7 +163,7 @@ class NnUNetTraining:
             what the cross-validation has chosen, see :func:`plugins.nnunet.selection.select`.
         """
         self._check()
-        with sole_owner(self.output_dir, "training"):
+        with sole_owner(self.output_dir, "training"), ended_with(self.executor):
             return self._run()
 
     def _run(self) -> dict[str, Any]:
@@ -171,15 +203,9 @@ class NnUNetTraining:
 
     def _check(self) -> None:
         check_items(self.items)
+        check_choices(self.configurations, self.num_folds, self.folds, self.members, self.plan["changes"])
         for name in self.configurations:
-            if name not in get_args(Configuration):
-                raise InputError(f"configurations names {name!r}: known are {list(get_args(Configuration))}.")
             self.settings.iterations_of(name)
-        if not self.configurations:
-            raise InputError(f"configurations is empty: name at least one of {list(get_args(Configuration))}.")
-        check_members(self.members, self.configurations)
-        if not self.folds or not set(self.folds) <= set(range(self.num_folds)):
-            raise InputError(f"folds is {self.folds}, but must be among the {self.num_folds} folds from 0.")
 
     def _prepare(self) -> None:
         """Dataset, plans, splits and preprocessed scans."""

@@ -24,7 +24,7 @@ from plugins.errors import InputError
 from plugins.files import read_json, write_json
 from plugins.nnunet.workers import exit_with_parent
 from plugins.nnunet.workspace import DATASET, PLANS, Workspace
-from plugins.options import refuse_unknown
+from plugins.options import nodes, refuse_unknown
 from plugins.progress import Progress
 
 FINGERPRINT = "dataset_fingerprint.json"
@@ -48,6 +48,31 @@ class PlanChanges(TypedDict, total=False):
     features_per_stage: Sequence[int]
     kernel_sizes: Sequence[Sequence[int]]
     strides: Sequence[Sequence[int]]
+
+
+def check_changes(name: str, changes: Mapping[str, Any]) -> None:
+    """Refuse changes that no network could be built with, whatever nnU-Net plans.
+
+    Args:
+        name: of the configuration.
+        changes: see :func:`bend_configuration`.
+
+    Raises:
+        InputError: naming the change.
+    """
+    axes = 2 if name.startswith("2d") else 3
+    for key, value in changes.items():
+        place = f"plan_changes::{name}::{key}"
+        lists = value if key in ("kernel_sizes", "strides") else [value] if key == "patch_size" else []
+        if any(len(each) != axes for each in lists):
+            raise InputError(f"{place} is {value}: give {axes} numbers for each.")
+        numbers = [number for _, number in nodes(value) if isinstance(number, int)]
+        if any(number < 1 or (key == "kernel_sizes" and number % 2 == 0) for number in numbers):
+            raise InputError(
+                f"{place} is {value}: give {'odd' if key == 'kernel_sizes' else 'whole'} numbers from 1 on."
+            )
+    if (changes.get("n_stages") or 3) < 3:  # nnU-Net gives the deepest of the supervised stages no weight
+        raise InputError(f"n_stages of {name} is {changes['n_stages']}: nnU-Net's deep supervision needs at least 3.")
 
 
 def bend_configuration(configuration: dict[str, Any], changes: Mapping[str, Any], name: str) -> None:
@@ -150,6 +175,13 @@ def adopt_plans(model_dir: Path, workspace: Workspace) -> None:
     for name in (f"{PLANS}.json", FINGERPRINT):
         if not (model_dir / name).is_file():
             raise InputError(f"plans_from: {model_dir} has no {name}; give the model_dir of a finished training.")
+        try:
+            whole = {"configurations", "dataset_name"} if name != FINGERPRINT else {"spacings", "shapes_after_crop"}
+            readable = whole <= {*read_json(model_dir / name)}
+        except (ValueError, TypeError):
+            readable = False
+        if not readable:
+            raise InputError(f"plans_from: {model_dir / name} is no plan of nnU-Net's; copy that model_dir again.")
         workspace.preprocessed.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(model_dir / name, workspace.preprocessed / name)
 

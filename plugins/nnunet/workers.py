@@ -5,8 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.connection
 import os
+import signal
 import threading
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
 
 _watching = threading.Event()
 
@@ -26,6 +29,23 @@ def exit_with_parent() -> None:
 
 
 def process_pool(max_workers: int) -> ProcessPoolExecutor:
-    """A pool of freshly started processes that end with this one, even if it is killed."""
+    """A pool of freshly started processes that end with this one, even if it is killed; they leave Ctrl-C to it."""
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(max_workers, mp_context=context, initializer=exit_with_parent)
+    return ProcessPoolExecutor(max_workers, mp_context=context, initializer=_begin)
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    exit_with_parent()
+
+
+@contextmanager
+def ended_with(executor: Executor) -> Iterator[None]:
+    """After an error or Ctrl-C in the block, begin no job that waits and end the processes that are at work."""
+    try:
+        yield
+    except BaseException:
+        executor.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise

@@ -9,7 +9,8 @@ from typing import Any, get_origin
 
 from monai.bundle import ConfigComponent
 
-from plugins.options import CLOSE, nearest
+from plugins.errors import InputError
+from plugins.options import CLOSE, nearest, nodes
 from plugins.preflight.hints import alternatives, is_computed, lacking, misfit, title
 from plugins.signatures import argument_names, locate, names_beside, signature
 
@@ -59,13 +60,29 @@ def component_fault(node: Mapping[str, Any], name: str = "", follow: Follow = st
         return ""
     except TypeError as error:
         return f"{name}: {target}: {error}: give all that it needs."
+    values = {}
     for key, value in given.items():
         parameter = taken.parameters.get(key)
         if parameter is not None and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
-            place, value = follow(f"{name}::{key}" if name else key, value)
-            fault = _argument_fault(value, parameter, place, target)
+            place, values[key] = follow(f"{name}::{key}" if name else key, value)
+            fault = _argument_fault(values[key], parameter, place, target)
             if fault:
                 return fault
+    return _fault_of_all(component, taken, values)
+
+
+def _fault_of_all(component: Callable[..., Any], taken: inspect.Signature, values: Mapping[str, Any]) -> str:
+    """What the component itself refuses about its arguments, as far as they are known; see ``refused_by``."""
+    check = getattr(component, "__refused_by__", None)
+    if check is None:
+        return ""
+    known = {name: values.get(name, taken.parameters[name].default) for name in inspect.signature(check).parameters}
+    if any(is_computed(value) for each in known.values() for _, value in nodes(each)):
+        return ""
+    try:
+        check(**known)
+    except InputError as error:
+        return str(error)
     return ""
 
 

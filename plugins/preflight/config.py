@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
@@ -19,7 +19,7 @@ from plugins.preflight.components import component_fault
 from plugins.preflight.expressions import expression_fault, imported_names, is_import
 from plugins.preflight.hints import is_computed
 from plugins.preflight.values import check_device, check_number, check_paths
-from plugins.signatures import importable
+from plugins.signatures import importable, locate
 
 # ids that MONAI or a person reads, not another id
 ENTRY_POINTS = SECTIONS | {"training", "inference", "evaluate", "network_def", "network"}
@@ -27,6 +27,8 @@ OF_MONAI = frozenset(
     ("bundle_root", "dataset_dir", "device", "output_dir", "ckpt_dir", "train", "validate", "seed", "inferer")
 )
 _MOVED = re.compile(r"\$@[\w:]+\.to\(@[\w:]+\)")
+# what a section such as "train" may hold for MONAI alone
+OF_SECTIONS = frozenset(("dataset", "handlers", "inferer", "key_metric", "postprocessing", "preprocessing", "trainer"))
 KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text", list: "a list"}
 
 
@@ -54,6 +56,7 @@ def check_config(
     with nullcontext() if root is None else importable(root):
         for path, value in nodes(config):
             _check_special_keys(path, value)
+            _check_handlers(parser, path, value)
             if isinstance(value, Mapping) and "_target_" in value:
                 fault = component_fault(value, path, lambda place, item: _follow(parser, place, item))
                 if fault:
@@ -120,17 +123,26 @@ def _check_unread(config: Mapping[str, Any], base: Mapping[str, Any]) -> None:
     Keys that are ``null`` may wait for an overlay.
     """
     parsers = [ConfigParser(dict(each)) for each in (config, base)]
-    read = {
-        wanted.split("::")[0]
+    wanted = {
+        wanted
         for parser in parsers
         for path, text in _strings(parser.get())
         for wanted in references(parser, path, text)
     }
     for name, value in base.items():
-        if value is not None and name not in read | ENTRY_POINTS | OF_MONAI:
-            near = get_close_matches(name, read, n=1, cutoff=0.6)
-            cure = f"did you mean {near[0]!r}?" if near else "remove it."
-            raise InputError(f"{name} is read by nothing: {cure}")
+        _check_read(name, value, wanted, ENTRY_POINTS | OF_MONAI)
+
+
+def _check_read(name: str, value: Any, wanted: Collection[str], known: Collection[str]) -> None:
+    if value is None or name in wanted:
+        return
+    if name.split("::")[-1] not in known and not any(each.startswith(f"{name}::") for each in wanted):
+        near = get_close_matches(name, wanted, n=1, cutoff=0.6)
+        cure = f"did you mean {near[0]!r}?" if near else "remove it."
+        raise InputError(f"{name} is read by nothing: {cure}")
+    if isinstance(value, Mapping) and "_target_" not in value and not name.startswith("_"):
+        for key, item in value.items():
+            _check_read(f"{name}::{key}", item, wanted, OF_SECTIONS)
 
 
 def _check_expressions(parser: ConfigParser) -> None:
@@ -148,6 +160,19 @@ def _check_special_keys(path: str, value: Any) -> None:
         misspelt = key.startswith("_") and key not in OF_COMPONENTS | SECTIONS
         if misspelt and get_close_matches(key, OF_COMPONENTS, n=1, cutoff=0.7):
             raise InputError(f"{path or 'the config'} has {key!r}{nearest(key, OF_COMPONENTS)}")
+
+
+def _check_handlers(parser: ConfigParser, path: str, value: Any) -> None:
+    """Refuse in a list of handlers what cannot be attached to an engine."""
+    if not path.endswith("handlers") or not isinstance(value, list):
+        return
+    for index, each in enumerate(value):
+        place, handler = _follow(parser, f"{path}::{index}", each)
+        target = handler.get("_target_", "") if isinstance(handler, Mapping) else ""
+        made = locate(target) if isinstance(target, str) and target.isidentifier() | ("." in target) else None
+        lacks = isinstance(made, type) and not hasattr(made, "attach")
+        if lacks or not is_computed(handler):
+            raise InputError(f"{place} is {target or repr(handler)}: give a handler of events, which has 'attach'.")
 
 
 def _check_kind(name: str, value: Any, before: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import types
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -89,7 +89,7 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, (list, tuple)) and all(fits(each, inner[0] if inner else Any) for each in value)
     if origin is os.PathLike:
         return isinstance(value, (str, os.PathLike))
-    return not (isinstance(origin, type) and issubclass(origin, _BUILT))
+    return not (origin is Callable or (isinstance(origin, type) and issubclass(origin, _BUILT)))
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:

@@ -66,7 +66,7 @@ def check_paths(config: Mapping[str, Any]) -> None:
         InputError: naming the id and the path.
     """
     for name in sorted({*INPUTS, *OUTPUTS} & config.keys()):
-        if not isinstance(config[name], (str, Path, type(None))):
+        if not isinstance(config[name], (str, Path, type(None))) or config[name] == "":
             raise InputError(f"{name} is {config[name]!r}: give a path.")
     for name in sorted(INPUTS & config.keys()):
         value = config[name]
@@ -91,10 +91,12 @@ def check_device(config: Mapping[str, Any]) -> None:
             for each in value if isinstance(value, (list, tuple)) else [value]:
                 if not isinstance(each, (str, torch.device, type(None))):
                     raise InputError(f"{name} is {each!r}: give cpu, cuda or cuda:<number>.")
+                if str(each) == "meta":
+                    raise InputError(f"{name} is 'meta', which computes nothing: give cpu, cuda or cuda:<number>.")
                 if each is not None and not _exists(torch.device(each)):
                     found = f"this machine has {torch.cuda.device_count()} GPUs"
                     raise InputError(f"{name} is {str(each)!r}, but {found}: give cpu or another.")
-        except (RuntimeError, AssertionError) as error:
+        except (RuntimeError, AssertionError, ModuleNotFoundError) as error:
             raise InputError(
                 f"{name} is {config[name]!r}, which torch does not know: give cpu, cuda or cuda:<number>."
             ) from error

@@ -100,7 +100,7 @@ class UdaWorkflow:
         if name is None:
             name = "phantom" if self.dataset_dir is None else Path(self.dataset_dir).absolute().name
         name = f"{name}{self.run_suffix}"
-        if not name or Path(name).name != name:
+        if name in ("", ".", "..") or Path(name).name != name:
             raise InputError(f"run_name is {name!r}: give a plain folder name, and runs_dir for the place.")
         if self.output_dir is not None:
             return Path(self.output_dir).absolute()

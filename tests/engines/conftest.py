@@ -60,18 +60,18 @@ def shared_settings(network, optimizer, d_optimizer, objects, folder, max_epochs
 
 
 def tanq(folder=None, max_epochs=4, num_workers=0, slices=1, spatial_dims=2, **settings):
-    settings = {"loss_weights": {"segmentation": 0.5}} | settings
     torch.manual_seed(0)
     network = generator(in_channels=slices, out_channels=slices, spatial_dims=spatial_dims)
     discriminator = PatchDiscriminator(spatial_dims, in_channels=slices, channels=4, num_layers_d=2)
     projector = FeatureProjector(network.feature_channels, channels=8)
     optimizer, d_optimizer = adam(network, projector), adam(discriminator)
     random, attention = RandomQueries(16), AttentionQueries(16)
+    contrastive_loss = ContrastiveLoss([random] * 3 + [attention] * 2)
+    settings = {"loss_weights": {"segmentation": 0.5}, "contrastive_loss": contrastive_loss} | settings
     objects = {"discriminator": discriminator, "projector": projector}
     return ContrastiveTranslationTrainer(
         discriminator=discriminator,
         projector=projector,
-        contrastive_loss=ContrastiveLoss([random] * 3 + [attention] * 2),
         segmentation_loss=torch.nn.CrossEntropyLoss(),
         **shared_settings(network, optimizer, d_optimizer, objects, folder, max_epochs, num_workers) | settings,
     )

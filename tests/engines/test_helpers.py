@@ -4,6 +4,7 @@ from ignite.metrics import Metric
 from monai.engines import SupervisedEvaluator
 
 from plugins.engines import ImagePool, SaveBest, SaveWeights, constant_then_linear
+from plugins.errors import InputError
 from plugins.files import read_json
 
 
@@ -99,6 +100,12 @@ class TestSaveBest:
         self.validate(tmp_path, [-9.0, -3.0], epochs=2)
         assert self.validate(tmp_path, [-5.0], epochs=1, first=3) == 2
         assert self.validate(tmp_path, [-1.0], epochs=1, first=4) == 4
+
+    @pytest.mark.parametrize("content", ["{oops", "{}", "[1]"])
+    def test_a_broken_record_is_refused_by_name(self, tmp_path, content):
+        (tmp_path / "best.json").write_text(content)
+        with pytest.raises(InputError, match=r"best\.json cannot be read: remove it"):
+            self.validate(tmp_path, [1.0], epochs=1)
 
     def test_a_new_training_does_not_inherit_the_best_of_an_old_one(self, tmp_path):
         self.validate(tmp_path, [5.0], epochs=1, first=7)

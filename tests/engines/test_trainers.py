@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from plugins.engines import Resume
 from plugins.errors import InputError
+from plugins.losses import ContrastiveLoss, RandomQueries
 
 
 def one_batch(trainer):
@@ -249,6 +250,19 @@ def test_a_broken_checkpoint_is_refused_by_name(tanq_trainer, tmp_path, content)
     (tmp_path / "resume.pt").write_bytes(content)
     with pytest.raises(InputError, match=r"resume\.pt cannot be read: remove it"):
         tanq_trainer(tmp_path, max_epochs=1).run()
+
+
+@pytest.mark.parametrize("content", [{"stem.weight": torch.zeros(1)}, [1, 2], torch.zeros(3)])
+def test_another_file_in_place_of_a_checkpoint_is_refused_by_name(tanq_trainer, tmp_path, content):
+    torch.save(content, tmp_path / "resume.pt")
+    with pytest.raises(InputError, match=r"resume\.pt cannot be read: remove it"):
+        tanq_trainer(tmp_path, max_epochs=1).run()
+
+
+def test_selections_that_are_not_as_many_as_the_features_are_refused(tanq_trainer):
+    loss = ContrastiveLoss([RandomQueries(4)])
+    with pytest.raises(InputError, match="there are 1 selections for"):
+        tanq_trainer(contrastive_loss=loss)
 
 
 def test_an_epoch_without_a_batch_is_refused(tanq_trainer):

@@ -366,6 +366,15 @@ def test_unknown_keys_and_names_are_refused(items, tmp_path: Path, wrong: dict[s
         NnUNetTraining(items, tmp_path, tmp_path / "m", **{"num_folds": 2, **wrong}).run()
 
 
+@pytest.mark.parametrize("name", ["nnUNetPlans.json", "dataset_fingerprint.json"])
+@pytest.mark.parametrize("content", ["{oops", "{}", "3"])
+def test_broken_plans_of_an_earlier_round_are_refused(trained, items, tmp_path: Path, name: str, content: str):
+    shutil.copytree(trained.model_dir, tmp_path / "old")
+    (tmp_path / "old" / name).write_text(content)
+    with pytest.raises(InputError, match=rf"{name} is no plan of nnU-Net's"):
+        NnUNetTraining(items, tmp_path, tmp_path / "m", plans_from=tmp_path / "old", **TINY).run()
+
+
 def test_other_scans_in_the_same_folder_are_refused(trained: NnUNetTraining, items):
     with pytest.raises(InputError, match="other scans, plans or settings"):
         NnUNetTraining(items[:-1], trained.output_dir, trained.model_dir, plan_changes=CHANGES, **TINY).run()
@@ -423,6 +432,52 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize("end", ["failure", "ctrl-c"])
+def test_a_failure_or_ctrl_c_ends_what_is_at_work_and_begins_nothing(tmp_path: Path, end: str):
+    script = (
+        "import sys, time\n"
+        "from concurrent.futures import wait\n"
+        "from pathlib import Path\n"
+        "from plugins.nnunet import NnUNetTraining, process_pool\n"
+        "folder = Path(sys.argv[1])\n"
+        "def job(index):\n"
+        "    (folder / str(index)).touch()\n"
+        "    time.sleep(600)\n"
+        "class Training(NnUNetTraining):\n"
+        "    def _check(self): ...\n"
+        "    def _run(self):\n"
+        "        jobs = [self.executor.submit(job, index) for index in range(4)]\n"
+        "        while len(list(folder.glob('[0-9]'))) < 2: time.sleep(0.1)\n"
+        "        print('at work', flush=True)\n"
+        "        if sys.argv[2] == 'failure': raise RuntimeError('no memory')\n"
+        "        wait(jobs)\n"
+        "if __name__ == '__main__':\n"
+        "    Training([], folder, folder, executor=process_pool(2)).run()\n"
+    )
+    (tmp_path / "parent.py").write_text(script)
+    command = [sys.executable, tmp_path / "parent.py", tmp_path, end]
+    parent = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == "at work\n"
+    if end == "ctrl-c":
+        time.sleep(0.5)
+        os.killpg(parent.pid, signal.SIGINT)
+    _, said = parent.communicate(timeout=60)
+    assert {"failure": "no memory", "ctrl-c": "KeyboardInterrupt"}[end] in said
+    assert sorted(path.name for path in tmp_path.glob("[0-9]")) == ["0", "1"]
+    ended = threading.Event()
+    for _ in range(100):
+        try:
+            os.killpg(parent.pid, 0)
+        except ProcessLookupError:
+            ended.set()
+            break
+        time.sleep(0.1)
+    assert ended.is_set()
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")

@@ -238,6 +238,7 @@ def test_untranslated_scans_need_no_translator(bundles, dataset, tmp_path, work)
         ({"overlays": ["cpus.json"]}, "did you mean 'cpu.json'"),
         ({"rounds": -1}, "rounds"),
         ({"run_name": "a/b"}, "plain folder name"),
+        ({"run_name": ".."}, "plain folder name"),
         ({"dataset_dir": "nowhere"}, "nowhere"),
     ],
 )
