@@ -334,9 +334,17 @@ def parsed(config, name):
     [
         (
             {"rate": {"_target_": "torch.nn.Dropout", "p": 2}, "run": ["$@rate"]},
-            r"rate \(torch.nn.Dropout\) cannot be made, ValueError: dropout probability .*: correct its arguments.",
+            r"rate \(torch.nn.Dropout\) cannot be made, ValueError: dropout probability .*: correct it.",
         ),
         ({"size": "$int('two')", "run": ["$@size"]}, r"size \(\$int\('two'\)\) cannot be made, ValueError: .*'two'"),
+        (
+            {"size": 2, "double": "$@size.too(@size)", "run": ["$@double"]},
+            r"double \(\$@size\.too\(@size\)\) cannot be made, AttributeError: .*'too': correct it\.",
+        ),
+        (
+            {"loss": {"_target_": "PatchAdversarialLoss", "criterion": "l3"}, "run": ["$@loss"]},
+            r"loss \(monai\..*Loss\) cannot",
+        ),
         ({"run": ["$1 / 0"]}, "^$"),
     ],
 )

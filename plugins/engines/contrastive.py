@@ -53,8 +53,8 @@ class ContrastiveTranslationTrainer(TranslationTrainer):
         selections, channels = getattr(contrastive_loss, "selections", None), getattr(network, "feature_channels", None)
         if isinstance(selections, Sized) and isinstance(channels, Sized) and len(selections) != len(channels):
             raise InputError(
-                f"there are {len(selections)} selections for {len(channels)} features of the network "
-                "(image, two downsampling convolutions, one for each of feature_blocks): give as many."
+                f"selections has {len(selections)} entries, but the network has {len(channels)} features (the image, "
+                "two downsampling convolutions, and one for each of feature_blocks): give as many."
             )
         self.projector = projector
         self.contrastive_loss, self.segmentation_loss = contrastive_loss, segmentation_loss

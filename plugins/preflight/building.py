@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from plugins.options import nodes
 
 _COMPONENT = re.compile(r"Failed to instantiate component '([^']+)'")
+_REFERENCE = re.compile(r"__local_refs\['([^']+)'\]")
 _EXPRESSION = re.compile(r"Failed to evaluate ConfigExpression: \n(.*)", re.DOTALL)
 
 
@@ -26,26 +27,27 @@ def building_fault(error: BaseException, config: Mapping[str, Any], sections: se
     while link is not None:
         component, expression = _COMPONENT.match(str(link)), _EXPRESSION.match(str(link))
         if component:
-            found = _sentence(component.group(1), "_target_", config, link)
+            target = component.group(1)
+            ids = [
+                path.removesuffix("::_target_")
+                for path, value in nodes(config)
+                if path.endswith("_target_") and f".{target}".endswith(f".{value}")
+            ]
+            found = _sentence(target, ids, link)
         elif expression:
-            text = ast.literal_eval(expression.group(1))
-            places = [path for path, value in nodes(config) if value == text]
-            if any(path.split("::")[0] in sections for path in places):
+            text = _REFERENCE.sub(r"@\1", ast.literal_eval(expression.group(1)))
+            ids = [path for path, value in nodes(config) if value == text]
+            if any(path.split("::")[0] in sections for path in ids):
                 return ""
-            found = _sentence(text, "", config, link)
+            found = _sentence(text, ids, link)
         elif found:
             break
         link = link.__cause__
     return found
 
 
-def _sentence(text: str, key: str, config: Mapping[str, Any], error: BaseException) -> str:
-    ids = [
-        path.removesuffix("_target_").removesuffix("::")
-        for path, value in nodes(config)
-        if value == text and path.endswith(key)
-    ]
+def _sentence(what: str, ids: Sequence[str], error: BaseException) -> str:
     cause = error.__cause__ or error
-    reason = " ".join(str(cause).split()) or type(cause).__name__
-    place = ids[0] if len(ids) == 1 else " or ".join(ids[:3])
-    return f"{place} ({text}) cannot be made, {type(cause).__name__}: {reason.rstrip('.')}: correct its arguments."
+    reason = " ".join(str(cause).split()).rstrip(".") or "no message"
+    subject = f"{' or '.join(ids)} ({what})" if ids else what
+    return f"{subject} cannot be made, {type(cause).__name__}: {reason}: correct it."

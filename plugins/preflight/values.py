@@ -24,7 +24,12 @@ POSITIVE = frozenset(
 )  # fmt: skip
 SIZES = frozenset(("crop_size", "patch_size", "roi_size"))  # a -1 in a component of MONAI's means all
 NOT_NEGATIVE = frozenset(("num_workers", "seed", "rounds", "pool_size", "seg_classes", "lr"))
-SHARES = frozenset(("foreground_probability", "oversample_foreground", "appearance_probability", "tile_step_size"))
+SHARES = frozenset(
+    (
+        "foreground_probability", "oversample_foreground", "appearance_probability", "tile_step_size",
+        "constant_fraction",
+    )
+)  # fmt: skip
 INPUTS = frozenset(
     ("bundle_root", "bundles_dir", "dataset_dir", "datalist", "label_dir", "truth_dir", "run_dir", "plans_from",
      "pred_dir", "segmenter")

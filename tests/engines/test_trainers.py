@@ -261,7 +261,7 @@ def test_another_file_in_place_of_a_checkpoint_is_refused_by_name(tanq_trainer, 
 
 def test_selections_that_are_not_as_many_as_the_features_are_refused(tanq_trainer):
     loss = ContrastiveLoss([RandomQueries(4)])
-    with pytest.raises(InputError, match="there are 1 selections for"):
+    with pytest.raises(InputError, match="selections has 1 entries, but the network has"):
         tanq_trainer(contrastive_loss=loss)
 
 
