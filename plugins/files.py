@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from plugins.errors import InputError
+
+FULL_BYTES = 2**16
 
 
 @contextmanager
@@ -16,6 +21,9 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it replaces ``path`` in one step, on failure it is removed.
 
     The temporary name keeps the file's endings, so that writers which look at them still work.
+
+    Raises:
+        InputError: if the disk is full.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,6 +33,11 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
+    except (OSError, RuntimeError) as error:  # torch tells of a full disk by a RuntimeError
+        if shutil.disk_usage(path.parent).free < FULL_BYTES:
+            cure = "make room and give the same command to go on"
+            raise InputError(f"{path} could not be written, as the disk is full: {cure}.") from error
+        raise
     finally:
         part.unlink(missing_ok=True)
 

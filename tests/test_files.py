@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import math
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from plugins.errors import InputError
 from plugins.files import read_json, whole_file, write_json
 
 
@@ -78,3 +81,18 @@ def test_numbers_that_json_lacks_are_refused_and_the_old_file_stays(tmp_path, nu
         write_json(tmp_path / "a.json", {"dice": number})
     assert read_json(tmp_path / "a.json") == {"dice": 0.5}
     assert names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("free", [0, 10**9])
+@pytest.mark.parametrize("error", [OSError("no space"), RuntimeError("unexpected pos 1045696 vs 1045584")])
+def test_a_full_disk_is_told_in_one_sentence_and_other_failures_as_they_are(tmp_path, monkeypatch, error, free):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+
+    def write():
+        with whole_file(tmp_path / "model.pt"):
+            raise error
+
+    with pytest.raises(InputError if free == 0 else type(error)) as caught:
+        write()
+    assert ("model.pt could not be written, as the disk is full: make room" in str(caught.value)) == (free == 0)
+    assert names(tmp_path) == []
