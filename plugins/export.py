@@ -34,6 +34,7 @@ from plugins.options import fitting
 from plugins.runtime import VENDORED
 
 WEIGHTS, SCRIPT, SUMS = "model.pt", "model.ts", "SHA256SUMS"
+LOCATOR = ("locator.pt", "locator.json")  # of a segmentation that sees windows
 LARGE_BYTES = 25 * 2**20  # what the zoo keeps in git
 LEFT_OUT = ("eval", "models", "__pycache__", "runs", "mlruns")
 BOOTSTRAP = {"imports": ["$import sys"], "code_path": "$sys.path.insert(1, @bundle_root)"}
@@ -53,7 +54,8 @@ def export(
     Args:
         bundle: root of a bundle of this repository.
         output_dir: receives folder and zip; an older export is replaced once the new one is complete.
-        ckpt_dir: with ``model.pt`` (and, of the segmentation, ``model.json``) of a training; ``None`` for none.
+        ckpt_dir: with ``model.pt`` (and, of the segmentation, ``model.json`` and the locator's files) of a training;
+            ``None`` for none.
         overlays: config files of the bundle that the training was given behind ``train.json``; the copy's configs take
             their values.
         onnx: write the network as ONNX too.
@@ -155,7 +157,7 @@ def _add_weights(folder: Path, ckpt_dir: Path) -> None:
         raise InputError(f"{ckpt_dir} holds no {WEIGHTS}: give the ckpt_dir of a finished training.")
     models = folder / "models"
     models.mkdir()
-    for name in (WEIGHTS, "model.json"):
+    for name in (WEIGHTS, "model.json", *LOCATOR):
         if (ckpt_dir / name).is_file():
             shutil.copyfile(ckpt_dir / name, models / name)
     options = {

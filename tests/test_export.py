@@ -10,12 +10,14 @@ from pathlib import Path
 import onnxruntime
 import pytest
 import torch
+from ignite.engine import Engine
 from monai.bundle import ConfigParser, load, load_bundle_config
 
 from plugins.errors import InputError
 from plugins.export import check_sums, export, export_onnx
 from plugins.files import read_json
 from plugins.options import COMPLETE, nodes
+from plugins.segmentation import FoldEnsemble, Locator, LocatorNetwork, Member, SaveLocator, SegmentationModel
 
 ROOT = Path(__file__).parents[1] / "bundles"
 SMALL = ["cpu.json"]
@@ -46,6 +48,29 @@ def test_the_zip_holds_one_folder_with_all_that_a_bundle_needs(exported):
     wanted = ("LICENSE", "SHA256SUMS", "configs/metadata.json", "docs/README.md", "models/model.pt", "models/model.ts")
     assert {f"tanq_translation/{name}" for name in (*wanted, "plugins/layers/region_norm.py")} <= set(names)
     assert not [name for name in names if "__pycache__" in name or "/eval/" in name or "/." in name]
+
+
+def test_the_locator_goes_along_with_a_segmentation(tmp_path):
+    models = tmp_path / "models"
+    member = Member((None, 1.0, 1.0), (8, 8), (0, 1), "PlainConvUNet", {
+        "n_stages": 2, "features_per_stage": [2, 2], "kernel_sizes": [3, 3], "strides": [1, 2],
+        "n_conv_per_stage": [1, 1], "n_conv_per_stage_decoder": [1],
+    })  # fmt: skip
+    model = SegmentationModel({"2d": member}, (0,), {"VS": ("2d",), "cochlea": ("2d",)})
+    model.write(models)
+    torch.save(FoldEnsemble(model).state_dict(), models / "model.pt")
+    engine = Engine(lambda engine, batch: None)
+    SaveLocator(Locator(LocatorNetwork((2, 2, 2, 2))), models).attach(engine)
+    engine.run([0], max_epochs=1)
+    archive = export(ROOT / "vs_cochlea_seg", tmp_path / "out", models, url="https://example.org/x")
+    folder = tmp_path / "out" / "vs_cochlea_seg"
+    for name in ("locator.pt", "locator.json"):
+        assert (folder / "models" / name).read_bytes() == (models / name).read_bytes()
+        assert f"models/{name}" in (folder / "SHA256SUMS").read_text()
+        assert f'"models/{name}"' in (folder / "large_files.yml").read_text()
+        with zipfile.ZipFile(archive) as content:
+            assert f"vs_cochlea_seg/models/{name}" not in content.namelist()
+    check_sums(folder)
 
 
 def test_two_exports_are_the_same_zip_but_for_the_torchscript(exported, weights, tmp_path):

@@ -108,7 +108,13 @@ def _prepare(item: Mapping[str, Any], transform: Callable[[Any], Any], volume: P
 
 def _key(item: Mapping[str, Any], transform: Any) -> str:
     files = [Path(item[name]).stat() for name in ("image", "label") if name in item]
-    facts = [FORMAT, transform.settings, bool(item.get("pseudo")), [[file.st_size, file.st_mtime_ns] for file in files]]
+    facts = [
+        FORMAT,
+        transform.settings,
+        bool(item.get("pseudo")),
+        item.get("window"),
+        [[file.st_size, file.st_mtime_ns] for file in files],
+    ]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 from monai.transforms import (
     AsDiscreted,
-    CenterSpatialCrop,
     Compose,
+    Crop,
+    Cropd,
     EnsureChannelFirstd,
     LoadImaged,
     Orientationd,
@@ -20,36 +20,86 @@ from monai.transforms import (
     ScaleIntensityRangePercentilesd,
     Spacingd,
 )
+from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
 from plugins.errors import InputError
 from plugins.signatures import Length, refused_by
 
 AIR = -1.0
+MARGIN = 8
 
 
-def check_label_inside_crop(item: Mapping[str, Any], crop_size: Sequence[int]) -> Mapping[str, Any]:
-    """Refuse a label whose foreground the central in-plane crop would cut.
+class FollowingCropd(Cropd):
+    """Crop the first two axes to a size, where the scan is larger; not blindly around its middle.
 
-    Items with a true ``pseudo`` are exempt: a stray voxel that a model predicted must not stop a training.
+    The crop of an item with a ``window`` (a place in the world of the affine, mm R, A, S, see
+    :attr:`plugins.data.Window.centre`) is centred there. Otherwise it is centred in the scan, as long as the label's
+    foreground lies inside with its margin, and else shifted from there no further than that takes; a crop that is too
+    small for the margin has the foreground in its middle. A crop never leaves the scan. A label that would be cut is
+    refused; not so one with a true ``pseudo``, as a stray voxel that a model predicted must not stop a training.
+
+    Args:
+        keys: of image and label, :math:`(1, H, W, Z)` on one grid.
+        size: voxels along the first two axes.
+        margin: voxels around the foreground.
 
     Raises:
-        InputError: if foreground lies outside the crop; names the crop size that would hold it.
+        InputError: while transforming, if foreground would be cut; names the crop size that would hold it.
     """
-    label = item.get("label")
-    if label is None or item.get("pseudo"):
+
+    def __init__(self, keys: Sequence[str], size: Sequence[int], margin: int = MARGIN):
+        super().__init__(keys, Crop(), allow_missing_keys=True)
+        self._size, self._margin = tuple(size), margin
+
+    def __call__(self, data: Mapping[Any, Any], lazy: bool | None = None) -> dict[Any, Any]:
+        """Return ``data`` with image and label cropped alike."""
+        item = dict(data)
+        shape = item["image"].shape[1:3]
+        starts = [length // 2 - size // 2 for length, size in zip(shape, self._size, strict=True)]
+        label = item.get("label")
+        foreground: NDArray[np.bool_] = np.zeros((0, 0, 0), np.bool_) if label is None else np.asarray(label[0] > 0)
+        seen = bool(foreground.any())
+        bounds = [_bounds(np.asarray(foreground.any((1 - axis, 2)))) if seen else None for axis in range(2)]
+        if item.get("window") is not None:
+            affine = np.asarray(item["image"].affine, np.float64)
+            centre = apply_affine(np.linalg.inv(affine), np.asarray(item["window"], np.float64))
+            starts = [round(float(at) + 0.5 - size / 2) for at, size in zip(centre, self._size, strict=False)]
+        else:
+            follow = zip(starts, bounds, self._size, strict=True)
+            starts = [start if found is None else self._shifted(start, found, size) for start, found, size in follow]
+        starts = [max(0, min(at, have - size)) for at, have, size in zip(starts, shape, self._size, strict=True)]
+        box = tuple(slice(start, start + size) for start, size in zip(starts, self._size, strict=True))
+        if seen and not item.get("pseudo"):
+            _check_label_inside(label, foreground, box, bounds)
+        for key in self.key_iterator(item):
+            item[key] = self.cropper(item[key], box, lazy=lazy)
         return item
-    lost = int((label > 0).sum() - (CenterSpatialCrop((*crop_size, -1))(label) > 0).sum())
+
+    def _shifted(self, start: int, found: tuple[int, int], size: int) -> int:
+        """The start nearest to ``start`` of a crop that holds what was found, with its margin if that fits."""
+        low, end = found
+        lowest, highest = end + self._margin - size, low - self._margin
+        return (low + end - size) // 2 if lowest > highest else max(lowest, min(start, highest))
+
+
+def _bounds(line: NDArray[np.bool_]) -> tuple[int, int]:
+    """First place that is set, and the one behind the last."""
+    places = np.flatnonzero(line)
+    return int(places[0]), int(places[-1]) + 1
+
+
+def _check_label_inside(
+    label: Any, foreground: NDArray[np.bool_], box: Sequence[slice], bounds: Sequence[tuple[int, int] | None]
+) -> None:
+    lost = int(foreground.sum() - foreground[tuple(box)].sum())
     if lost:
-        foreground: NDArray[np.bool_] = np.asarray(label[0] > 0)
-        rows, columns = np.flatnonzero(foreground.any((1, 2))), np.flatnonzero(foreground.any((0, 2)))
-        needed = [
-            max(crop_size[0], _centred_size(rows, foreground.shape[0])),
-            max(crop_size[1], _centred_size(columns, foreground.shape[1])),
-        ]
+        size = [edge.stop - edge.start for edge in box]
+        spans = [0 if each is None else each[1] - each[0] for each in bounds]
+        needed = [max(have, 2 * -(-span // 2)) for have, span in zip(size, spans, strict=True)]
         file = label.meta["filename_or_obj"]
-        raise InputError(f"{file}: {lost} labelled voxels lie outside the crop; set crop_size to {needed} or more.")
-    return item
+        cure = f"set crop_size to {needed} or more" if needed != size else "move the window"
+        raise InputError(f"{file}: {lost} labelled voxels lie outside the crop; {cure}.")
 
 
 def add_empty_label(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,14 +131,15 @@ def translation_transforms(
 ) -> Compose:
     """Load a scan, scale it to [-1, 1], resample it, and crop and resize its axial slices.
 
-    Items are ``{"image", optional "label"}`` with file names. Both become float32 tensors ``(1, H, W, Z)`` in LPS
-    order, so the last axis runs through the axial slices, and the slices of all scans look the same way. Images are
-    interpolated linearly and padded with air (-1); labels are rounded on reading and resampled to the nearest voxel.
-    MONAI's ``Invertd`` returns to the file's own shape and affine. The result's ``settings`` hold these arguments.
+    Items are ``{"image", optional "label"}`` with file names, and maybe a ``window``, see :class:`FollowingCropd`. Both
+    become float32 tensors ``(1, H, W, Z)`` in LPS order, so the last axis runs through the axial slices, and the slices
+    of all scans look the same way. Images are interpolated linearly and padded with air (-1); labels are rounded on
+    reading and resampled to the nearest voxel. MONAI's ``Invertd`` returns to the file's own shape and affine. The
+    result's ``settings`` hold these arguments.
 
     Args:
         spacing: of the resampled volume in mm, along L, P and S; ``None`` in a place (or for all) keeps the scan's own.
-        crop_size: voxels in-plane of the centred crop (or padding), after resampling.
+        crop_size: voxels in-plane of the crop (or padding), after resampling; see :class:`FollowingCropd` for where.
         patch_size: pixels of the slices, to which the crop is resized.
         percentiles: of the whole volume, which become -1 and 1; what lies beyond is clipped.
         with_label: give items without a label one of zeros.
@@ -96,7 +147,7 @@ def translation_transforms(
 
     Raises:
         InputError: if percentiles are not in order or a patch cannot be divided; while transforming, see
-            :func:`check_label_inside_crop`.
+            :class:`FollowingCropd`.
     """
     both: dict[str, Any] = {"keys": ["image", "label"], "allow_missing_keys": True}
     check_slices(percentiles, patch_size, divisor)
@@ -111,7 +162,7 @@ def translation_transforms(
             Orientationd(**both, axcodes="LPS", labels=None),
             ScaleIntensityRangePercentilesd("image", lower=low, upper=high, b_min=AIR, b_max=1, clip=True),
             Spacingd(**both, pixdim=pixdim, mode=["bilinear", "nearest"]),
-            partial(check_label_inside_crop, crop_size=tuple(crop_size)),
+            FollowingCropd(both["keys"], crop_size),
             ResizeWithPadOrCropd("image", crop, value=AIR),
             ResizeWithPadOrCropd("label", crop, value=0, allow_missing_keys=True),
             # "nearest" would shift the labels by half a pixel against the images
@@ -122,6 +173,7 @@ def translation_transforms(
     transforms.settings = {  # by which prepared volumes are recognised
         "spacing": pixdim,
         "crop_size": list(crop_size),
+        "crop": "follows the label",
         "patch_size": list(patch_size),
         "percentiles": list(percentiles),
     }
@@ -132,9 +184,3 @@ def prepared_transforms() -> Compose:
     """Load what :meth:`plugins.data.UnpairedSlices.scans` lists: float32 tensors ``(1, H, W, Z)`` with their affine."""
     both: dict[str, Any] = {"keys": ["image", "label"], "allow_missing_keys": True}
     return Compose([LoadImaged(**both, dtype=np.float32), EnsureChannelFirstd(**both)])
-
-
-def _centred_size(places: NDArray[np.intp], length: int) -> int:
-    """The smallest even size of a crop, centred in an axis of this length, that holds all ``places``."""
-    centre = length // 2
-    return int(2 * max(centre - places.min(), places.max() + 1 - centre))

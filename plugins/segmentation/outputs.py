@@ -34,15 +34,22 @@ class ScansToSegment:
         output_dir: where the label maps lie.
         weights: file of the network's weights.
         settings: other values on which a result depends.
+        locator: file of the locator's weights, if it is there and used.
     """
 
     def __init__(
-        self, items: Sequence[Mapping[str, Any]], output_dir: StrPath, weights: StrPath, settings: Sequence[Any] = ()
+        self,
+        items: Sequence[Mapping[str, Any]],
+        output_dir: StrPath,
+        weights: StrPath,
+        settings: Sequence[Any] = (),
+        locator: StrPath | None = None,
     ):
         made = read_records(output_dir)
+        located = [_stamp(locator)] if locator is not None and Path(locator).is_file() else []
         self.all = [{"case": str(item["case"]), "image": str(item["image"])} for item in items]
         for item in self.all:
-            parts = [item["image"], _stamp(item["image"]), _stamp(weights), repr(list(settings))]
+            parts = [item["image"], _stamp(item["image"]), _stamp(weights), repr(list(settings)), *located]
             item["origin"] = hashlib.sha256("\n".join(parts).encode()).hexdigest()
         self._output_dir = output_dir
         self.items: list[dict[str, Any]] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from monai.transforms import SaveImaged
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes, generate_binary_structure, label
 
+from plugins.data import WINDOWS
 from plugins.data.dicom import is_series, write_segmentation
 from plugins.files import read_json, whole_file, write_json
 
@@ -108,8 +110,8 @@ def read_records(output_dir: StrPath) -> dict[str, str]:
 class SaveLabelMapd(SaveImaged):
     """Write ``<output_dir>/<case>_Label.nii.gz``, uint8, on exactly the grid of the scan.
 
-    Files appear whole or not at all. As a kind of ``SaveImaged`` it is left out by tools that write results themselves,
-    such as MONAI Label.
+    Where a locator cut a window, ``windows.json`` tells which. Files appear whole or not at all. As a kind of
+    ``SaveImaged`` it is left out by tools that write results themselves, such as MONAI Label.
 
     Args:
         keys: of the label map :math:`(1, X, Y, Z)`, on the grid of ``image`` as it was read.
@@ -142,9 +144,19 @@ class SaveLabelMapd(SaveImaged):
             except Exception as error:  # the label map is there, and other scans wait
                 fault = f"{source}: no DICOM Segmentation can be made ({type(error).__name__}: {error})"
                 self.refused.append(f"{fault}; take {file.name}.")
+        self._record_window(case, item["image"].meta.get("window"))
         if "origin" in item:
             write_json(Path(self._output_dir) / RECORDS, {**read_records(self._output_dir), case: item["origin"]})
         return item
+
+    def _record_window(self, case: str, window: str | None) -> None:
+        file = Path(self._output_dir) / WINDOWS
+        before: dict[str, Any] = read_json(file) if file.is_file() else {}
+        after = {name: record for name, record in before.items() if name != case}
+        if window is not None:
+            after[case] = json.loads(window)
+        if after != before:
+            write_json(file, after)
 
 
 class SaveProbabilitiesd:

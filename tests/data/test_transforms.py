@@ -156,24 +156,84 @@ def test_a_given_label_is_kept_where_empty_ones_are_added(tmp_path):
     assert translation_transforms((1, 1, 1), (16, 14), (16, 14), with_label=True)(item)["label"].max() == 2
 
 
-@pytest.mark.parametrize(("voxel", "needed"), [((3, 10), (20, 12)), ((22, 10), (20, 12)), ((13, 20), (12, 22))])
-def test_a_label_outside_the_crop_is_refused_with_the_size_that_holds_it(tmp_path, voxel, needed):
+def crop_of(tmp_path, label, crop, spacing=None, **item):
+    """Image and label crops of a scan whose image is a ramp that tells every voxel apart."""
+    scan = write_scan(tmp_path, np.diag([-1.0, -1, 1]), label=label)
+    image = nib.load(scan["image"])
+    ramp = np.arange(image.shape[0] * image.shape[1] * image.shape[2], dtype=np.float32).reshape(image.shape)
+    nib.save(nib.Nifti1Image(ramp, image.affine), scan["image"])
+    transform = translation_transforms(spacing, crop, crop, (0, 100))
+    result = transform({**scan, **item})
+    values = (np.asarray(result["image"][0], np.float64) + 1) / 2 * (ramp.size - 1)
+    row, column, _ = np.unravel_index(round(values[0, 0, 0]), ramp.shape)
+    return (int(row), int(column)), result, transform
+
+
+def label_at(*places):
     label = np.zeros((26, 21, 17))
-    label[13, 10, 8] = 2
-    label[(*voxel, 3)] = 1
-    item = write_scan(tmp_path, np.diag([-1.0, -1, 1]), label=label)
+    for place in places:
+        label[place] = 1
+    return label
+
+
+def test_a_label_that_lies_well_inside_leaves_the_crop_in_the_middle(tmp_path):
+    corner, _, _ = crop_of(tmp_path, label_at((13, 10, 8)), (18, 16))
+    assert corner == (13 - 9, 10 - 8)
+
+
+@pytest.mark.parametrize(
+    ("place", "corner"),
+    [
+        ((13, 10, 8), (13 - 4, 10 - 3)),  # too small for the margin: the label is in the middle
+        ((3, 10, 3), (0, 10 - 3)),  # and never beyond the scan
+        ((25, 20, 3), (26 - 8, 21 - 7)),
+    ],
+)
+def test_a_crop_follows_its_label_and_stays_in_the_scan(tmp_path, place, corner):
+    found, result, _ = crop_of(tmp_path, label_at(place), (8, 7))
+    assert found == corner
+    assert (result["label"] > 0).sum() == 1
+    assert result["label"][0][place[0] - corner[0], place[1] - corner[1], place[2]] == 1
+
+
+def test_a_crop_moves_no_further_than_the_label_and_its_margin_need(tmp_path):
+    """Rows: 26 of which 20 are taken, from 3; a label at row 3 with a margin of 8 wants them from 0."""
+    assert crop_of(tmp_path, label_at((3, 10, 3)), (20, 21))[0] == (0, 0)
+    assert crop_of(tmp_path, label_at((10, 10, 3)), (20, 21))[0] == (2, 0)  # 10 - 8
+    assert crop_of(tmp_path, label_at((15, 10, 3)), (20, 21))[0] == (4, 0)  # 15 + 1 + 8 - 20
+
+
+def test_a_window_says_where_the_crop_lies(tmp_path):
+    scan = write_scan(tmp_path, np.diag([-1.0, -1, 1]))
+    place = nib.load(scan["image"]).affine @ [6, 12, 3, 1]
+    corner, _, _ = crop_of(tmp_path, None, (9, 7), window=place[:3].tolist())
+    assert corner == (6 - 4, 12 - 3)
+
+
+def test_a_followed_crop_goes_back_to_its_place(tmp_path):
+    label = label_at((3, 18, 3), (5, 15, 4))
+    _, result, transform = crop_of(tmp_path, label, (8, 7))
+    back = Invertd("label", transform, orig_keys="image", nearest_interp=True)(result)["label"]
+    assert np.array_equal(np.asarray(back[0]), label)
+
+
+@pytest.mark.parametrize(
+    ("voxels", "needed"),
+    [(((0, 10), (20, 12)), (22, 12)), (((13, 1), (13, 20)), (12, 20)), (((1, 1), (14, 3)), (14, 12))],
+)
+def test_a_label_larger_than_the_crop_is_refused_with_the_size_that_holds_it(tmp_path, voxels, needed):
+    item = write_scan(tmp_path, np.diag([-1.0, -1, 1]), label=label_at(*((*voxel, 3) for voxel in voxels)))
     with pytest.raises(RuntimeError) as caught:
         translation_transforms(None, (12, 12), (12, 12))(item)
     error = find_input_error(caught.value)
     assert isinstance(error, InputError)
-    assert f"a_Label.nii.gz: 1 labelled voxels lie outside the crop; set crop_size to {list(needed)}" in str(error)
+    assert "a_Label.nii.gz: " in str(error)
+    assert f"labelled voxels lie outside the crop; set crop_size to {list(needed)}" in str(error)
     assert (translation_transforms(None, needed, needed)(item)["label"] > 0).sum() == 2
 
 
-def test_a_pseudo_label_outside_the_crop_is_cut_off(tmp_path):
-    label = np.zeros((26, 21, 17))
-    label[1, 1, 3] = 1
-    item = {**write_scan(tmp_path, label=label), "pseudo": True}
+def test_a_pseudo_label_larger_than_the_crop_is_cut_off(tmp_path):
+    item = {**write_scan(tmp_path, label=label_at((1, 1, 3), (24, 1, 3))), "pseudo": True}
     assert translation_transforms((1, 1, 1), (8, 8), (8, 8))(item)["label"].sum() == 0
 
 

@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Engine
 from nnunetv2.evaluation.find_best_configuration import find_best_configuration
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor, predict_entry_point_modelfolder
@@ -25,7 +26,7 @@ from plugins.files import read_json, write_json
 from plugins.locks import sole_owner
 from plugins.nnunet import InlineExecutor, NnUNetTraining, pipeline, selection, workers
 from plugins.nnunet.processes import pools_on
-from plugins.segmentation import read_model
+from plugins.segmentation import Locator, LocatorNetwork, SaveLocator, read_model
 
 from ..dicom_series import write_series
 from .conftest import CHANGES, TINY, oblique, segment, write_scan
@@ -317,6 +318,23 @@ def test_a_finished_training_is_not_repeated(trained: NnUNetTraining, items):
     model = read_json(trained.model_dir / "model.json")
     assert {key: model[key] for key in again.run()} == again.run()
     assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_the_locator_goes_along_with_the_model(trained: NnUNetTraining, items, tmp_path: Path):
+    settings = {"members": ["2d", "3d_fullres"], "plan_changes": CHANGES, **TINY}
+    models = tmp_path / "models"
+    with pytest.raises(InputError, match=r"holds no locator\.pt"):
+        NnUNetTraining(items, trained.output_dir, models, locator=tmp_path, **settings).run()
+    locator = tmp_path / "locator"
+    engine = Engine(lambda engine, batch: None)
+    SaveLocator(Locator(LocatorNetwork((2, 2, 2, 2))), locator).attach(engine)
+    engine.run([0], max_epochs=1)
+    for _ in range(2):  # also into a folder that has the model already
+        NnUNetTraining(items, trained.output_dir, models, locator=locator, **settings).run()
+        for name in ("locator.pt", "locator.json"):
+            assert (models / name).read_bytes() == (locator / name).read_bytes()
+        assert (models / "model.pt").is_file()
+        (models / "locator.pt").unlink()
 
 
 def test_a_second_training_in_the_same_folder_waits_and_then_finds_all_done(trained: NnUNetTraining, capsys):

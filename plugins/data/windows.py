@@ -1,0 +1,278 @@
+"""One physical window for everything that a segmentation sees: pure slicing, from the scan's own grid and back to it.
+
+A window is a box around a centre. Its edges run along the scan's own voxel axes; its size is told along the axes of the
+patient, L, P and S, that these come nearest to, so that the same window is the same box in a scan of any orientation.
+Places are millimetres of the world that the affine of a NIfTI file leads to (R, A, S).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import apply_affine, voxel_sizes
+from nibabel.orientations import io_orientation
+from numpy.typing import ArrayLike, NDArray
+
+from plugins.errors import InputError
+from plugins.files import read_json, whole_file, write_json
+from plugins.signatures import Length
+
+StrPath = str | os.PathLike[str]
+Box = tuple[slice, slice, slice]
+Found = Literal["label", "locator", "whole scan"]
+Size = Annotated[Sequence[float], Length(3)]
+
+WINDOW_MM = (105.0, 70.0, 60.0)
+"""Along L, P, S: both inner ears and a large tumour, and 10 mm to spare on every side."""
+
+WINDOWS = "windows.json"
+COCHLEA = 2
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Window:
+    """A box of a physical size around a place.
+
+    Attributes:
+        centre: mm in the world of the affine (R, A, S).
+        size: mm along L, P, S.
+        found: by a ``label``, by the ``locator``, or not at all: the ``whole scan``.
+        score: of the locator, from 0 to 1.
+    """
+
+    centre: tuple[float, float, float]
+    size: tuple[float, float, float]
+    found: Found = "label"
+    score: float | None = None
+
+    def record(self, box: Box) -> dict[str, Any]:
+        """JSON of the window and of the voxels ``[first, last + 1]`` along each axis that it is in one scan."""
+        return {**asdict(self), "box": [[edge.start, edge.stop] for edge in box]}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Window:
+        """The window of a :meth:`record`."""
+        x, y, z = record["centre"]
+        left, posterior, superior = record["size"]
+        return cls((x, y, z), (left, posterior, superior), record["found"], record.get("score"))
+
+
+def check_window_size(size: Sequence[float]) -> None:
+    """Refuse a window without an extent.
+
+    Raises:
+        InputError: naming the size.
+    """
+    if not all(length > 0 for length in size):
+        raise InputError(f"the size of a window is {list(size)}: give three lengths in mm, along L, P, S.")
+
+
+def patient_axes(affine: ArrayLike) -> NDArray[np.intp]:
+    """For each voxel axis the axis of the patient that it runs along: 0 for L-R, 1 for P-A, 2 for S-I."""
+    return io_orientation(np.asarray(affine, np.float64))[:, 0].astype(np.intp)
+
+
+def voxel_box(window: Window, shape: Sequence[int], affine: ArrayLike) -> Box:
+    """The voxels of a window in one scan: those whose centres it holds, but none that the scan does not have.
+
+    Args:
+        window: in the world of ``affine``.
+        shape: of the scan, three axes.
+        affine: from its voxels to the world in mm; may be flipped, permuted or oblique.
+
+    Returns:
+        a slice an axis; not empty, as a window beside the scan takes its nearest plane.
+    """
+    affine = np.asarray(affine, np.float64)
+    centre = apply_affine(np.linalg.inv(affine), window.centre)
+    half = np.asarray(window.size)[patient_axes(affine)] / voxel_sizes(affine) / 2
+    # to a millionth of a voxel, so that an affine's rounding does not decide on a plane
+    first = np.ceil(np.round(centre - half, 6)).astype(int)
+    last = np.floor(np.round(centre + half, 6)).astype(int) + 1  # both ends count, so that a mirrored scan agrees
+    end = np.asarray(shape[:3])
+    first = np.clip(first, 0, end - 1)
+    return _as_box(first, np.clip(last, first + 1, end))
+
+
+def whole_scan(shape: Sequence[int], affine: ArrayLike, score: float | None = None) -> Window:
+    """The window that is all of a scan: what is left where nothing was located."""
+    return _window_of([-0.5] * 3, np.asarray(shape[:3]) - 0.5, np.asarray(affine, np.float64), "whole scan", score)
+
+
+def window_of_labels(
+    labels: NDArray[Any], affine: ArrayLike, size: Size = WINDOW_MM, margin: float = 5.0, jitter: Size = (0.0, 0.0, 0.0)
+) -> Window:
+    """The window of a label map.
+
+    Its centre is the middle of the box around the cochleae, of both sides together, or, where none is labelled, of the
+    box around all foreground. It is then shifted by ``jitter``, and from there no further than it takes to hold all
+    foreground with its margin. Where it is too small for that, it grows along that axis, and a warning says so.
+
+    Args:
+        labels: rounded label map, three axes.
+        affine: of the label map.
+        size: mm along L, P, S.
+        margin: mm around the foreground.
+        jitter: mm along L, P, S, as when a locator does not find the exact place.
+
+    Raises:
+        InputError: if there is no foreground.
+    """
+    check_window_size(size)
+    affine = np.asarray(affine, np.float64)
+    foreground = _bounds(labels > 0)
+    if foreground is None:
+        raise InputError("a label map without foreground has no window; leave the scan out or label it.")
+    seen = _bounds(labels == COCHLEA)
+    low, high = foreground if seen is None else seen
+    axes, spacing = patient_axes(affine), voxel_sizes(affine)
+    wanted = np.asarray(size, np.float64)[axes] / spacing
+    gap = margin / spacing
+    grown = np.maximum(wanted, foreground[1] - foreground[0] + 1 + 2 * gap)
+    if (grown > wanted + 1e-6).any():
+        mm = np.empty(3)
+        mm[axes] = np.ceil(grown * spacing)
+        _logger.warning(f"a window of {list(size)} mm is too small for a label: it is {mm.tolist()} mm here.")
+        grown = np.where(grown > wanted + 1e-6, mm[axes] / spacing, wanted)
+    signs = np.sign(affine[axes, np.arange(3)]) * np.array([-1, -1, 1])[axes]  # of L, P, S along the voxel axes
+    centre = (low + high) / 2 + signs * np.asarray(jitter, np.float64)[axes] / spacing
+    centre = np.clip(centre, foreground[1] + 0.5 + gap - grown / 2, foreground[0] - 0.5 - gap + grown / 2)
+    return _window_of(centre - grown / 2, centre + grown / 2, affine, "label", None)
+
+
+def crop_image(image: nib.Nifti1Image, window: Window) -> nib.Nifti1Image:
+    """The part of a NIfTI image that lies in a window: the same voxels, stored as they were, at the same place."""
+    return nib.Nifti1Image.from_bytes(_cropped(image, window).to_bytes())
+
+
+def paste_labels(labels: NDArray[Any], window: Window, scan: nib.Nifti1Image) -> nib.Nifti1Image:
+    """Put a label map of a window back onto the grid of its scan, uint8, with background around it.
+
+    Raises:
+        ValueError: if the label map does not have the shape of the window.
+    """
+    box = voxel_box(window, scan.shape, scan.affine)
+    whole = np.zeros(scan.shape[:3], np.uint8)
+    if whole[box].shape != labels.shape:
+        raise ValueError(f"the window has shape {whole[box].shape}, the label map {labels.shape}")
+    whole[box] = labels
+    header = scan.header.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    return nib.Nifti1Image(whole, scan.affine, header)
+
+
+def write_windowed_dataset(
+    scans: Mapping[str, Sequence[Mapping[str, Any]]], windows: Mapping[str, Window], output_dir: StrPath
+) -> None:
+    """Write what lies in the windows of a data set as another one in CrossMoDA's layout of 2022.
+
+    Beside it ``windows.json`` says of every case where its window lies and how it was found; it is written last. Files
+    are written whole or not at all.
+
+    Args:
+        scans: ``source``, ``target`` and ``validation`` to their scans, NIfTI files; only labels of the source are
+            written, as only these are part of the layout.
+        windows: of every case.
+        output_dir: created if missing.
+
+    Raises:
+        InputError: if a case occurs twice, or a scan is no NIfTI file.
+        KeyError: if a case has no window.
+    """
+    cases = [scan["case"] for items in scans.values() for scan in items]
+    twice = sorted({case for case in cases if cases.count(case) > 1})
+    if twice:
+        raise InputError(f"{', '.join(twice)} occurs twice in the data set: remove or rename a scan.")
+    records = {}
+    for part, items in scans.items():
+        folder = Path(output_dir, *_LAYOUT[part])
+        contrast = "ceT1" if part == "source" else "hrT2"
+        for scan in items:
+            case, window = scan["case"], windows[scan["case"]]
+            _write_crop(scan["image"], window, folder / f"{case}_{contrast}.nii.gz")
+            if part == "source" and "label" in scan:
+                _write_crop(scan["label"], window, folder / f"{case}_Label.nii.gz")
+            image = nib.load(scan["image"])
+            records[case] = window.record(voxel_box(window, image.shape, image.affine))
+    write_json(Path(output_dir) / WINDOWS, records)
+
+
+def read_windows(folder: StrPath) -> dict[str, Window]:
+    """The windows in ``<folder>/windows.json``, by case.
+
+    Raises:
+        InputError: if the file is missing or is no such record.
+    """
+    file = Path(folder) / WINDOWS
+    try:
+        return {case: Window.from_record(record) for case, record in read_json(file).items()}
+    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
+        raise InputError(f"{file}: holds no windows ({type(error).__name__}); write them again.") from error
+
+
+_LAYOUT = {
+    "source": ("crossmoda2022_training", "training_source"),
+    "target": ("crossmoda2022_training", "training_target"),
+    "validation": ("crossmoda2022_validation", "validation"),
+}
+
+
+def _write_crop(source: StrPath, window: Window, target: Path) -> None:
+    if Path(source).is_dir():
+        raise InputError(f"{source}: is a DICOM series; convert the scans of a data set to NIfTI first.")
+    with whole_file(target) as part:
+        nib.save(_cropped(nib.load(source), window), part)
+
+
+def _cropped(image: nib.Nifti1Image, window: Window) -> nib.Nifti1Image:
+    """An image that is written with the voxels as they were stored; in memory they are not yet scaled."""
+    box = voxel_box(window, image.shape, image.affine)
+    stored = image.dataobj
+    raw, slope, inter = np.asanyarray(stored), 1.0, 0.0
+    if nib.is_proxy(stored):
+        raw, slope, inter = stored.get_unscaled(), stored.slope, stored.inter
+    moved = np.array(image.affine, np.float64)
+    moved[:3, 3] = apply_affine(moved, [edge.start for edge in box])
+    header = image.header.copy()
+    header.set_data_dtype(raw.dtype)
+    cropped = nib.Nifti1Image(np.ascontiguousarray(raw[box]), None, header)
+    for kind in ("sform", "qform"):
+        code = int(image.header[f"{kind}_code"])
+        if code:
+            place = np.array(getattr(image, f"get_{kind}")(), np.float64)
+            place[:3, 3] = apply_affine(place, [edge.start for edge in box])
+            getattr(cropped, f"set_{kind}")(place, code)
+    if not (image.header["sform_code"] or image.header["qform_code"]):
+        cropped.set_sform(moved, 2)
+    cropped.header.set_slope_inter(slope, inter)
+    return cropped
+
+
+def _bounds(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]] | None:
+    """First and last index along each axis; ``None`` where nothing is set."""
+    places = np.argwhere(mask)
+    return (places.min(0), places.max(0)) if len(places) else None
+
+
+def _window_of(first: ArrayLike, last: ArrayLike, affine: NDArray[np.float64], found: Found, score: Any) -> Window:
+    """The window between two corners, voxel coordinates of its edges."""
+    first, last = np.asarray(first, np.float64), np.asarray(last, np.float64)
+    x, y, z = (round(float(each), 4) for each in apply_affine(affine, (first + last) / 2))
+    size = np.empty(3)
+    size[patient_axes(affine)] = (last - first) * voxel_sizes(affine)
+    left, posterior, superior = (round(float(each), 4) for each in size)
+    return Window((x, y, z), (left, posterior, superior), found, score)
+
+
+def _as_box(first: ArrayLike, last: ArrayLike) -> Box:
+    x, y, z = (slice(int(a), int(b)) for a, b in zip(np.asarray(first), np.asarray(last), strict=True))
+    return x, y, z
