@@ -18,7 +18,7 @@ from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS, DEFAULT_MLFLOW_SETTING
 from plugins.errors import InputError
 from plugins.signatures import argument_names, locate
 
-COMPLETE = ("train.json", "inference.json", "evaluate.json")  # configs that may be run alone
+COMPLETE = ("train.json", "inference.json", "evaluate.json", "locator.json")  # configs that may be run alone
 # what `monai.bundle run` takes itself
 RUN_OPTIONS = frozenset(
     ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file")

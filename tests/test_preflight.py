@@ -14,7 +14,7 @@ from plugins.options import merged
 from plugins.preflight import building_fault, check_config, component_fault
 
 ROOT = Path(__file__).parents[1] / "bundles"
-CONFIGS = sorted(path for name in ("train", "inference", "evaluate") for path in ROOT.glob(f"*/configs/{name}.json"))
+CONFIGS = sorted(path for name in ("train", "inference", "evaluate", "locator") for path in ROOT.glob(f"*/configs/{name}.json"))
 OVERLAYS = sorted(
     path
     for path in ROOT.glob("*/configs/*.json")
@@ -29,8 +29,8 @@ def test_the_bundles_own_configs_pass(path):
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: f"{path.parents[1].name}/{path.stem}")
 def test_the_bundles_overlays_pass(overlay):
-    train = overlay.with_name("train.json")
-    check_config(merged([train, overlay]), merged([train]))
+    base = overlay.with_name("locator.json" if overlay.name.startswith("locator_") else "train.json")
+    check_config(merged([base, overlay]), merged([base]))
 
 
 GOOD = {
