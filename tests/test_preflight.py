@@ -199,7 +199,22 @@ IMPOSSIBLE = {
     "a planner": (NNUNET, {"planner": "ResEncS"}, "planner is 'ResEncS': did you mean 'ResEnc"),
     "a change of plan": (NNUNET, {"plan_changes::2d": {"n_stage": 4}}, "plan_changes::2d has no 'n_stage'"),
     "iterations of a configuration": (NNUNET, {"iterations_per_epoch": {"2": 9}}, "iterations_per_epoch has no '2'"),
-    "an appearance": (NNUNET, {"appearance": {"VS": [0.5]}}, "appearance::VS is .*: give a list of 2"),
+    "an appearance": (
+        NNUNET,
+        {"augmentation": {"appearance": {"levels": {"VS": [0.5]}}}},
+        "appearance of VS is .*: give two quantiles in order",
+    ),
+    "an augmentation": (NNUNET, {"augmentation": {"curve": {}}}, "augmentation has no 'curve': did you mean 'curves'"),
+    "a setting of an augmentation": (
+        NNUNET,
+        {"augmentation": {"curves": {"invert": 1}}},
+        "augmentation::curves has no 'invert': did you mean 'inverted'",
+    ),
+    "a range of an augmentation": (
+        NNUNET,
+        {"augmentation": {"curves": {"inverted": 2}}},
+        "inverted of curves is 2: give a number from 0 to 1",
+    ),
     "a setting of nnU-Net's trainer": (
         NNUNET,
         {"train::trainer::initial_rl": 1},

@@ -12,7 +12,7 @@ from plugins.data.phantom import write_phantom
 from plugins.errors import InputError
 
 StrPath = str | os.PathLike[str]
-KEYS = ("case", "patient", "image", "label", "origin", "site")
+KEYS = ("case", "patient", "image", "label", "origin", "site", "weight")
 
 
 def dataset_or_phantom(dataset_dir: StrPath | None, bundle_root: StrPath) -> Path:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from plugins.errors import InputError
 from plugins.files import whole_file, write_json
-from plugins.nnunet.workspace import Workspace
+from plugins.nnunet.workspace import WEIGHTS, Workspace
 from plugins.segmentation import LABELS
 
 Item = Mapping[str, Any]
@@ -24,12 +24,16 @@ Item = Mapping[str, Any]
 # reorients to RAS when reading and back when writing, so scans may be stored in any orientation
 READER = "NibabelIOWithReorient"
 
+# voxels of a pseudo-label that no loss and no score sees, under nnU-Net's name for them
+IGNORE, IGNORED = "ignore", 3
+
 
 def check_items(items: Sequence[Item]) -> None:
     """Refuse a list nnU-Net could not train on.
 
     Raises:
-        InputError: if the list is empty, a key is missing, a case stands twice, or an origin is unknown.
+        InputError: if the list is empty, a key is missing, a case stands twice, an origin is unknown, or a weight is no
+            number above 0.
     """
     if not items:
         raise InputError("the list of training scans is empty: give a datalist or dataset_dir that holds some.")
@@ -43,6 +47,27 @@ def check_items(items: Sequence[Item]) -> None:
         if item["case"] in seen:
             raise InputError(f"case {item['case']} stands twice in the list of training scans: rename one view of it.")
         seen.add(item["case"])
+        weight_of(item)
+
+
+def weight_of(item: Item) -> float:
+    """How often a scan is drawn in training, as a multiple of how often one of weight 1 is.
+
+    Raises:
+        InputError: if that is no number above 0.
+    """
+    try:
+        weight = float(item.get("weight", 1))
+    except (TypeError, ValueError):
+        weight = 0.0
+    if not 0 < weight < float("inf"):
+        raise InputError(f"weight of {item['case']} is {item['weight']!r}: give a number above 0.")
+    return weight
+
+
+def label_values(origin: str) -> list[int]:
+    """What the label map of a scan may hold: that of a real scan also voxels to ignore."""
+    return [*LABELS.values(), IGNORED] if origin == "real" else [*LABELS.values()]
 
 
 def _corners(affine: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
@@ -50,10 +75,17 @@ def _corners(affine: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.
     return np.asarray(apply_affine(affine, corners))
 
 
-def integer_label(label: str | os.PathLike[str], image: str | os.PathLike[str]) -> nib.Nifti1Image:
+def integer_label(
+    label: str | os.PathLike[str], image: str | os.PathLike[str], values_known: Sequence[int] = (0, 1, 2)
+) -> nib.Nifti1Image:
     """The label map of a scan as ``uint8``, on exactly the grid of the image.
 
     Labels on disk may be floats that miss their integer by a rounding error.
+
+    Args:
+        label: file of the label map.
+        image: file of its scan.
+        values_known: what it may hold.
 
     Raises:
         InputError: if a file cannot be read, the grids differ, or a value is not one of the labels.
@@ -69,10 +101,10 @@ def integer_label(label: str | os.PathLike[str], image: str | os.PathLike[str]) 
     if apart > 0.5 * voxel_sizes(scan.affine).min():
         raise InputError(f"{label} lies {apart:.1f} mm away from its image {image}: correct one of the affines.")
     rounded = np.rint(values)
-    odd = set(np.unique(rounded)) - set(LABELS.values())
+    odd = set(np.unique(rounded)) - set(values_known)
     if odd or not np.allclose(values, rounded, rtol=0, atol=0.01):
         wrong = sorted(odd) or "values between the integers"
-        raise InputError(f"{label} holds {wrong}: only {LABELS} are known.")
+        raise InputError(f"{label} holds {wrong}: only {[*values_known]} are known.")
     header = scan.header.copy()
     header.set_data_dtype(np.uint8)
     header.set_slope_inter(1, 0)
@@ -80,27 +112,32 @@ def integer_label(label: str | os.PathLike[str], image: str | os.PathLike[str]) 
 
 
 def write_dataset(items: Sequence[Item], workspace: Workspace) -> None:
-    """Write ``dataset.json`` and integer label copies; images are referred to where they lie.
+    """Write ``dataset.json``, integer label copies and weights; images are referred to where they lie.
+
+    nnU-Net is told of voxels to ignore only where a label map holds some.
 
     Raises:
         InputError: see :func:`integer_label`.
     """
-    entries = {}
+    entries, ignores = {}, False
     for item in items:
         copy = workspace.labels / f"{item['case']}.nii.gz"
+        drawn = integer_label(item["label"], item["image"], label_values(item["origin"]))
+        ignores = ignores or bool((np.asarray(drawn.dataobj) == IGNORED).any())
         with whole_file(copy) as part:
-            nib.save(integer_label(item["label"], item["image"]), part)
+            nib.save(drawn, part)
         entries[item["case"]] = {
             "images": [str(Path(item["image"]).resolve())],
             "label": os.path.relpath(copy, workspace.raw),
         }
     content = {
         "channel_names": {"0": "MRI"},
-        "labels": LABELS,
+        "labels": {**LABELS, IGNORE: IGNORED} if ignores else LABELS,
         "numTraining": len(items),
         "file_ending": ".nii.gz",
         "overwrite_image_reader_writer": READER,
     }
+    write_json(workspace.preprocessed / WEIGHTS, {str(item["case"]): weight_of(item) for item in items})
     # the copy that travels with the networks names no file of this machine
     write_json(workspace.preprocessed / "dataset.json", content)
     write_json(workspace.raw / "dataset.json", {**content, "dataset": entries})

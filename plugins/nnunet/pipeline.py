@@ -16,10 +16,12 @@ from plugins.data import check_scans
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
 from plugins.locks import sole_owner
-from plugins.nnunet.dataset import Item, check_items, check_splits, make_splits, write_dataset
+from plugins.nnunet.augmentation import Augmentation, make_augmentation
+from plugins.nnunet.dataset import Item, check_items, check_splits, label_values, make_splits, write_dataset
 from plugins.nnunet.planning import PlanChanges, Planner, adopt_plans, check_changes, make_plans, preprocess
 from plugins.nnunet.processes import InlineExecutor, pools_on
 from plugins.nnunet.selection import Members, check_members, drop_probabilities, export, select
+from plugins.nnunet.starts import check_start, compare_start
 from plugins.nnunet.trainer import Configuration, TrainerSettings
 from plugins.nnunet.training import is_done, train_fold
 from plugins.nnunet.watch import TrainingWatch
@@ -40,8 +42,9 @@ def check_choices(
     folds: Sequence[int] | int | None,
     members: Members | None,
     plan_changes: Mapping[Configuration, PlanChanges] | None,
+    augmentation: Augmentation | None = None,
 ) -> None:
-    """Refuse folds, members and plans that do not go with each other.
+    """Refuse folds, members and plans that do not go with each other, and augmentation that is none.
 
     Raises:
         InputError: naming them.
@@ -59,6 +62,7 @@ def check_choices(
         raise InputError(f"folds is {chosen}, but must be among the {num_folds} folds from 0, each once.")
     for name, changes in (plan_changes or {}).items():
         check_changes(name, changes)
+    make_augmentation(augmentation)
 
 
 def _listed(folds: Sequence[int] | int | None, num_folds: int) -> list[int]:
@@ -75,6 +79,8 @@ class NnUNetTraining:
 
     Args:
         items: dictionaries with ``case``, ``patient``, ``image``, ``label`` and ``origin``, ``translated`` or ``real``.
+            A real scan's label map may hold 3: voxels that neither loss nor scores see. ``weight``, 1 unless given,
+            is how often a scan is drawn in training, in proportion to others: the expected loss weighs it so.
         output_dir: keeps all state, in ``nnunet``, ``progress.json``, and ``splits.json`` for the record.
         model_dir: what prediction needs; written last.
         configurations: of nnU-Net: ``2d``, ``3d_fullres``.
@@ -210,7 +216,12 @@ class NnUNetTraining:
 
     def _check(self) -> None:
         check_items(self.items)
-        check_choices(self.configurations, self.num_folds, self.folds, self.members, self.plan["changes"])
+        settings = self.settings
+        check_choices(
+            self.configurations, self.num_folds, self.folds, self.members, self.plan["changes"], settings.augmentation
+        )
+        if settings.init_weights is not None:
+            check_start(Path(settings.init_weights), self.configurations, self.folds)
         for name in self.configurations:
             self.settings.iterations_of(name)
 
@@ -228,7 +239,8 @@ class NnUNetTraining:
         }
         wanted = json.loads(json.dumps(wanted))
         if not marker.exists():
-            check_scans(self.items)
+            for origin in dict.fromkeys(item["origin"] for item in self.items):
+                check_scans([item for item in self.items if item["origin"] == origin], label_values(origin))
             with self.workspace.active(num_workers=1), pools_on(self.executor):  # with 0 workers the planner crashes
                 write_dataset(self.items, self.workspace)
                 if self.plans_from is None:
@@ -242,6 +254,8 @@ class NnUNetTraining:
             raise InputError(
                 f"{self.output_dir} holds a training of other scans, plans or settings: choose another output_dir."
             )
+        if self.settings.init_weights is not None:
+            compare_start(self.workspace, Path(self.settings.init_weights), self.configurations, self.folds[0])
         folds = check_splits(self.items, read_json(self.workspace.preprocessed / "splits_final.json"))
         write_json(self.output_dir / "splits.json", {"folds": folds})
         for fold in folds:
@@ -255,6 +269,8 @@ class NnUNetTraining:
         values = {field.name: repr(getattr(self.settings, field.name)) for field in fields(self.settings)}
         for name in ("max_epochs", "early_stop_patience", "save_every", "num_workers", "num_threads", "device"):
             del values[name]
+        if self.settings.init_weights is not None:
+            values["init_stamp"] = str(_stamp(str(Path(self.settings.init_weights) / WEIGHTS)))
         return {**values, "window": repr(replace(self.window, batch_size=1))}
 
     def _train(self, jobs: Sequence[tuple[Configuration, int]]) -> None:

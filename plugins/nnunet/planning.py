@@ -26,6 +26,7 @@ from plugins.nnunet.workers import exit_with_parent
 from plugins.nnunet.workspace import DATASET, PLANS, Workspace
 from plugins.options import nodes, refuse_unknown
 from plugins.progress import Progress
+from plugins.segmentation import LABELS
 
 FINGERPRINT = "dataset_fingerprint.json"
 STAGE_KEYS = ("features_per_stage", "kernel_sizes", "strides")
@@ -155,7 +156,9 @@ def make_plans(
     extractor.run(overwrite_existing=True)
     spacing = None if target_spacing is None else [float(mm) for mm in target_spacing]
     memory = {} if gpu_memory_gb is None else {"gpu_memory_target_in_gb": gpu_memory_gb}
-    PLANNERS[planner](DATASET, plans_name=PLANS, overwrite_target_spacing=spacing, **memory).plan_experiment()
+    experiment = PLANNERS[planner](DATASET, plans_name=PLANS, overwrite_target_spacing=spacing, **memory)
+    experiment.dataset_json = {**experiment.dataset_json, "labels": LABELS}  # what is ignored needs no output
+    experiment.plan_experiment()
     file = workspace.preprocessed / f"{PLANS}.json"
     plans = load_json(str(file))
     for name in configurations:

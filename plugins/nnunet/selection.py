@@ -22,10 +22,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from plugins.errors import InputError
 from plugins.files import read_json, whole_file, write_json
+from plugins.nnunet.augmentation import Structure
 from plugins.nnunet.checkpoints import FINAL
+from plugins.nnunet.dataset import IGNORE
 from plugins.nnunet.planning import FINGERPRINT
 from plugins.nnunet.processes import pools_on
-from plugins.nnunet.trainer import Configuration, Structure
+from plugins.nnunet.trainer import Configuration
 from plugins.nnunet.training import DONE
 from plugins.nnunet.workspace import DATASET, PLANS, TRAINER, Workspace
 from plugins.segmentation import LABELS, FoldEnsemble, Member, SegmentationModel, combine
@@ -148,8 +150,9 @@ def _predict_by_structure(workspace: Workspace, chosen: Mapping[str, Sequence[st
     for name in ("plans.json", "dataset.json"):
         shutil.copyfile(workspace.configuration(names[0]) / name, folder / name)
     foreground = [LABELS[name] for name in STRUCTURES]
+    ignored = read_json(folder / "dataset.json")["labels"].get(IGNORE)
     compute_metrics_on_folder(
-        str(workspace.labels), str(folder), str(folder / "summary.json"), writer, ".nii.gz", foreground
+        str(workspace.labels), str(folder), str(folder / "summary.json"), writer, ".nii.gz", foreground, ignored
     )
     return folder
 

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.noise.gaussian_blur import GaussianBlurTransform
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as StockModule
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as StockTrainer
 
 from plugins.errors import InputError
 from plugins.files import read_json
-from plugins.nnunet.appearance import TargetAppearance
+from plugins.nnunet.augmentation import Augmentation, make_augmentation
 from plugins.nnunet.checkpoints import FINAL, LATEST, PREVIOUS, plain, random_states, write_checkpoint
-from plugins.nnunet.workspace import PLANS, TRAINER, Workspace
-from plugins.signatures import Length
+from plugins.nnunet.workspace import PLANS, TRAINER, WEIGHTS, Workspace
 
 Configuration = Literal["2d", "3d_fullres"]
-Structure = Literal["VS", "cochlea"]
+_swapping = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,13 @@ class TrainerSettings:
         weight_decay: of the optimizer.
         optimizer: called with parameters, ``lr`` and ``weight_decay``; ``None`` is nnU-Net's SGD, momentum 0.99.
         oversample_foreground: share of a batch that is centred on foreground.
-        appearance: see :class:`plugins.nnunet.appearance.TargetAppearance`; ``None`` leaves it out.
-        appearance_probability: of it, for each structure and patch.
+        augmentation: in front of nnU-Net's own, see :func:`plugins.nnunet.augmentation.make_augmentation`; ``None`` is
+            nnU-Net's alone.
         mirroring: augment by mirroring; without it nothing is mirrored in prediction either.
         early_stop_patience: epochs without a better moving average of the pseudo Dice after which a training ends;
             ``None`` trains to ``max_epochs``.
+        init_weights: ``model_dir`` of an earlier training, whose networks of the same configuration and fold begin this
+            one; ``None`` begins with random weights.
         save_every: epochs between checkpoints.
         num_workers: augmentation processes, 0 for none; ``None`` is nnU-Net's choice. Only 0 is reproducible.
         num_threads: torch's threads of one training.
@@ -56,10 +62,10 @@ class TrainerSettings:
     weight_decay: float = 3e-5
     optimizer: Callable[..., torch.optim.Optimizer] | None = None
     oversample_foreground: float = 0.33
-    appearance: Mapping[Structure, Annotated[Sequence[float], Length(2)]] | None = None
-    appearance_probability: float = 0.5
+    augmentation: Augmentation | None = None
     mirroring: bool = True
     early_stop_patience: int | None = None
+    init_weights: str | None = None
     save_every: int = 1
     num_workers: int | None = None
     num_threads: int | None = None
@@ -90,7 +96,8 @@ class nnUNetTrainer(StockTrainer):  # noqa: N801 - nnU-Net's name
 
     mirroring = True
     make_optimizer: Callable[..., torch.optim.Optimizer] | None = None
-    appearance: TargetAppearance | None = None
+    augmentation: Sequence[BasicTransform] = ()
+    weights: Mapping[str, float] | None = None
     patience: int | None = None
 
     def apply(self, settings: TrainerSettings) -> None:
@@ -105,8 +112,7 @@ class nnUNetTrainer(StockTrainer):  # noqa: N801 - nnU-Net's name
         self.save_every = settings.save_every
         self.patience = settings.early_stop_patience
         self.mirroring = settings.mirroring
-        if settings.appearance is not None:
-            self.appearance = TargetAppearance(settings.appearance, settings.appearance_probability)
+        self.augmentation = make_augmentation(settings.augmentation)
         self.logger.plot_progress_png = lambda folder: None
 
     def print_to_log_file(self, *args: Any, also_print_to_console: bool = True, add_timestamp: bool = True) -> None:
@@ -127,15 +133,28 @@ class nnUNetTrainer(StockTrainer):  # noqa: N801 - nnU-Net's name
         return (*others, mirror_axes)
 
     def get_training_transforms(self, *args: Any, **kwargs: Any) -> Any:
-        """nnU-Net's augmentation, behind that of appearance if it is asked for; the blur always convolves."""
+        """nnU-Net's augmentation, behind that of the settings; the blur always convolves."""
         transforms = StockTrainer.get_training_transforms(*args, **kwargs)
         for transform in transforms.transforms:
             blur = getattr(transform, "transform", transform)
             if isinstance(blur, GaussianBlurTransform):
                 blur.benchmark = False
-        if self.appearance is not None:
-            transforms.transforms.insert(0, self.appearance)
+        transforms.transforms[:0] = self.augmentation
         return transforms
+
+    def get_tr_and_val_datasets(self) -> tuple[Any, Any]:
+        """nnU-Net's; the training scans know their weights where these differ."""
+        training, validation = super().get_tr_and_val_datasets()
+        weights = np.array([(self.weights or {}).get(case, 1.0) for case in training.identifiers])
+        if len(weights) and weights.min() < weights.max():
+            training.probabilities = weights / weights.sum()
+        return training, validation
+
+    def get_dataloaders(self) -> tuple[Any, Any]:
+        """nnU-Net's, which draw scans by their weights."""
+        with _weighted_loaders():
+            loaders: tuple[Any, Any] = super().get_dataloaders()
+        return loaders
 
     def configure_optimizers(self) -> tuple[Any, Any]:
         """nnU-Net's, or the optimizer of the settings with nnU-Net's schedule."""
@@ -202,6 +221,24 @@ class nnUNetTrainer(StockTrainer):  # noqa: N801 - nnU-Net's name
         (Path(self.output_folder) / PREVIOUS).unlink(missing_ok=True)
 
 
+class WeightedLoader(nnUNetDataLoader):
+    """nnU-Net's loader; if its data set has ``probabilities``, scans are drawn by them, if not, evenly as ever."""
+
+    def __init__(self, data: Any, *args: Any, **kwargs: Any):
+        super().__init__(data, *args, **kwargs | {"sampling_probabilities": getattr(data, "probabilities", None)})
+
+
+@contextmanager
+def _weighted_loaders() -> Iterator[None]:
+    """nnU-Net's trainer makes :class:`WeightedLoader` in the block: it names no class that could be replaced."""
+    with _swapping:
+        StockModule.nnUNetDataLoader = WeightedLoader
+        try:
+            yield
+        finally:
+            StockModule.nnUNetDataLoader = nnUNetDataLoader
+
+
 def bare(network: torch.nn.Module) -> torch.nn.Module:
     """The module inside a compiled one."""
     inner: torch.nn.Module = getattr(network, "_orig_mod", network)
@@ -215,4 +252,5 @@ def make_trainer(workspace: Workspace, configuration: str, fold: int, settings: 
     os.makedirs(workspace.fold(configuration, fold), exist_ok=True)
     trainer = nnUNetTrainer(plans, configuration, fold, dataset, torch.device(settings.device))
     trainer.apply(settings)
+    trainer.weights = read_json(workspace.preprocessed / WEIGHTS)
     return trainer

@@ -19,7 +19,8 @@ from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from plugins.files import read_json, write_json
 from plugins.nnunet.checkpoints import newest_checkpoint, restore_random_states
 from plugins.nnunet.processes import InlineExecutor, pools_on
-from plugins.nnunet.trainer import TrainerSettings, make_trainer, nnUNetTrainer
+from plugins.nnunet.starts import begin_from
+from plugins.nnunet.trainer import TrainerSettings, bare, make_trainer, nnUNetTrainer
 from plugins.nnunet.workers import exit_with_parent
 from plugins.nnunet.workspace import Workspace
 from plugins.progress import FILE_NAME
@@ -153,6 +154,8 @@ def train_fold(
         trainer.initialize()
         if checkpoint is not None:
             trainer.load_checkpoint(checkpoint)
+        elif settings.init_weights is not None:
+            begin_from(bare(trainer.network), Path(settings.init_weights), configuration, fold)
         name = f"{configuration} fold {fold}"
         report(folder, name, trainer.current_epoch, settings.max_epochs, {})
         trainer.on_train_start()
@@ -206,4 +209,5 @@ def validate(trainer: nnUNetTrainer, window: SlidingWindow, save_probabilities: 
             trainer.plans_manager.image_reader_writer_class(),
             ending,
             trainer.label_manager.foreground_labels,
+            trainer.label_manager.ignore_label,
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 DATASET = "Dataset001_VSCochlea"
 PLANS = "nnUNetPlans"
 TRAINER = "nnUNetTrainer"
+WEIGHTS = "weights.json"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Any, get_origin
+from typing import Any, get_origin, is_typeddict
 
 from monai.bundle import ConfigComponent
 
@@ -101,7 +101,7 @@ def _argument_fault(value: Any, parameter: inspect.Parameter, place: str, target
     kinds = [each for each in alternatives(parameter.annotation) if each is not type(None)]
     if isinstance(made, type) and kinds and all(lacking(made, each) for each in kinds):
         return f"{place} is {value['_target_']}, which has no {lacking(made, kinds[0])[0]!r}: give a class that has it."
-    plain = all(isinstance(each, type) and get_origin(each) is None for each in kinds)
+    plain = all(isinstance(each, type) and get_origin(each) is None and not is_typeddict(each) for each in kinds)
     if isinstance(made, type) and plain and not {Any, *JSON} & {*kinds} and not issubclass(made, tuple(kinds)):
         given = value["_target_"] if isinstance(value, Mapping) and "_target_" in value else repr(value)
         return f"{place} is {given}: give {title(parameter.annotation)}."

@@ -26,13 +26,12 @@ SIZES = frozenset(("crop_size", "patch_size", "roi_size"))  # a -1 in a componen
 NOT_NEGATIVE = frozenset(("num_workers", "seed", "rounds", "pool_size", "seg_classes", "lr"))
 SHARES = frozenset(
     (
-        "foreground_probability", "oversample_foreground", "appearance_probability", "tile_step_size",
-        "constant_fraction",
+        "foreground_probability", "oversample_foreground", "tile_step_size", "constant_fraction",
     )
 )  # fmt: skip
 INPUTS = frozenset(
     ("bundle_root", "bundles_dir", "dataset_dir", "datalist", "label_dir", "truth_dir", "run_dir", "plans_from",
-     "pred_dir", "segmenter")
+     "init_weights", "pred_dir", "segmenter")
 )  # fmt: skip
 OUTPUTS = ("output_dir", "ckpt_dir", "runs_dir", "cache_dir", "model_dir")  # those behind may lie in those before
 

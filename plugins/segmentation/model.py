@@ -77,14 +77,14 @@ NOMINAL = SegmentationModel(
     members={
         "2d": Member(
             (None, 0.41, 0.41),
-            (256, 256),
+            (192, 256),
             (0, 1),
             "PlainConvUNet",
-            _stages(2, (32, 64, 128, 256, 512, 512, 512), [[3, 3]] * 7, [[1, 1], *[[2, 2]] * 6]),
+            _stages(2, (32, 64, 128, 256, 512, 512), [[3, 3]] * 6, [[1, 1], *[[2, 2]] * 5]),
         ),
         "3d_fullres": Member(
             (1.5, 0.41, 0.41),
-            (56, 192, 192),
+            (40, 192, 256),
             (0, 1, 2),
             "PlainConvUNet",
             _stages(
@@ -98,7 +98,7 @@ NOMINAL = SegmentationModel(
     folds=(0,),
     members_of={"VS": ("2d", "3d_fullres"), "cochlea": ("2d", "3d_fullres")},
 )
-"""nnU-Net's plan for scans of 256 x 256 x 80 voxels at 0.41 x 0.41 x 1.5 mm: networks of the right size, untrained."""
+"""nnU-Net's plan for windows of 256 x 170 x 40 voxels of 0.41 x 0.41 x 1.5 mm: networks of this size, untrained."""
 
 
 def read_model(model_dir: str | os.PathLike[str], folds: Sequence[int] | int | None = None) -> SegmentationModel:

@@ -1,3 +1,6 @@
+import math
+
+import numpy as np
 import pytest
 import torch
 
@@ -54,3 +57,53 @@ def test_a_patch_without_anything_else_stays():
 def test_wrong_levels_are_named(levels, message):
     with pytest.raises(InputError, match=message):
         TargetAppearance(levels)
+
+
+@pytest.mark.parametrize("size", [(12, 14), (10, 12, 14)])
+def test_texture_is_scaled_about_the_new_mean(size):
+    before = example(*size)
+    full, half = (
+        TargetAppearance({"VS": [0.9, 0.9]}, 1, texture=[factor] * 2)(**before)["image"] for factor in (1.0, 0.5)
+    )
+    core = (0, *[slice(3, 6)] * len(size))
+    mean = before["image"][before["segmentation"] == 1].mean()
+    torch.testing.assert_close(full[core] - half[core], 0.5 * (before["image"][core] - mean))
+
+
+@pytest.mark.parametrize("size", [(24, 26), (20, 24, 26)])
+def test_cysts_are_bright_lie_in_the_vs_and_leave_the_rest(size):
+    torch.manual_seed(0)
+    image, segmentation = torch.rand(1, *size), torch.zeros(1, *size)
+    segmentation[(0, *[slice(4, 16)] * len(size))] = 1
+    before = {"image": image, "segmentation": segmentation}
+    augment = TargetAppearance({"VS": [0.1, 0.1]}, 1, cysts=1)
+    drawn = augment.get_parameters()
+    without = augment.apply(before, **{**drawn, "cysts": None})["image"]
+    with_cysts = augment.apply(before, **drawn)["image"]
+    changed = with_cysts != without
+    assert changed.any()
+    assert not (changed & (segmentation != 1)).any()
+    share = float(changed.sum() / (segmentation == 1).sum())
+    assert 0.005 < share < 0.9
+    assert (with_cysts >= without - 0.3)[changed].all()
+    place, size_drawn, brightness = drawn["cysts"].tolist()[-1]  # nothing is drawn over the last one
+    voxels = (segmentation[0] == 1).nonzero()
+    centre = tuple(voxels[int(place * len(voxels))].tolist())
+    others = image[0][(segmentation[0] != 1) & (image[0] > image[0].min())].sort().values
+    fluid = others[min(int((0.9 + 0.1 * brightness) * len(others)), len(others) - 1)]
+    assert float(with_cysts[(0, *centre)]) == pytest.approx(float(fluid), abs=1e-5)
+    spread = np.asarray(voxels, dtype=np.float64).std(0) * 5**0.5 * (0.3 + 0.4 * size_drawn)
+    for voxel in voxels.tolist():
+        if math.dist(np.array(voxel) / spread, np.array(centre) / spread) <= 0.5:
+            assert float(with_cysts[(0, *voxel)]) == pytest.approx(float(fluid), abs=1e-5)
+
+
+def test_a_cochlea_gets_no_cysts_and_what_is_off_draws_nothing():
+    cochlea = TargetAppearance({"cochlea": [0, 1]}, 1, cysts=1)
+    assert cochlea.get_parameters()["cysts"] is None
+    torch.manual_seed(5)
+    TargetAppearance({"VS": [0, 1], "cochlea": [0, 1]}, 1).get_parameters()
+    after = torch.rand(1)
+    torch.manual_seed(5)
+    torch.rand(2, 2)
+    assert torch.equal(torch.rand(1), after)

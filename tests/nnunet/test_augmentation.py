@@ -1,0 +1,101 @@
+import dataclasses
+
+import pytest
+import torch
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
+
+from plugins.errors import InputError
+from plugins.nnunet import training
+from plugins.nnunet.appearance import TargetAppearance
+from plugins.nnunet.augmentation import make_augmentation
+from plugins.nnunet.checkpoints import newest_checkpoint
+from plugins.nnunet.contrast import ClusterRedraw, RandomConvolutions, RandomCurves
+from plugins.nnunet.trainer import TrainerSettings, make_trainer
+from plugins.segmentation import SlidingWindow
+
+from .test_training import copy_of
+
+ALL = {
+    "convolutions": {"probability": 0.25},
+    "curves": {"per_structure": True},
+    "appearance": {"levels": {"VS": [0.2, 0.7]}, "probability": 0.75, "texture": [0.3, 1.0], "cysts": 0.5},
+    "clusters": {"number": 4},
+}
+
+
+def test_a_killed_training_ends_with_the_same_weights(trained, tmp_path, monkeypatch):
+    settings = dataclasses.replace(trained.settings, augmentation=ALL, max_epochs=2)
+    results = {}
+    for killed in (False, True):
+        workspace = copy_of(trained.workspace, tmp_path / str(killed))
+        arguments = (workspace, "2d", 0, settings, SlidingWindow(), False)
+        if killed:
+            with monkeypatch.context() as patch:
+                patch.setattr(training._Reporter, "__call__", interrupt)
+                with pytest.raises(KeyboardInterrupt):
+                    training.train_fold(*arguments)
+            assert newest_checkpoint(workspace.fold("2d", 0))["current_epoch"] == 1
+        training.train_fold(*arguments)
+        results[killed] = newest_checkpoint(workspace.fold("2d", 0))["network_weights"]
+    assert all(torch.equal(results[False][key], results[True][key]) for key in results[False])
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def kinds(transforms):
+    return [type(each.transform if isinstance(each, RandomTransform) else each) for each in transforms]
+
+
+def test_the_order_does_not_depend_on_the_config():
+    order = [ClusterRedraw, TargetAppearance, RandomCurves, RandomConvolutions]
+    made = make_augmentation(ALL)
+    assert kinds(made) == order
+    assert kinds(make_augmentation(dict(reversed(ALL.items())))) == order
+    assert [made[0].apply_probability, made[2].apply_probability, made[3].apply_probability] == [0.5, 0.5, 0.25]
+    assert make_augmentation(None) == make_augmentation({}) == []
+
+
+def test_it_acts_in_front_of_nnunets_own(trained, tmp_path):
+    with trained.workspace.active(num_workers=0):
+        lists = []
+        for augmentation in (None, ALL):
+            trainer = make_trainer(trained.workspace, "2d", 0, TrainerSettings(device="cpu", augmentation=augmentation))
+            lists.append(trainer.get_training_transforms((16, 16), (0, 1), None, (0, 1), False).transforms)
+    assert isinstance(lists[0][0], SpatialTransform)
+    assert kinds(lists[1][4:]) == kinds(lists[0])
+    assert kinds(lists[1][:4]) == kinds(make_augmentation(ALL))
+
+
+@pytest.mark.parametrize("size", [(20, 22), (8, 20, 22)])
+def test_all_together_leave_labels_and_shapes_and_give_finite_numbers(size):
+    torch.manual_seed(0)
+    segmentation = torch.zeros(1, *size, dtype=torch.int16)
+    segmentation[(0, *[slice(2, 6)] * len(size))] = 1
+    image = torch.randn(1, *size)
+    everything = {name: {**settings, "probability": 1} for name, settings in ALL.items()}
+    for _ in range(10):
+        data = {"image": image.clone(), "segmentation": segmentation.clone()}
+        for transform in make_augmentation(everything):
+            data = transform(**data)
+        assert data["image"].shape == image.shape
+        assert data["image"].isfinite().all()
+        assert not torch.equal(data["image"], image)
+        assert torch.equal(data["segmentation"], segmentation)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"curve": {}}, "did you mean 'curves'"),
+        ({"curves": {"probabilty": 1}}, "did you mean 'probability'"),
+        ({"curves": {"probability": 2}}, "probability of curves is 2"),
+        ({"appearance": {"probability": 1}}, "no levels"),
+        ({"appearance": {"levels": {"VS": [0, 1]}, "texture": [1, 0]}}, "texture of appearance"),
+    ],
+)
+def test_wrong_settings_are_named(settings, message):
+    with pytest.raises(InputError, match=message):
+        make_augmentation(settings)
