@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "segmentation": SMALL | {"data"},
     "nnunet": SMALL | {"data", "segmentation"},
     "evaluation": SMALL | {"data"},
-    "workflow": SMALL | {"data", "evaluation"},
+    "workflow": SMALL | {"data", "evaluation", "segmentation"},
 }
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 from scipy.stats import ttest_rel
 
-from plugins.evaluation.metrics import STRUCTURE_TITLES, STRUCTURES
+from plugins.evaluation.metrics import FAILURE, STRUCTURE_TITLES, STRUCTURES
 
 MEASURES = ("dice", "assd_mm")
 UNKNOWN = "-"
@@ -83,8 +83,13 @@ def table_rows(rounds: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list
     return ["", "structure", "Dice", "ASSD [mm]", "failures"], rows
 
 
-def results_table(rounds: Mapping[str, Mapping[str, Any]]) -> Table:
-    """The results of all rounds as a table for the terminal."""
+def results_table(rounds: Mapping[str, Mapping[str, Any]], decisions: Mapping[str, str] | None = None) -> Table:
+    """The results of all rounds as a table for the terminal; below it what a failure is, and the decisions.
+
+    Args:
+        rounds: name of the round to the content of its metrics file, in order.
+        decisions: name of the round to a sentence on whether its model was accepted.
+    """
     heads, rows = table_rows(rounds)
     # narrow enough for 80 columns
     table = Table(
@@ -93,12 +98,24 @@ def results_table(rounds: Mapping[str, Mapping[str, Any]]) -> Table:
         show_edge=False,
         pad_edge=False,
         padding=(0, 1, 0, 0),
+        caption=Text("\n".join([FAILURE, *decision_lines(decisions)])),
+        caption_justify="left",
     )
     for position, head in enumerate(heads):
         table.add_column(Text(head), justify="left" if position < 2 else "right", no_wrap=position > 0)
     for row in rows:
         table.add_row(*row, end_section=row[1] == "mean")
     return table
+
+
+def decision_lines(decisions: Mapping[str, str] | None) -> list[str]:
+    """A line for each round whose model was judged.
+
+    Example:
+        >>> decision_lines({"round_1": "refused, plausibility falls"})
+        ['self-training, round 1: refused, plausibility falls']
+    """
+    return [f"{round_title(name)}: {sentence}" for name, sentence in (decisions or {}).items()]
 
 
 def round_title(name: str) -> str:

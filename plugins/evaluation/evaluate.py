@@ -10,7 +10,7 @@ import numpy as np
 
 from plugins.errors import InputError
 from plugins.evaluation.labels import labels_in, read_pair, spacing_of
-from plugins.evaluation.metrics import STRUCTURES, CaseMetrics, case_metrics
+from plugins.evaluation.metrics import PENALTY_MM, STRUCTURES, CaseMetrics, case_metrics
 from plugins.files import write_json
 from plugins.progress import Progress
 
@@ -55,9 +55,9 @@ def summarise(cases: Mapping[str, CaseMetrics]) -> dict[str, dict[str, float | i
 
     Returns:
         For ``vs`` and ``cochlea``: ``dice``, ``dice_std``, ``assd_mm``, ``assd_mm_std`` (sample standard deviations;
-        failures enter with the challenge's penalty), ``assd_mm_found`` (mean over the cases that are no failures),
-        ``cases`` (how many count) and ``failures``. For ``both``: ``dice`` and ``assd_mm``, the means of the two
-        structures' means.
+        empty masks enter with the challenge's penalty), ``assd_mm_found`` (mean over the cases where both sides have
+        the structure), ``cases`` (how many count) and ``failures`` (a Dice below .5 or an empty mask). For ``both``:
+        ``dice`` and ``assd_mm``, the means of the two structures' means.
     """
     mean = {name: _structure_summary([case[name] for case in cases.values()]) for name in STRUCTURES}
     mean["both"] = {key: _mean([mean[name][key] for name in STRUCTURES]) for key in ("dice", "assd_mm")}
@@ -71,7 +71,7 @@ def _structure_summary(rows: list[dict[str, float | bool | None]]) -> dict[str, 
         "dice_std": _std(dice),
         "assd_mm": _mean(assd),
         "assd_mm_std": _std(assd),
-        "assd_mm_found": _mean([row["assd_mm"] for row in rows if not row["failure"]]),
+        "assd_mm_found": _mean([value for value in assd if value != PENALTY_MM]),
         "cases": sum(value is not None for value in dice),
         "failures": sum(bool(row["failure"]) for row in rows),
     }

@@ -1,15 +1,16 @@
 """Dice and average symmetric surface distance of one case.
 
-The policy for structures that one side lacks:
+A failure is a structure with a Dice below .5, or one that only one side has. The policy for structures that one side
+lacks:
 
-================== ===================== ======================================
+================== ===================== ====================================================
 reference          prediction            counted as
-================== ===================== ======================================
-present            present               Dice and ASSD as defined
+================== ===================== ====================================================
+present            present               Dice and ASSD as defined; a failure if the Dice is below .5
 present            empty                 a failure: Dice 0, ASSD 350 mm
 empty              present               a failure: Dice 0, ASSD 350 mm
 empty              empty                 nothing: both are ``None``
-================== ===================== ======================================
+================== ===================== ====================================================
 
 The second row is the CrossMoDA challenge's rule. The third has no rule there, since every scan of the challenge has
 both structures; a distance to nothing is as undefined as a distance from nothing, hence the same penalty.
@@ -27,6 +28,8 @@ from numpy.typing import NDArray
 STRUCTURES = {"vs": 1, "cochlea": 2}
 STRUCTURE_TITLES = {"vs": "VS", "cochlea": "cochlea"}
 PENALTY_MM = 350.0
+FAILURE_DICE = 0.5
+FAILURE = f"a failure is a Dice below {FAILURE_DICE:g} or an empty mask"
 
 StructureMetrics = dict[str, float | bool | None]
 CaseMetrics = dict[str, StructureMetrics]
@@ -73,4 +76,4 @@ def _structure_metrics(pred: NDArray[np.bool_], truth: NDArray[np.bool_], spacin
     assd = compute_average_surface_distance(
         y_pred, y, include_background=True, symmetric=True, spacing=[float(s) for s in spacing]
     )
-    return {"dice": float(dice), "assd_mm": float(assd), "failure": False}
+    return {"dice": float(dice), "assd_mm": float(assd), "failure": float(dice) < FAILURE_DICE}

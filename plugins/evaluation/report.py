@@ -11,7 +11,7 @@ from xml.sax.saxutils import quoteattr
 
 from rich.console import Console
 
-from plugins.evaluation.compare import MEASURES, compare_rounds, results_table, round_title, table_rows
+from plugins.evaluation.compare import MEASURES, compare_rounds, decision_lines, results_table, round_title, table_rows
 from plugins.evaluation.labels import LABEL_ENDING
 from plugins.evaluation.metrics import STRUCTURE_TITLES
 from plugins.evaluation.pictures import case_picture, translation_picture
@@ -20,8 +20,8 @@ from plugins.files import read_json, whole_file, write_json
 MEASURE_TITLES = dict(zip(MEASURES, ("Dice", "ASSD [mm]"), strict=True))
 TRANSLATED_CASES = 4
 
-NOTE = """<p>Mean ± standard deviation over cases. A structure missed, or found where there is none, is a failure:
-Dice 0, ASSD 350 mm. ASSD pools the surfaces of both sides.</p>"""
+NOTE = """<p>Mean ± standard deviation over cases. A failure is a Dice below 0.5 or an empty mask. A structure missed,
+or found where there is none, counts with Dice 0 and ASSD 350 mm. ASSD pools the surfaces of both sides.</p>"""
 
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}
 table{border-collapse:collapse}td,th{padding:.25rem .8rem;border-bottom:1px solid #ccc;text-align:right}
@@ -37,6 +37,7 @@ def write_report(
     truth: Mapping[str, str | os.PathLike[str]] | None = None,
     source: Sequence[Mapping[str, Any]] = (),
     translations: Mapping[str, str | os.PathLike[str]] | None = None,
+    decisions: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Write ``metrics.json``, ``table.txt``, ``pictures/*.png`` and ``index.html`` into a folder.
 
@@ -48,6 +49,7 @@ def write_report(
         truth: case to reference label map.
         source: ceT1 scans with label maps; the first few are shown beside their translations.
         translations: head of the column to the folder of the translated volumes.
+        decisions: round to a sentence on whether its model was accepted.
 
     Returns:
         The content of ``metrics.json``: round to metrics, and ``paired_t_test``.
@@ -58,7 +60,11 @@ def write_report(
     content: dict[str, Any] = {**rounds, "paired_t_test": tests}
     write_json(output_dir / "metrics.json", content)
     with whole_file(output_dir / "table.txt") as part, part.open("w", encoding="utf-8") as file:
-        Console(file=file, width=100).print(results_table(rounds) if rounds else "no reference label maps, no metrics")
+        console = Console(file=file, width=100)
+        if rounds:
+            console.print(results_table(rounds, decisions))
+        else:
+            console.print("\n".join(["no reference label maps, no metrics", *decision_lines(decisions)]), markup=False)
 
     pictures = []
     if source and translations:
@@ -70,12 +76,15 @@ def write_report(
         pictures.append((scan["case"], f"pictures/{scan['case']}.png"))
         case_picture(scan["image"], labels, output_dir / pictures[-1][1], title=scan["case"])
     with whole_file(output_dir / "index.html") as part:
-        part.write_text(_page(rounds, tests, pictures), encoding="utf-8")
+        part.write_text(_page(rounds, tests, pictures, decision_lines(decisions)), encoding="utf-8")
     return content
 
 
 def _page(
-    rounds: Mapping[str, Mapping[str, Any]], tests: Sequence[Mapping[str, Any]], pictures: Sequence[tuple[str, str]]
+    rounds: Mapping[str, Mapping[str, Any]],
+    tests: Sequence[Mapping[str, Any]],
+    pictures: Sequence[tuple[str, str]],
+    decisions: Sequence[str],
 ) -> str:
     parts = ["<h1>Segmentation of hrT2 without hrT2 labels</h1>"]
     if rounds:
@@ -83,6 +92,7 @@ def _page(
         parts.append(NOTE)
     else:
         parts.append("<p>There are no reference label maps, hence no metrics.</p>")
+    parts += [f"<p>{html.escape(line)}.</p>" for line in decisions]
     if tests:
         parts += ["<h2>Paired t-tests</h2>", _html_table(*_test_rows(tests))]
     parts.append(f"<h2>Pictures</h2><p>Contours: {_legend()}. The patient's right is on the left.</p>")

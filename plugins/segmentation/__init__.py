@@ -1,5 +1,6 @@
 """Inference with trained networks by MONAI and torch alone: what nnU-Net would give, without nnU-Net."""
 
+from plugins.segmentation.anatomy import AnatomySettings, Choice, Component, choose, choose_components, find_components
 from plugins.segmentation.inferer import EnsembleInferer, combine
 from plugins.segmentation.locator import LocateWindowd, Locator, LocatorNetwork, locate_scans, read_locator
 from plugins.segmentation.locator_training import (
@@ -13,13 +14,23 @@ from plugins.segmentation.locator_training import (
 from plugins.segmentation.model import LABELS, Member, SegmentationModel, read_model
 from plugins.segmentation.networks import FoldEnsemble
 from plugins.segmentation.outputs import ScansToSegment, write_volumes
-from plugins.segmentation.transforms import KeepLargestComponentsd, SaveLabelMapd, SaveProbabilitiesd, ZScored
+from plugins.segmentation.plausibility import SourceStatistics, plausibility
+from plugins.segmentation.transforms import (
+    KeepLargestComponentsd,
+    PlausibleComponentsd,
+    SaveLabelMapd,
+    SaveProbabilitiesd,
+    ZScored,
+)
 from plugins.segmentation.window import SlidingWindow
 from plugins.segmentation.windowing import write_windows
 
 __all__ = [
     "LABELS",
+    "AnatomySettings",
+    "Choice",
     "CoarseScand",
+    "Component",
     "EnsembleInferer",
     "FoldEnsemble",
     "HeatMapLoss",
@@ -28,6 +39,7 @@ __all__ = [
     "Locator",
     "LocatorNetwork",
     "Member",
+    "PlausibleComponentsd",
     "RandomContrastd",
     "RandomFieldd",
     "RandomMirrord",
@@ -37,9 +49,14 @@ __all__ = [
     "ScansToSegment",
     "SegmentationModel",
     "SlidingWindow",
+    "SourceStatistics",
     "ZScored",
+    "choose",
+    "choose_components",
     "combine",
+    "find_components",
     "locate_scans",
+    "plausibility",
     "read_locator",
     "read_model",
     "write_volumes",

@@ -45,6 +45,8 @@ class SegmentationModel:
         axes: the axes R, A, S of a scan, in the order of the networks' axes.
         nonzero: z-score within the non-zero part of a scan only.
         keep_largest_component_of: labels that lose all but their largest component together, step by step.
+        anatomy: settings of :class:`plugins.segmentation.PlausibleComponentsd`, by which one VS and two cochleae are
+            kept; ``None`` keeps all.
         results: Dice in cross-validation, for the record.
     """
 
@@ -54,6 +56,7 @@ class SegmentationModel:
     axes: Sequence[int] = (2, 1, 0)
     nonzero: bool = False
     keep_largest_component_of: Sequence[Sequence[int]] = ()
+    anatomy: Mapping[str, Any] | None = None
     results: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, model_dir: str | os.PathLike[str]) -> None:

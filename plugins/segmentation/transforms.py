@@ -17,7 +17,9 @@ from scipy.ndimage import binary_fill_holes, generate_binary_structure, label
 
 from plugins.data import WINDOWS
 from plugins.data.dicom import is_series, write_segmentation
+from plugins.errors import InputError
 from plugins.files import read_json, whole_file, write_json
+from plugins.segmentation.anatomy import AnatomySettings, choose_components
 
 StrPath = str | os.PathLike[str]
 
@@ -87,6 +89,44 @@ class KeepLargestComponentsd:
         labels = found[0].cpu().numpy().astype(np.uint8)
         for step in self._steps:
             labels = keep_largest_component(labels, step)
+        cleaned = found.clone()
+        cleaned[0] = torch.from_numpy(labels).to(found)
+        return {**item, self._key: cleaned}
+
+
+class PlausibleComponentsd:
+    """:func:`plugins.segmentation.choose_components` of a label map: one VS and two cochleae, one a side.
+
+    Args:
+        keys: of the label map :math:`(1, X, Y, Z)`, with its affine.
+        settings: of :class:`plugins.segmentation.AnatomySettings`, those that differ from the defaults; ``None`` leaves
+            every label map as it is.
+        probabilities: key of the probabilities :math:`(3, X, Y, Z)` on the same grid; where an item has none, parts
+            are weighted by size.
+
+    Raises:
+        InputError: for an unknown or impossible setting.
+    """
+
+    def __init__(self, keys: str, settings: Mapping[str, Any] | None = None, probabilities: str = "probabilities"):
+        self._key, self._probabilities = keys, probabilities
+        try:
+            self._settings = None if settings is None else AnatomySettings(**settings)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"anatomy is {settings} ({error}): give settings that exist, or null.") from error
+
+    def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """Return ``item`` with the label map cleaned."""
+        found = item[self._key]
+        if self._settings is None:
+            return {**item}
+        chances = item.get(self._probabilities)
+        labels = choose_components(
+            found[0].cpu().numpy().astype(np.uint8),
+            np.asarray(found.affine, dtype=np.float64),
+            None if chances is None else chances.cpu().numpy(),
+            self._settings,
+        )
         cleaned = found.clone()
         cleaned[0] = torch.from_numpy(labels).to(found)
         return {**item, self._key: cleaned}

@@ -6,6 +6,7 @@ import math
 import nibabel as nib
 import numpy as np
 import pytest
+from rich.console import Console
 from scipy import ndimage, stats
 
 from plugins.errors import InputError
@@ -69,6 +70,27 @@ def test_empty_structures_follow_the_written_policy(pred, truth, expected):
     maps[0, 1:3, 1:3, 1:3] = pred
     maps[1, 1:3, 1:3, 1:3] = truth
     assert case_metrics(maps[0], maps[1], (1, 1, 1))["vs"] == expected
+
+
+@pytest.mark.parametrize(("shared", "failure"), [(3, True), (4, False), (0, True)])
+def test_a_dice_below_one_half_is_a_failure(shared, failure):
+    pred, truth = np.zeros((2, 20, 3, 3), dtype=np.uint8)
+    pred[:8, 1, 1] = 2
+    truth[8 - shared : 16 - shared, 1, 1] = 2
+    found = case_metrics(pred, truth, (1, 1, 1))["cochlea"]
+    assert found["dice"] == pytest.approx(shared / 8)
+    assert found["failure"] == failure
+    assert found["assd_mm"] < 350
+
+
+def test_failures_are_counted_and_distances_of_what_was_found_kept():
+    truth = np.zeros((20, 3, 3), dtype=np.uint8)
+    truth[:8, 1, 1] = 1
+    preds = {"right": truth, "off": np.roll(truth, 8, axis=0), "empty": truth * 0}
+    mean = summarise({name: case_metrics(pred, truth, (1, 1, 1)) for name, pred in preds.items()})["vs"]
+    assert (mean["failures"], mean["cases"]) == (2, 3)
+    off = naive_assd(preds["off"] > 0, truth > 0, (1, 1, 1))
+    assert mean["assd_mm_found"] == pytest.approx(off / 2, abs=1e-5)
 
 
 def test_excluded_cases_and_failures_in_the_means():
@@ -167,3 +189,16 @@ def test_rounds_are_paired_by_case_and_shown():
     assert test["n"] == 3
     assert test["difference"] == pytest.approx((0.1 + 0.2 + 0.05) / 3)
     assert results_table(rounds).row_count == 6
+
+
+def test_the_printed_table_counts_failures_and_tells_the_decisions(capsys):
+    cases = {
+        case: {s: {"dice": dice, "assd_mm": 9.0, "failure": dice < 0.5} for s in ("vs", "cochlea")}
+        for case, dice in {"a": 0.0, "b": 0.49, "c": 0.9}.items()
+    }
+    rounds = {"round_0": {"cases": cases, "mean": summarise(cases)}}
+    Console(width=80).print(results_table(rounds, {"round_1": "refused, plausibility falls from [1] to [0]"}))
+    printed = capsys.readouterr().out
+    assert printed.count("2/3") == 2
+    assert "a failure is a Dice below 0.5 or an empty mask" in printed
+    assert "self-training, round 1: refused, plausibility falls from [1] to [0]" in printed

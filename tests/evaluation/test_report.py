@@ -41,6 +41,7 @@ def test_report_is_complete_and_links_what_exists(run):
         truth={"v": run / "truth" / "v_Label.nii.gz"},
         source=[{"case": "s", "image": run / "scan.nii.gz", "label": run / "truth" / "v_Label.nii.gz"}],
         translations={"tanq": run / "tanq"},
+        decisions={"round_1": "accepted <b>, nothing falls"},
     )
     metrics = read_json(run / "report" / "metrics.json")
     assert metrics["round_1"]["cases"]["v"]["vs"]["dice"] == 1
@@ -50,14 +51,22 @@ def test_report_is_complete_and_links_what_exists(run):
     for picture in ("pictures/translations.png", "pictures/v.png"):
         assert picture in page
         assert (run / "report" / picture).read_bytes().startswith(b"\x89PNG")
-    assert "before self-training" in (run / "report" / "table.txt").read_text()
+    assert "self-training, round 1: accepted &lt;b&gt;, nothing falls." in page
+    table = (run / "report" / "table.txt").read_text()
+    assert "before self-training" in table
+    assert "self-training, round 1: accepted <b>, nothing falls" in table
 
 
 def test_report_without_references_says_so(run):
     content = write_report(
-        [{"case": "v", "image": run / "scan.nii.gz"}], {"round_0": run / "round_0"}, {}, run / "report"
+        [{"case": "v", "image": run / "scan.nii.gz"}],
+        {"round_0": run / "round_0"},
+        {},
+        run / "report",
+        decisions={"round_1": "refused [all]"},
     )
     assert content == {"paired_t_test": []}
+    assert "self-training, round 1: refused [all]\n" in (run / "report" / "table.txt").read_text()
     assert "no reference label maps" in (run / "report" / "index.html").read_text()
 
 

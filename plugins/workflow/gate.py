@@ -1,0 +1,293 @@
+"""Self-training that cannot make it worse: which pseudo-labels train the next round, and which round is handed over."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.affines import voxel_sizes
+from numpy.typing import NDArray
+from scipy.ndimage import distance_transform_edt
+
+from plugins.errors import InputError
+from plugins.evaluation.labels import LABEL_ENDING
+from plugins.files import read_json, whole_file, write_json
+from plugins.progress import Progress
+from plugins.workflow.scoring import STRUCTURES, Case, Rules, cases_of, mean_rows, read_case
+
+IGNORE = 3
+GATE, SCORE, ACCEPTED = "gate.json", "score.json", "accepted.json"
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """From when on a pseudo-label is trusted.
+
+    Attributes:
+        min_agreement: Dice of the members (or, with fewer than two, mean probability) below which a structure is
+            doubtful: all its voxels are ignored.
+        min_plausibility: of what was chosen, below which a scan is left out.
+        strong_agreement: of both structures, from which a scan weighs 1.
+        consensus_weight: of the other scans.
+        min_vote: share of members that must see a voxel as the ensemble does.
+        min_confidence: probability that the ensemble must give a voxel's label, near the structures.
+        near_mm: how near.
+        keep_share: of the scans, the best by score, that is kept whatever the thresholds say.
+    """
+
+    min_agreement: float = 0.5
+    min_plausibility: float = 0.5
+    strong_agreement: float = 0.8
+    consensus_weight: float = 0.5
+    min_vote: float = 0.5
+    min_confidence: float = 0.6
+    near_mm: float = 10.0
+    keep_share: float = 1 / 3
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> Thresholds:
+        """Those of ``settings``, the others by default.
+
+        Raises:
+            InputError: for a setting that does not exist or is out of range.
+        """
+        try:
+            found = cls(**settings)
+            shares = {name: value for name, value in asdict(found).items() if name != "near_mm"}
+            odd = [name for name, value in shares.items() if not 0 <= value <= 1]
+            if odd or not found.near_mm >= 0:
+                raise ValueError(f"{', '.join(odd) or 'near_mm'} is out of range")
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"thresholds of the pseudo-labels are {dict(settings)} ({error}): correct them."
+            ) from error
+        return found
+
+
+def score_model(
+    target: str,
+    ensemble_dir: str,
+    member_dirs: Sequence[str],
+    statistics: str,
+    output_dir: str,
+    anatomy: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Score a model by its label maps of unlabelled scans, and write ``score.json``.
+
+    Args:
+        target: datalist of the scans.
+        ensemble_dir: holds ``<case>_Label.nii.gz``, and ``<case>_Probabilities.nii.gz`` where they were saved.
+        member_dirs: folders of the label maps of single folds or configurations; may be empty.
+        statistics: datalist of the source scans with labels, or a file of :class:`SourceStatistics`.
+        output_dir: where the file goes.
+        anatomy: see :meth:`plugins.workflow.scoring.Rules.read`.
+
+    Returns:
+        The content of the file: ``mean`` as :func:`plugins.workflow.scoring.mean_rows` gives it, ``cases`` as
+        :func:`plugins.workflow.scoring.read_case` does, and ``statistics``.
+
+    Raises:
+        InputError: if a file is missing or cannot be read.
+    """
+    rules, cases, rows = Rules.read(statistics, anatomy), cases_of(target), []
+    with Progress(total=len(cases), description="scoring", folder=output_dir) as progress:
+        for case in cases:
+            rows.append(read_case(case, ensemble_dir, member_dirs, rules).row)
+            progress.advance()
+    content = {"mean": mean_rows(rows), "cases": rows, "statistics": rules.statistics.to_json()}
+    write_json(Path(output_dir, SCORE), content)
+    return content
+
+
+def gate_pseudo_labels(
+    target: str,
+    ensemble_dir: str,
+    member_dirs: Sequence[str],
+    statistics: str,
+    output_dir: str,
+    anatomy: Mapping[str, Any] | None = None,
+    thresholds: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Write the pseudo-labels that may be trained on, and ``gate.json``, which says what was done and why.
+
+    In a label map ``<case>_Label.nii.gz``, 3 is to be ignored: parts that cannot be the structure, voxels that too few
+    members see alike or that the ensemble is unsure of, and structures that the members do not agree on. A scan is left
+    out if what was chosen is implausible, or if no structure is sure; but the best third of the scans stays.
+
+    Args:
+        target: as in :func:`score_model`, and so the next four.
+        ensemble_dir: see there.
+        member_dirs: see there.
+        statistics: see there.
+        output_dir: where the files go.
+        anatomy: see there.
+        thresholds: those of :class:`Thresholds` that differ from the defaults.
+
+    Returns:
+        The content of ``gate.json``: that of ``score.json``, with ``thresholds``, and for each case also ``kept``,
+        ``weight``, ``score`` (by which the best are found), ``ignored_voxels`` and further ``reasons``.
+
+    Raises:
+        InputError: if a file is missing or cannot be read, or if all label maps are empty.
+    """
+    limits, rules, cases = Thresholds.of(thresholds or {}), Rules.read(statistics, anatomy), cases_of(target)
+    rows, spare = [], set()
+    with Progress(total=len(cases), description="gate", folder=output_dir) as progress:
+        for name in cases:
+            case = read_case(name, ensemble_dir, member_dirs, rules)
+            row = {**case.row, **_verdict(case.row, limits)}
+            labels = _gated(case, _doubtful(row, limits), limits)
+            if row["kept"] and not _holds(labels):
+                row |= {"kept": False, "reasons": [*row["reasons"], "no voxel is sure"]}
+            if not row["kept"]:
+                labels = _gated(case, [], limits)
+                if _holds(labels):
+                    spare.add(name)
+            row["ignored_voxels"] = int(np.count_nonzero(labels == IGNORE))
+            rows.append(row)
+            if row["kept"]:
+                _save(labels, Path(ensemble_dir, name + LABEL_ENDING), output_dir)
+            progress.advance()
+    best = sorted((row for row in rows if row["kept"] or row["case"] in spare), key=lambda row: -row["score"])
+    if not best:
+        raise InputError(f"{ensemble_dir}: no label map has a structure that is sure: train longer before this round.")
+    for row in best[: math.ceil(limits.keep_share * len(rows))]:
+        if not row["kept"]:
+            case = read_case(row["case"], ensemble_dir, member_dirs, rules)
+            row |= {"kept": True, "reasons": [*row["reasons"], "kept all the same, as one of the best"]}
+            _save(_gated(case, [], limits), Path(ensemble_dir, row["case"] + LABEL_ENDING), output_dir)
+    content = {
+        "mean": mean_rows(rows),
+        "kept": sum(row["kept"] for row in rows),
+        "cases": rows,
+        "thresholds": asdict(limits),
+        "statistics": rules.statistics.to_json(),
+    }
+    write_json(Path(output_dir, GATE), content)
+    return content
+
+
+def _certainty(row: Mapping[str, Any]) -> dict[str, float]:
+    """Agreement of the members, or else mean probability, of the structures where one of them is known."""
+    known = {name: row["agreement"][name] for name in STRUCTURES}
+    known = {name: row["confidence"][name] if value is None else value for name, value in known.items()}
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def _doubtful(row: Mapping[str, Any], limits: Thresholds) -> list[str]:
+    return [name for name, value in _certainty(row).items() if value < limits.min_agreement]
+
+
+def _verdict(row: Mapping[str, Any], limits: Thresholds) -> dict[str, Any]:
+    certainty, doubtful, reasons = _certainty(row), _doubtful(row, limits), list(row["reasons"])
+    reasons += [f"agreement on the {name} is {certainty[name]:.2f}" for name in doubtful]
+    found = [name for name, volume in row["volumes_mm3"].items() if volume > 0]
+    sure = [name for name in found if name not in doubtful]
+    strong = len(certainty) == len(STRUCTURES) and min(certainty.values()) >= limits.strong_agreement
+    kept = bool(sure) and row["plausibility_chosen"] >= limits.min_plausibility
+    return {
+        "kept": kept,
+        "weight": 1.0 if kept and strong else limits.consensus_weight,
+        "score": row["plausibility_chosen"] * (float(np.mean([*certainty.values()])) if certainty else 1.0),
+        "reasons": reasons,
+    }
+
+
+def _gated(case: Case, doubtful: Sequence[str], limits: Thresholds) -> NDArray[np.uint8]:
+    """What was chosen, with 3 where it is not to be learnt from."""
+    chosen, probabilities = case.choice.labels, case.probabilities
+    ignore = (case.labels != 0) & (chosen == 0)
+    if case.members:
+        votes = np.mean([member == chosen for member in case.members], axis=0)
+        ignore |= votes < limits.min_vote
+    if probabilities is not None:
+        ignore |= (probabilities.argmax(0) != 0) & (chosen == 0)
+        own = np.take_along_axis(probabilities, chosen[None].astype(np.intp), axis=0)[0]
+        outside = chosen == 0
+        if not outside.all():
+            near = distance_transform_edt(outside, sampling=voxel_sizes(case.affine)) <= limits.near_mm
+            ignore |= near & ~(own >= limits.min_confidence)
+    for name in doubtful:
+        for labels in (chosen, *case.members):
+            ignore |= labels == STRUCTURES[name]
+    return np.where(ignore, IGNORE, chosen).astype(np.uint8)
+
+
+def _holds(labels: NDArray[np.uint8]) -> bool:
+    return bool(np.isin(labels, [*STRUCTURES.values()]).any())
+
+
+def _save(labels: NDArray[np.uint8], source: Path, output_dir: str) -> None:
+    image = nib.load(source)
+    header = image.header.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    with whole_file(Path(output_dir, source.name)) as part:
+        nib.save(nib.Nifti1Image(labels, image.affine, header), part)
+
+
+def accept_round(
+    before: str,
+    after: str,
+    output_dir: str,
+    before_model: str = "before",
+    after_model: str = "after",
+    tolerance: float = 0.01,
+) -> dict[str, Any]:
+    """Decide whether a round's model replaces the one before it, and write ``accepted.json``.
+
+    It does if neither the agreement on a structure nor the plausibility falls, as means over the scans that both have.
+    No label is looked at, so this is a guard against models that come apart, not a proof that one is better.
+
+    Args:
+        before: ``score.json`` or ``gate.json`` of the model so far, or the ``accepted.json`` of the round before.
+        after: ``score.json`` of the round's model.
+        output_dir: where the file goes.
+        before_model: name of the model so far; an ``accepted.json`` brings its own.
+        after_model: name of the round's model.
+        tolerance: by which a mean may fall.
+
+    Returns:
+        The content of the file: ``accepted``, ``model`` (name of the one to hand over), ``sentence``, ``measures``
+        (``before`` and ``after``), ``tolerance``, and ``mean`` and ``cases`` of the model to hand over.
+
+    Raises:
+        InputError: if a file is none of these, or they have no scan in common.
+    """
+    old, new = read_json(before), read_json(after)
+    try:
+        earlier, later = ({str(row["case"]): row for row in content["cases"]} for content in (old, new))
+        common = [case for case in later if case in earlier]
+        means = [mean_rows([rows[case] for case in common]) for rows in (earlier, later)]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{before} or {after} is no score of a model ({error}): give {SCORE}.") from error
+    if not common:
+        raise InputError(f"{before} and {after} have no scan in common: score both on the same scans.")
+    measures = {f"agreement on the {name}": [mean["agreement"][name] for mean in means] for name in STRUCTURES}
+    measures["plausibility"] = [mean["plausibility"] for mean in means]
+    known = {name: pair for name, pair in measures.items() if None not in pair}
+    fallen = [name for name, (first, second) in known.items() if second < first - tolerance]
+    accepted, model_before = not fallen, str(old.get("model", before_model))
+    told = {name: f"{name} {first:.3f} to {second:.3f}" for name, (first, second) in known.items()}
+    model = after_model if accepted else model_before
+    why = "nothing falls" if accepted else f"falls: {', '.join(told[name] for name in fallen)}"
+    rest = [text for name, text in told.items() if name not in fallen]
+    verdict = f"{'accepted' if accepted else 'refused'}, {why}"
+    content = {
+        "accepted": accepted,
+        "model": model,
+        "sentence": f"{verdict} ({', '.join(rest)}); handed over: {model}"
+        if rest
+        else f"{verdict}; handed over: {model}",
+        "measures": {name: {"before": first, "after": second} for name, (first, second) in measures.items()},
+        "tolerance": tolerance,
+        "mean": (new if accepted else old)["mean"],
+        "cases": (new if accepted else old)["cases"],
+    }
+    write_json(Path(output_dir, ACCEPTED), content)
+    return content
