@@ -1,7 +1,14 @@
 """Scans: readers, checks, the phantom, transforms, slices."""
 
 from plugins.data.checks import check_scan, check_scans
-from plugins.data.crossmoda import crossmoda_datalist, heldout_labels, read_datalist, scan_datalist, write_datalist
+from plugins.data.crossmoda import (
+    crossmoda_datalist,
+    heldout_labels,
+    heldout_scans,
+    read_datalist,
+    scan_datalist,
+    write_datalist,
+)
 from plugins.data.datalists import dataset_or_phantom, inference_datalist, segmentation_datalist, unpaired_datalist
 from plugins.data.phantom import write_phantom
 from plugins.data.slices import UnpairedSampler, UnpairedSlices, prepare_volumes
@@ -37,6 +44,7 @@ __all__ = [
     "crossmoda_datalist",
     "dataset_or_phantom",
     "heldout_labels",
+    "heldout_scans",
     "inference_datalist",
     "paste_labels",
     "prepare_volumes",

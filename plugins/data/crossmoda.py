@@ -115,6 +115,19 @@ def heldout_labels(dataset_dir: str | os.PathLike[str], split: str) -> dict[str,
     return {case: str(path) for case, path in _by_case(_nifti_files(folders[0]), "Label").items()} if folders else {}
 
 
+def heldout_scans(dataset_dir: str | os.PathLike[str]) -> dict[str, str]:
+    """The true hrT2 of the source patients that simulated data sets keep in ``heldout/source_hrT2``: for bounds only.
+
+    Args:
+        dataset_dir: as in :func:`crossmoda_datalist`.
+
+    Returns:
+        The absolute path of the scan of each case; empty if the data set has none, as the real one.
+    """
+    folders = _find_folders(_outermost(Path(dataset_dir)), ("source_hrT2",))
+    return {case: str(path) for case, path in _by_case(_nifti_files(folders[0]), "hrT2").items()} if folders else {}
+
+
 def write_datalist(path: str | os.PathLike[str], items: Sequence[Mapping[str, Any]]) -> None:
     """Write ``items`` as a MONAI datalist ``{"training": [...]}``; ``image`` and ``label`` become relative to it."""
     folder = Path(path).absolute().parent

@@ -28,6 +28,7 @@ from plugins.nnunet.watch import TrainingWatch
 from plugins.nnunet.workers import ended_with, process_pool
 from plugins.nnunet.workspace import Workspace
 from plugins.segmentation import SlidingWindow
+from plugins.segmentation.anatomy import read_settings
 from plugins.segmentation.locator import copy_locator, is_copied
 from plugins.segmentation.model import DESCRIPTION, WEIGHTS
 from plugins.signatures import Length, passes_on, refused_by
@@ -99,6 +100,8 @@ class NnUNetTraining:
         plans_from: ``model_dir`` of an earlier training whose plans are used unchanged, with none of the six above.
         locator: folder of the locator that cut the scans' windows; its files go into ``model_dir`` too, so that
             inference cuts the same. ``None`` for whole scans.
+        anatomy: settings of :class:`plugins.segmentation.AnatomySettings`, ``{}`` for its defaults: a label map keeps
+            one VS and two cochleae, chosen by place and score. ``None`` leaves that to nnU-Net's largest component.
         window: how validation scans are predicted.
         executor: runs jobs, one network each; ``None`` runs them one after the other here or, if there are several
             devices, in as many processes. It is shut down after a failure.
@@ -130,6 +133,7 @@ class NnUNetTraining:
         plan_changes: Mapping[Configuration, PlanChanges] | None = None,
         plans_from: str | Path | None = None,
         locator: str | Path | None = None,
+        anatomy: Mapping[str, Any] | None = None,
         window: SlidingWindow | None = None,
         executor: Executor | None = None,
         tensorboard: bool = True,
@@ -161,6 +165,9 @@ class NnUNetTraining:
         }
         self.plans_from = None if plans_from is None else Path(plans_from)
         self.locator = None if locator is None else Path(locator)
+        self.anatomy = anatomy
+        if anatomy is not None:
+            read_settings(anatomy)
         self.window = window or SlidingWindow()
         self.tensorboard, self.train_handlers = tensorboard, list(train_handlers)
         self.devices = None if devices is None else [str(torch.device(each)) for each in devices]
@@ -199,6 +206,8 @@ class NnUNetTraining:
                 )
             write_json(marker, {**selection, "request": request})
         selection = {key: value for key, value in read_json(marker).items() if key != "request"}
+        if self.anatomy is not None:
+            selection |= {"anatomy": dict(self.anatomy), "keep_largest_component_of": []}
         if self.locator and not is_copied(self.locator, self.model_dir):
             copy_locator(self.locator, self.model_dir)
         if not self._is_exported(selection):

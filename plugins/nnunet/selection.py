@@ -202,6 +202,7 @@ def describe(workspace: Workspace, selection: Mapping[str, Any]) -> Segmentation
         axes=[(2, 1, 0)[axis] for axis in plans.transpose_forward],
         nonzero=bool(nonzero.pop()),
         keep_largest_component_of=selection["keep_largest_component_of"],
+        anatomy=selection.get("anatomy"),
         results=selection["results"],
     )
 

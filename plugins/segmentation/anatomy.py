@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt, find_objects, generate_binary_structure, label
 from scipy.spatial import cKDTree
 
+from plugins.errors import InputError
 from plugins.segmentation.model import LABELS
 
 VS, COCHLEA = "VS", "cochlea"
@@ -64,6 +65,18 @@ class AnatomySettings:
 
 
 DEFAULTS = AnatomySettings()
+
+
+def read_settings(settings: Mapping[str, Any]) -> AnatomySettings:
+    """Those of a config, the others by default.
+
+    Raises:
+        InputError: for a setting that does not exist or cannot be.
+    """
+    try:
+        return AnatomySettings(**settings)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"anatomy is {dict(settings)} ({error}): give settings that exist, or null.") from error
 
 
 @dataclass(frozen=True)

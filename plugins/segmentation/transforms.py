@@ -17,9 +17,8 @@ from scipy.ndimage import binary_fill_holes, generate_binary_structure, label
 
 from plugins.data import WINDOWS
 from plugins.data.dicom import is_series, write_segmentation
-from plugins.errors import InputError
 from plugins.files import read_json, whole_file, write_json
-from plugins.segmentation.anatomy import AnatomySettings, choose_components
+from plugins.segmentation.anatomy import choose_components, read_settings
 
 StrPath = str | os.PathLike[str]
 
@@ -110,10 +109,7 @@ class PlausibleComponentsd:
 
     def __init__(self, keys: str, settings: Mapping[str, Any] | None = None, probabilities: str = "probabilities"):
         self._key, self._probabilities = keys, probabilities
-        try:
-            self._settings = None if settings is None else AnatomySettings(**settings)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"anatomy is {settings} ({error}): give settings that exist, or null.") from error
+        self._settings = None if settings is None else read_settings(settings)
 
     def __call__(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """Return ``item`` with the label map cleaned."""

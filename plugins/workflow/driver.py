@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from plugins.data import crossmoda_datalist, dataset_or_phantom, heldout_labels
+from plugins.data import crossmoda_datalist, dataset_or_phantom, heldout_labels, heldout_scans, scan_datalist
 from plugins.errors import InputError
 from plugins.evaluation import results_table
 from plugins.evaluation.labels import labels_in
@@ -18,9 +18,11 @@ from plugins.files import read_json
 from plugins.locks import sole_owner
 from plugins.options import tracking_settings
 from plugins.workflow.functions import SPLITS
+from plugins.workflow.gate import ACCEPTED
 from plugins.workflow.graph import check_stages, run_stages
 from plugins.workflow.plan import Plan, find_bundles
 from plugins.workflow.process import CommandError
+from plugins.workflow.segment import final_model
 from plugins.workflow.tracking import DriverRun
 
 REPORT_PAGE = "report/index.html"
@@ -44,10 +46,24 @@ class UdaWorkflow:
         runs_dir: folder of all runs.
         run_name: ``None`` is the name of the data set's folder.
         run_suffix: appended to the name.
-        views: translators by name: ``tanq`` is the bundle ``tanq_translation``. ``ceT1`` takes the scans as they are.
+        views: what the first segmentation is trained on. Translators by name: ``tanq`` is the bundle
+            ``tanq_translation``. ``redrawn`` are the scans in the contrast of hrT2, by rule and without a network;
+            ``ceT1`` the scans as they are. The bounds are ``true_hrT2`` (of the source patients: a perfect translation)
+            and ``labelled_hrT2`` (the target scans with their true labels).
         rounds: rounds of self-training.
+        window: mm along L, P, S of the window around the inner ears that everything sees, found by a locator that is
+            trained first; ``None`` takes whole scans.
+        translate: what the translators take: ``ceT1``, or ``redrawn`` scans.
+        calibrated: move brightness and spread of the structures in translations to those of hrT2.
+        weigh_views: leave out translations whose structures miss the contrast of hrT2.
+        gate: of pseudo-labels, see :class:`plugins.workflow.gate.Thresholds`: ``{}`` for its defaults. With a gate the
+            run hands over the last round that was accepted; ``None`` trains on all pseudo-labels, as the paper does.
+        continue_rounds: begin each round from the weights of the one before it.
         overlays: config files, such as ``cpu.json``, that are merged over those of every bundle that has them.
         settings: bundle to config ids to values.
+        source_truth_dir: true hrT2 scans ``<case>_hrT2.nii.gz`` of source patients; ``None`` looks for those that
+            simulated data sets keep. For the bound ``true_hrT2`` only.
+        target_truth_dir: likewise, true label maps of the target scans, for the bound ``labelled_hrT2`` only.
         truth_dir: reference label maps ``<case>_Label.nii.gz`` of validation scans; ``None`` looks for those that
             simulated data sets keep beside the scans.
         device: torch device of all stages.
@@ -76,6 +92,14 @@ class UdaWorkflow:
         seed: int = 0,
         num_threads: int | None = None,
         max_epochs: int | None = None,
+        window: Sequence[float] | None = None,
+        translate: str = "ceT1",
+        calibrated: bool = False,
+        weigh_views: bool = False,
+        gate: Mapping[str, Any] | None = None,
+        continue_rounds: bool = False,
+        source_truth_dir: StrPath | None = None,
+        target_truth_dir: StrPath | None = None,
         train_handlers: Sequence[Any] = (),
     ):
         self.bundle_root = Path(os.path.abspath(bundle_root))
@@ -87,6 +111,9 @@ class UdaWorkflow:
         self.settings = {} if settings is None else settings
         self.rounds, self.max_epochs = rounds, max_epochs
         self.device, self.seed, self.num_threads = device, seed, num_threads
+        self.window, self.translate, self.calibrated, self.weigh_views = window, translate, calibrated, weigh_views
+        self.gate, self.continue_rounds = gate, continue_rounds
+        self.source_truth_dir, self.target_truth_dir = source_truth_dir, target_truth_dir
         self.train_handlers = list(train_handlers)
 
     @property
@@ -136,7 +163,28 @@ class UdaWorkflow:
             settings=self.settings,
             common=common,
             max_epochs=self.max_epochs,
+            window=None if self.window is None else [float(mm) for mm in self.window],
+            translate=self.translate,
+            calibrated=self.calibrated,
+            weigh_views=self.weigh_views,
+            gate=self.gate,
+            continue_rounds=self.continue_rounds,
+            source_truth=self._bound(dataset_dir, "source", self.source_truth_dir, scans["source"]),
+            target_truth=self._bound(dataset_dir, "training_target", self.target_truth_dir, scans["target"]),
         )
+
+    def _bound(
+        self, dataset_dir: Path, split: str, folder: StrPath | None, scans: Sequence[Mapping[str, str]]
+    ) -> dict[str, str]:
+        """Truth that only a bound is trained on."""
+        if folder is None:
+            found = heldout_labels(dataset_dir, split) if split != "source" else heldout_scans(dataset_dir)
+        elif split == "source":
+            found = {scan["case"]: scan["image"] for scan in scan_datalist(folder, "hrT2")}
+        else:
+            found = {case: os.path.abspath(path) for case, path in labels_in(folder).items()}
+        cases = [scan["case"] for scan in scans]
+        return {case: found[case] for case in cases if case in found} if {*cases} <= {*found} else {}
 
     def run(self) -> None:
         """Bring the run to its end and print its results.
@@ -172,6 +220,12 @@ class UdaWorkflow:
         return {
             "dataset": plan.dataset_dir.name,
             "views": ", ".join(self.views),
+            "window": self.window,
+            "translate": self.translate,
+            "calibrated": self.calibrated,
+            "weigh_views": self.weigh_views,
+            "gate": self.gate,
+            "continue_rounds": self.continue_rounds,
             "rounds": self.rounds,
             "overlays": ", ".join(self.overlays),
             "seed": self.seed,
@@ -189,11 +243,15 @@ class UdaWorkflow:
             raise InputError(f"{self.truth_dir} has no label map of a validation scan: give another truth_dir.")
         return truth
 
+    def _decisions(self) -> dict[str, str]:
+        files = {f"round_{n}": self.run_dir / f"round_{n}" / "acceptance" / ACCEPTED for n in range(1, self.rounds + 1)}
+        return {name: read_json(file)["sentence"] for name, file in files.items() if self.gate is not None}
+
     def _print_results(self, has_truth: bool) -> None:
         if has_truth:
             metrics = {key: value for key, value in read_json(self.run_dir / REPORT_METRICS).items() if key != TESTS}
-            Console().print(results_table(metrics))
+            Console().print(results_table(metrics, self._decisions()))
         else:
             print("no reference label maps of the validation scans are known (truth_dir), so there are no metrics")
-        print(f"label maps: {self.run_dir / f'round_{self.rounds}' / 'validation'}")
+        print(f"label maps: {final_model(self.run_dir).parents[1] / 'validation'}")
         print(f"report: {self.run_dir / REPORT_PAGE}", flush=True)

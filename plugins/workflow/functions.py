@@ -9,7 +9,7 @@ from typing import Any
 
 from plugins.data import check_scans, crossmoda_datalist, read_datalist
 from plugins.evaluation import write_report
-from plugins.files import write_json
+from plugins.files import read_json, write_json
 
 SPLITS = {"source": "training_source", "target": "training_target", "validation": "validation"}
 UNTRANSLATED = "ceT1"
@@ -36,6 +36,8 @@ def write_training_list(
     run_dir: str,
     target: str | None = None,
     pseudo_labels: str | None = None,
+    weights: str | None = None,
+    gate: str | None = None,
 ) -> None:
     """Write ``datalist.json``: what the segmentation of one round is trained on.
 
@@ -45,21 +47,32 @@ def write_training_list(
         output_dir: where the list goes, below the run folder; files of the run are named relative to it.
         run_dir: the run folder.
         target: datalist of real hrT2 scans.
-        pseudo_labels: folder of their label maps ``<case>_Label.nii.gz``.
+        pseudo_labels: folder of their label maps ``<case>_Label.nii.gz``; scans without one are left out.
+        weights: ``views.json`` of :func:`plugins.workflow.views.weigh_views`; a view of weight 0 is left out.
+        gate: ``gate.json`` of the pseudo-labels, with the weight of each scan.
     """
-    items = []
+    items: list[dict[str, Any]] = []
     scans = read_datalist(source)
+    view_weights = {} if weights is None else {name: row["weight"] for name, row in read_json(weights).items()}
     for view, folder in views.items():
+        weight = view_weights.get(view, 1.0)
+        if weight == 0:
+            continue
         for scan in scans:
             case = scan["case"]
             image = scan["image"] if folder is None else os.path.join(folder, f"{case}.nii.gz")
             item = {"case": f"{case}_{view}", "patient": case, "image": image, "label": scan["label"]}
-            items.append({**item, "origin": "translated"})
+            items.append({**item, "origin": "translated", **({"weight": weight} if weight != 1 else {})})
     if target is not None and pseudo_labels is not None:
+        verdicts = {} if gate is None else {row["case"]: row for row in read_json(gate)["cases"]}
         for scan in read_datalist(target):
             case = scan["case"]
             label = os.path.join(pseudo_labels, f"{case}_Label.nii.gz")
-            items.append({"case": case, "patient": case, "image": scan["image"], "label": label, "origin": "real"})
+            if gate is not None and not verdicts[case]["kept"]:
+                continue
+            item = {"case": case, "patient": case, "image": scan["image"], "label": label, "origin": "real"}
+            weight = verdicts[case]["weight"] if gate is not None else 1.0
+            items.append({**item, **({"weight": weight} if weight != 1 else {})})
     write_json(Path(output_dir, "datalist.json"), {"training": [*_relative(items, output_dir, run_dir)]})
 
 
@@ -71,8 +84,9 @@ def write_run_report(
     truth: Mapping[str, str],
     source: str,
     translations: Mapping[str, str],
+    accepted_files: Mapping[str, str] | None = None,
 ) -> None:
-    """:func:`plugins.evaluation.write_report` with datalist files in place of lists."""
+    """:func:`plugins.evaluation.write_report` with datalist files in place of lists, and files of decisions."""
     write_report(
         validation=read_datalist(validation),
         pred_dirs=pred_dirs,
@@ -81,6 +95,7 @@ def write_run_report(
         truth=truth,
         source=read_datalist(source),
         translations=translations,
+        decisions={name: read_json(file)["sentence"] for name, file in (accepted_files or {}).items()},
     )
 
 

@@ -291,3 +291,24 @@ def accept_round(
     }
     write_json(Path(output_dir, ACCEPTED), content)
     return content
+
+
+def gate_accepted(
+    models: Mapping[str, Mapping[str, Any]],
+    accepted: str | None,
+    output_dir: str,
+    thresholds: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """:func:`gate_pseudo_labels` by the model that has been accepted so far.
+
+    Args:
+        models: name of a round to ``target``, ``ensemble_dir``, ``member_dirs`` and ``statistics`` of its model.
+        accepted: ``accepted.json`` that names the round; ``None`` if there is only one.
+        output_dir: where the files go.
+        thresholds: see :class:`Thresholds`.
+
+    Returns:
+        The content of ``gate.json``.
+    """
+    name = next(iter(models)) if accepted is None else str(read_json(accepted)["model"])
+    return gate_pseudo_labels(**models[name], output_dir=output_dir, thresholds=thresholds)

@@ -13,13 +13,17 @@ from monai.bundle import ConfigParser
 from plugins.errors import InputError
 from plugins.options import fitting, merged, refuse_unknown, refuse_unknown_ids
 from plugins.workflow.functions import UNTRANSLATED
+from plugins.workflow.gate import ACCEPTED, GATE, SCORE
 from plugins.workflow.stage import Stage
 
 SEGMENTATION = "vs_cochlea_seg"
 TRAIN, INFERENCE, EVALUATE = "train.json", "inference.json", "evaluate.json"
 FUNCTIONS = "plugins.workflow.functions"
-RUN_IDS = {TRAIN: "training", INFERENCE: "inference", EVALUATE: "evaluate"}
+RUN_IDS = {TRAIN: "training", INFERENCE: "inference", EVALUATE: "evaluate", "locator.json": "training"}
 MODELS, METRICS, EVALUATION = "models", "metrics.json", "evaluation"
+LOCATOR = "locator.json"
+REDRAWN, TRUE_SOURCE, LABELLED_TARGET = "redrawn", "true_hrT2", "labelled_hrT2"
+MADE_HERE = (UNTRANSLATED, REDRAWN, TRUE_SOURCE, LABELLED_TARGET)
 
 
 def find_bundles(bundle_root: Path, bundles_dir: str | os.PathLike[str] | None) -> Path:
@@ -47,8 +51,19 @@ class Plan:
         dataset_dir: folder of the data set.
         scans: its source, target and validation scans.
         truth: validation case to reference label map; may be empty.
-        views: names of the translators, ``<view>_translation`` being the bundle; ``ceT1`` is no translation.
+        views: what the first segmentation is trained on: names of translators, ``<view>_translation`` being the
+            bundle; ``redrawn``, the source scans in the target's contrast by rule; ``ceT1``, the scans as they are;
+            or, for the bounds, ``true_hrT2`` of the source patients and ``labelled_hrT2`` of the target patients.
         rounds: how often pseudo-labels of real hrT2 are made and trained on.
+        window: mm along L, P, S of the window that everything sees; ``None`` for whole scans.
+        translate: what the translators take: ``ceT1``, or ``redrawn`` scans.
+        calibrated: move brightness and spread of the structures in translations to the target's.
+        weigh_views: leave translations out, or weigh them down, whose structures miss the contrast of hrT2.
+        gate: thresholds of :class:`plugins.workflow.gate.Thresholds` for pseudo-labels; ``None`` takes all as they are
+            and hands over the last round.
+        continue_rounds: begin a round from the weights of the one before it.
+        source_truth: source case to its true hrT2, for the view ``true_hrT2``.
+        target_truth: target case to its true label map, for the view ``labelled_hrT2``.
         overlays: config files that are merged over those of every bundle that has them.
         settings: bundle to config ids to values; every stage of the bundle takes those that its config has.
         common: config ids to values for all bundles.
@@ -65,6 +80,14 @@ class Plan:
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     common: Mapping[str, Any] = field(default_factory=dict)
     max_epochs: int | None = None
+    window: Sequence[float] | None = None
+    translate: str = UNTRANSLATED
+    calibrated: bool = False
+    weigh_views: bool = False
+    gate: Mapping[str, Any] | None = None
+    continue_rounds: bool = False
+    source_truth: Mapping[str, str] = field(default_factory=dict)
+    target_truth: Mapping[str, str] = field(default_factory=dict)
 
     def stages(self) -> list[Stage]:
         """All stages.
@@ -73,21 +96,46 @@ class Plan:
             InputError: for a view, an overlay, a bundle or a setting that does not exist, with the nearest name.
         """
         self._check()
-        stages = [self._dataset()]
+        stages = [self._dataset(), *self._windows()]
+        if REDRAWN in self.views or (self.translate == REDRAWN and self._translators):
+            stages.append(self._redrawn())
+        if self.translate == REDRAWN and self._translators:
+            stages.append(self._redrawn_dataset())
         for view in self._translators:
             stages += self._translation(view)
+        stages += self._bounds()
+        if self.weigh_views:
+            stages.append(self._weights())
         for number in range(self.rounds + 1):
             stages += self._round(number)
         return [*stages, self._report()]
 
     @property
     def _translators(self) -> list[str]:
-        return [view for view in self.views if view != UNTRANSLATED]
+        return [view for view in self.views if view not in MADE_HERE]
+
+    @property
+    def _data(self) -> str:
+        """The stage whose lists of scans everything but the last segmentation works on."""
+        return "dataset" if self.window is None else "windows"
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """The stage that makes each view's images; views without one take images that are there."""
+        made = {view: f"{view}_calibrated" if self.calibrated else f"{view}_translation" for view in self._translators}
+        bounds = {view: view for view in (REDRAWN, TRUE_SOURCE) if view in self.views}
+        return {view: (made | bounds)[view] for view in self.views if view in made | bounds}
 
     def _check(self) -> None:
         found = [path.parent.parent for path in sorted(self.bundles_dir.glob(f"*/configs/{TRAIN}"))]
         translators = [path.name.removesuffix("_translation") for path in found if path.name.endswith("_translation")]
-        refuse_unknown(self.views, [*translators, UNTRANSLATED], "views")
+        refuse_unknown(self.views, [*translators, *MADE_HERE], "views")
+        refuse_unknown([self.translate], [UNTRANSLATED, REDRAWN], "translate")
+        for view, truth in ((TRUE_SOURCE, self.source_truth), (LABELLED_TARGET, self.target_truth)):
+            if view in self.views and not truth:
+                raise InputError(f"views names {view!r}, but the data set has no truth for it: choose other views.")
+        if LABELLED_TARGET in self.views and len(self.views) > 1:
+            raise InputError(f"views names {LABELLED_TARGET!r} beside others: it is a bound, so give it alone.")
         if not self.views or len(set(self.views)) != len(self.views):
             raise InputError(f"views is {list(self.views)}: name at least one view, and each once.")
         refuse_unknown(self.settings, [path.name for path in found], "settings")
@@ -113,32 +161,185 @@ class Plan:
             inputs=tuple(files),
         )
 
+    def _windows(self) -> list[Stage]:
+        """The locator, and what lies in the windows of all scans."""
+        if self.window is None:
+            return []
+        training = {
+            "datalist": "{run}/dataset/source.json",
+            "ckpt_dir": f"{{stage}}/{MODELS}",
+            "output_dir": "{stage}",
+            "window_size": list(self.window),
+        }
+        lists = {name: f"{{run}}/dataset/{name}.json" for name in ("source", "target", "validation")}
+        cut = {**lists, "locator_dir": f"{{run}}/locator/{MODELS}", "output_dir": "{stage}", "seed": self._seed}
+        return [
+            self._bundle("locator", SEGMENTATION, LOCATOR, ["dataset"], training),
+            Stage("windows", ("dataset", "locator"), function="plugins.workflow.windows.write_windows", overrides=cut),
+        ]
+
+    @property
+    def _seed(self) -> int:
+        return int(self.common.get("seed") or 0)
+
+    def _redrawn(self) -> Stage:
+        arguments = {**self._lists("source", "target"), "output_dir": "{stage}"}
+        return Stage(REDRAWN, (self._data,), function="plugins.workflow.redrawing.write_redrawn", overrides=arguments)
+
+    def _redrawn_dataset(self) -> Stage:
+        arguments = {**self._lists("source", "target"), "redrawn_dir": f"{{run}}/{REDRAWN}", "output_dir": "{stage}"}
+        function = "plugins.workflow.redrawing.write_redrawn_dataset"
+        return Stage("redrawn_dataset", (self._data, REDRAWN), function=function, overrides=arguments)
+
+    def _lists(self, *names: str) -> dict[str, str]:
+        return {name: f"{{run}}/{self._data}/{name}.json" for name in names}
+
     def _translation(self, view: str) -> list[Stage]:
         bundle, training = f"{view}_translation", f"{view}_training"
-        folders = {"dataset_dir": str(self.dataset_dir), "ckpt_dir": f"{{stage}}/{MODELS}", "output_dir": "{stage}"}
-        inference = {"datalist": "{run}/dataset/source.json", "ckpt_dir": f"{{run}}/{training}/{MODELS}"}
-        return [
-            self._bundle(training, bundle, TRAIN, ["dataset"], folders),
-            self._bundle(bundle, bundle, INFERENCE, ["dataset", training], {**inference, "output_dir": "{stage}"}),
+        data = "redrawn_dataset" if self.translate == REDRAWN else self._data
+        dataset_dir = str(self.dataset_dir) if data == "dataset" else f"{{run}}/{data}"
+        folders = {"dataset_dir": dataset_dir, "ckpt_dir": f"{{stage}}/{MODELS}", "output_dir": "{stage}"}
+        inference = {"datalist": f"{{run}}/{data}/source.json", "ckpt_dir": f"{{run}}/{training}/{MODELS}"}
+        stages = [
+            self._bundle(training, bundle, TRAIN, [data], folders),
+            self._bundle(bundle, bundle, INFERENCE, [data, training], {**inference, "output_dir": "{stage}"}),
         ]
+        if self.calibrated:
+            arguments = {
+                **self._lists("source", "target"),
+                "translations_dir": f"{{run}}/{bundle}",
+                "output_dir": "{stage}",
+            }
+            function = "plugins.workflow.redrawing.write_calibrated"
+            stages.append(Stage(f"{view}_calibrated", (self._data, bundle), function=function, overrides=arguments))
+        return stages
+
+    def _bounds(self) -> list[Stage]:
+        """True scans of the source and true labels of the target, as the windows show them."""
+        wanted = {TRUE_SOURCE: (self.source_truth, ".nii.gz"), LABELLED_TARGET: (self.target_truth, "_Label.nii.gz")}
+        return [
+            Stage(
+                name=view,
+                needs=tuple(dict.fromkeys(("dataset", self._data))),
+                function="plugins.workflow.windows.crop_to_windows",
+                overrides={
+                    "files": dict(files),
+                    "ending": ending,
+                    "windows_dir": None if self.window is None else "{run}/windows",
+                    "output_dir": "{stage}",
+                },
+                inputs=tuple(files.values()),
+            )
+            for view, (files, ending) in wanted.items()
+            if view in self.views
+        ]
+
+    def _weights(self) -> Stage:
+        arguments = {
+            **self._lists("source"),
+            "views": {view: f"{{run}}/{folder}" for view, folder in self.folders.items()},
+            "output_dir": "{stage}",
+        }
+        function = "plugins.workflow.views.weigh_views"
+        needs = (self._data, *self.folders.values())
+        return Stage("view_weights", needs, function=function, overrides=arguments)
 
     def _round(self, number: int) -> list[Stage]:
         name = f"round_{number}"
-        stages = [self._training_list(number), self._segmentation(number), self._labels(number, "validation", number)]
-        if number > 0:
-            stages.insert(0, self._labels(number, "pseudo_labels", number - 1))
+        stages = []
+        if number > 0 and self.gate is not None:
+            stages.append(self._gate(number))
+        elif number > 0:
+            stages.append(self._labels(f"{name}/pseudo_labels", "target", number - 1))
+        stages += [
+            self._training_list(number),
+            self._segmentation(number),
+            self._labels(f"{name}/validation", "validation", number),
+        ]
+        if self.gate is not None and self.rounds > 0:
+            stages += self._score(number)
         if self.truth:
             stages.append(self._evaluation(name))
         return stages
 
+    @property
+    def _folds(self) -> list[int]:
+        """The folds that a segmentation has a network of."""
+        folder = self.bundles_dir / SEGMENTATION / "configs"
+        overlays = [folder / name for name in self.overlays if (folder / name).is_file()]
+        config = {**merged([folder / TRAIN, *overlays]), **self.settings.get(SEGMENTATION, {})}
+        folds = config.get("folds")
+        return [folds] if isinstance(folds, int) else list(range(config["num_folds"]) if folds is None else folds)
+
+    def _member_stages(self, number: int) -> dict[int, str]:
+        return {fold: f"round_{number}/target_fold_{fold}" for fold in self._folds}
+
+    def _score(self, number: int) -> list[Stage]:
+        """Label maps of the target scans by a round's model and by each of its folds, and what they say of it."""
+        name, members = f"round_{number}", self._member_stages(number)
+        stages = [self._labels(f"{name}/target", "target", number, {"save_probabilities": True})]
+        stages += [self._labels(stage, "target", number, {"folds": [fold]}) for fold, stage in members.items()]
+        arguments = {**self._judged(number), "output_dir": "{stage}"}
+        needs = (self._data, f"{name}/target", *members.values())
+        score = f"{name}/score"
+        stages.append(Stage(score, needs, function="plugins.workflow.gate.score_model", overrides=arguments))
+        if number > 0:
+            before = f"round_{number - 1}/" + ("score" if number == 1 else "acceptance")
+            files = {
+                "before": f"{{run}}/{before}/{SCORE if number == 1 else ACCEPTED}",
+                "after": f"{{run}}/{score}/{SCORE}",
+            }
+            names = {"before_model": f"round_{number - 1}", "after_model": name, "output_dir": "{stage}"}
+            function = "plugins.workflow.gate.accept_round"
+            stages.append(Stage(f"{name}/acceptance", (before, score), function=function, overrides=files | names))
+        return stages
+
+    def _judged(self, number: int) -> dict[str, Any]:
+        return {
+            "target": f"{{run}}/{self._data}/target.json",
+            "ensemble_dir": f"{{run}}/round_{number}/target",
+            "member_dirs": [f"{{run}}/{stage}" for stage in self._member_stages(number).values()],
+            "statistics": f"{{run}}/{self._data}/source.json",
+        }
+
+    def _gate(self, number: int) -> Stage:
+        """Pseudo-labels by the model that has been accepted so far."""
+        before = range(number)
+        needs = [self._data]
+        for each in before:
+            needs += [f"round_{each}/target", *self._member_stages(each).values()]
+        accepted = f"round_{number - 1}/acceptance" if number > 1 else None
+        models = {f"round_{each}": self._judged(each) for each in before}
+        arguments = {
+            "models": models,
+            "accepted": accepted and f"{{run}}/{accepted}/{ACCEPTED}",
+            "thresholds": dict(self.gate or {}),
+            "output_dir": "{stage}",
+        }
+        return Stage(
+            name=f"round_{number}/pseudo_labels",
+            needs=(*needs, *([accepted] if accepted else [])),
+            function="plugins.workflow.gate.gate_accepted",
+            overrides=arguments,
+        )
+
     def _training_list(self, number: int) -> Stage:
         name = f"round_{number}"
-        views = {view: None if view == UNTRANSLATED else f"{{run}}/{view}_translation" for view in self.views}
-        needs = ["dataset", *(f"{view}_translation" for view in self._translators)]
-        arguments = {"source": "{run}/dataset/source.json", "views": views, "output_dir": "{stage}", "run_dir": "{run}"}
+        views = {view: f"{{run}}/{self.folders[view]}" if view in self.folders else None for view in self.views}
+        needs = [self._data, *self.folders.values()]
+        arguments: dict[str, Any] = {**self._lists("source"), "views": views, "output_dir": "{stage}"}
+        arguments["run_dir"] = "{run}"
+        if self.weigh_views:
+            needs.append("view_weights")
+            arguments["weights"] = "{run}/view_weights/views.json"
+        if LABELLED_TARGET in self.views:
+            needs.append(LABELLED_TARGET)
+            arguments |= {**self._lists("target"), "pseudo_labels": f"{{run}}/{LABELLED_TARGET}", "views": {}}
         if number > 0:
             needs.append(f"{name}/pseudo_labels")
-            arguments |= {"target": "{run}/dataset/target.json", "pseudo_labels": f"{{run}}/{name}/pseudo_labels"}
+            arguments |= {**self._lists("target"), "pseudo_labels": f"{{run}}/{name}/pseudo_labels"}
+            if self.gate is not None:
+                arguments["gate"] = f"{{run}}/{name}/pseudo_labels/{GATE}"
         return Stage(
             name=f"{name}/datalist",
             needs=tuple(needs),
@@ -154,21 +355,30 @@ class Plan:
             "model_dir": f"{{stage}}/{MODELS}",
             "output_dir": "{stage}",
         }
+        if self.window is not None:
+            needs.append("locator")
+            overrides["locator_dir"] = f"{{run}}/locator/{MODELS}"
         if number > 0:
             needs.append("round_0/segmentation")
             overrides["plans_from"] = f"{{run}}/round_0/segmentation/{MODELS}"
-        return self._bundle(f"{name}/segmentation", SEGMENTATION, TRAIN, needs, overrides)
+            if self.continue_rounds:
+                needs.append(f"round_{number - 1}/segmentation")
+                overrides["init_weights"] = f"{{run}}/round_{number - 1}/segmentation/{MODELS}"
+        return self._bundle(f"{name}/segmentation", SEGMENTATION, TRAIN, [*dict.fromkeys(needs)], overrides)
 
-    def _labels(self, number: int, kind: str, model: int) -> Stage:
-        """Label maps by the model of a round: of the validation scans, or the pseudo-labels of the target scans."""
+    def _labels(self, name: str, scans: str, model: int, settings: Mapping[str, Any] | None = None) -> Stage:
+        """Label maps by the model of a round: of whole validation scans, or of the target scans in their windows."""
         training = f"round_{model}/segmentation"
-        scans = "target" if kind == "pseudo_labels" else "validation"
-        overrides = {
-            "datalist": f"{{run}}/dataset/{scans}.json",
+        data = self._data if scans == "target" else "dataset"
+        overrides: dict[str, Any] = {
+            "datalist": f"{{run}}/{data}/{scans}.json",
             "model_dir": f"{{run}}/{training}/{MODELS}",
             "output_dir": "{stage}",
+            **(settings or {}),
         }
-        return self._bundle(f"round_{number}/{kind}", SEGMENTATION, INFERENCE, ["dataset", training], overrides)
+        if scans == "target" and self.window is not None:
+            overrides["locate"] = False
+        return self._bundle(name, SEGMENTATION, INFERENCE, [data, training], overrides)
 
     def _evaluation(self, name: str) -> Stage:
         overrides = {
@@ -187,12 +397,14 @@ class Plan:
             "metrics_files": {name: f"{{run}}/{name}/{EVALUATION}/{METRICS}" for name in rounds} if self.truth else {},
             "output_dir": "{stage}",
             "truth": dict(self.truth),
-            "source": "{run}/dataset/source.json",
-            "translations": {view: f"{{run}}/{view}_translation" for view in self._translators},
+            "source": f"{{run}}/{self._data}/source.json",
+            "translations": {view: f"{{run}}/{folder}" for view, folder in self.folders.items()},
         }
+        decided = [f"round_{n}/acceptance" for n in range(1, self.rounds + 1)] if self.gate is not None else []
+        arguments["accepted_files"] = {name.split("/")[0]: f"{{run}}/{name}/{ACCEPTED}" for name in decided}
         last = EVALUATION if self.truth else "validation"
         needs = [f"{name}/{kind}" for name in rounds for kind in ("validation", last)]
-        needs += ["dataset", *(f"{view}_translation" for view in self._translators)]
+        needs += ["dataset", self._data, *self.folders.values(), *decided]
         return Stage(
             name="report",
             needs=tuple(dict.fromkeys(needs)),
@@ -215,16 +427,18 @@ class Plan:
         such as the size of a network; so it is with the settings of the run.
         """
         folder = self.bundles_dir / bundle / "configs"
-        overlays = [overlay for overlay in self.overlays if (folder / overlay).is_file()]
-        files = [config, *overlays] if config == TRAIN else [config]
+        prefix = "locator_" if config == LOCATOR else ""
+        overlays = [prefix + name for name in self.overlays if (folder / (prefix + name)).is_file()]
+        files = [config, *overlays] if config in (TRAIN, LOCATOR) else [config]
         base = merged([folder / file for file in files])
         given: dict[str, Any] = dict(self.common)
         if config == TRAIN and self.max_epochs is not None:
             given["max_epochs"] = self.max_epochs
-        if config != TRAIN:
+        if config not in (TRAIN, LOCATOR):
             for overlay in overlays:
                 given |= ConfigParser.load_config_file(folder / overlay)
-        given |= self.settings.get(bundle, {})
+        if config != LOCATOR:  # settings of the bundle are those of the segmentation
+            given |= self.settings.get(bundle, {})
         return Stage(
             name=name,
             needs=tuple(needs),

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from plugins.errors import InputError
-from plugins.files import write_json
+from plugins.files import read_json, write_json
 from plugins.workflow.execution import bundle_command, recorded_fingerprint
+from plugins.workflow.gate import ACCEPTED
 from plugins.workflow.plan import INFERENCE, MODELS, RUN_IDS, SEGMENTATION, find_bundles
 from plugins.workflow.process import CommandError, run_command
 
@@ -88,16 +89,21 @@ class RunInference:
 
 
 def final_model(run_dir: StrPath) -> Path:
-    """The model of the last complete round of a run.
+    """The model that a run hands over: of the last complete round, or of the one that was accepted in its place.
 
     Raises:
         InputError: if there is none.
     """
+    run = Path(run_dir).absolute()
     rounds = {
         int(path.parent.name.removeprefix("round_")): path
-        for path in Path(run_dir).absolute().glob("round_*/segmentation")
+        for path in run.glob("round_*/segmentation")
         if recorded_fingerprint(path) is not None and path.parent.name.removeprefix("round_").isdigit()
     }
     if not rounds:
         raise InputError(f"{run_dir} has no complete round of segmentation: give the folder of a complete run.")
-    return rounds[max(rounds)] / MODELS
+    last = rounds[max(rounds)]
+    decision = last.parent / "acceptance"
+    if recorded_fingerprint(decision) is not None:
+        last = run / str(read_json(decision / ACCEPTED)["model"]) / "segmentation"
+    return last / MODELS
