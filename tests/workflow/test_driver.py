@@ -167,7 +167,7 @@ def test_the_multi_gpu_overlay_gives_independent_trainings_their_own_gpus(
     assert stages["cyclegan_training"].overrides["device"] == of_cyclegan
     assert stages["tanq_training"].overrides["device"] == f"$torch.device('{'cuda' if gpus else 'cpu'}')"
     assert stages["round_0/segmentation"].overrides["devices"] == of_segmentation
-    assert fingerprint(stages["cyclegan_training"], {"dataset": ""})
+    assert fingerprint(stages["cyclegan_training"], {"windows": ""})
 
 
 def test_a_second_driver_waits_and_touches_neither_stages_nor_tracking(
