@@ -97,7 +97,7 @@ class Plan:
         """
         self._check()
         stages = [self._dataset(), *self._windows()]
-        if REDRAWN in self.views or (self.translate == REDRAWN and self._translators):
+        if REDRAWN in self.views:
             stages.append(self._redrawn())
         if self.translate == REDRAWN and self._translators:
             stages.append(self._redrawn_dataset())
@@ -183,13 +183,15 @@ class Plan:
         return int(self.common.get("seed") or 0)
 
     def _redrawn(self) -> Stage:
-        arguments = {**self._lists("source", "target"), "output_dir": "{stage}"}
+        arguments = {**self._lists("source", "target"), "output_dir": "{stage}", "seed": self._seed}
         return Stage(REDRAWN, (self._data,), function="plugins.workflow.redrawing.write_redrawn", overrides=arguments)
 
     def _redrawn_dataset(self) -> Stage:
-        arguments = {**self._lists("source", "target"), "redrawn_dir": f"{{run}}/{REDRAWN}", "output_dir": "{stage}"}
-        function = "plugins.workflow.redrawing.write_redrawn_dataset"
-        return Stage("redrawn_dataset", (self._data, REDRAWN), function=function, overrides=arguments)
+        """What the translators are trained on in place of ceT1."""
+        folder = str(self.dataset_dir) if self.window is None else f"{{run}}/{self._data}"
+        arguments = {"dataset_dir": folder, "output_dir": "{stage}", "seed": self._seed}
+        function = "plugins.workflow.windows.write_redrawn_dataset"
+        return Stage("redrawn_dataset", (self._data,), function=function, overrides=arguments)
 
     def _lists(self, *names: str) -> dict[str, str]:
         return {name: f"{{run}}/{self._data}/{name}.json" for name in names}

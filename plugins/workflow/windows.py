@@ -12,6 +12,7 @@ from plugins.data import crop_image, crossmoda_datalist, read_windows, write_dat
 from plugins.files import whole_file
 from plugins.segmentation import write_windows as write_cropped
 from plugins.workflow.functions import SPLITS
+from plugins.workflow.redrawing import write_redrawn_dataset as redraw_dataset
 
 
 def write_windows(
@@ -32,8 +33,18 @@ def write_windows(
         InputError: if there is no locator, or a list cannot be used.
     """
     write_cropped(source, target, validation, locator_dir, output_dir, seed=seed, device=device)
+    _write_lists(output_dir)
+
+
+def write_redrawn_dataset(dataset_dir: str, output_dir: str, seed: int = 0) -> None:
+    """:func:`plugins.workflow.redrawing.write_redrawn_dataset`, and a list of each part of it."""
+    redraw_dataset(dataset_dir, output_dir, seed)
+    _write_lists(output_dir)
+
+
+def _write_lists(folder: str) -> None:
     for name, split in SPLITS.items():
-        write_datalist(Path(output_dir, f"{name}.json"), crossmoda_datalist(output_dir, split))
+        write_datalist(Path(folder, f"{name}.json"), crossmoda_datalist(folder, split))
 
 
 def crop_to_windows(files: Mapping[str, str], ending: str, windows_dir: str | None, output_dir: str) -> None:
