@@ -64,7 +64,7 @@ class ContrastiveTranslationTrainer(TranslationTrainer):
         target_labels = batch.get("reals_label", torch.zeros_like(batch["label"]))
         regions = self.network.regions(torch.cat([batch["label"], target_labels]), list(images.shape[2:]))
         deepest, keys = self.network.encode(images, regions)
-        translated, identity = self.network.decode(deepest, regions).chunk(2)
+        translated, identity = self.network.decode(deepest, regions, images).chunk(2)
         return {"pred": translated, "identity": identity, "deepest": deepest, "keys": keys, "regions": regions}
 
     def _discriminator_losses(self, batch: dict[str, Tensor], made: dict[str, Any]) -> Losses:

@@ -61,8 +61,9 @@ class CycleGANTrainer(TranslationTrainer):
         nothing = torch.zeros_like(label)
         size = list(source.shape[2:])
         regions = self.network.regions(torch.cat([label, nothing]), size)
-        deepest, _ = self.network.encode(torch.cat([source, target]), regions)
-        fake_t, identity_t = self.network.decode(deepest, regions).chunk(2)
+        images = torch.cat([source, target])
+        deepest, _ = self.network.encode(images, regions)
+        fake_t, identity_t = self.network.decode(deepest, regions, images).chunk(2)
         fake_s, identity_s = self.generator_ts(torch.cat([target, source])).chunk(2)
         return {
             "pred": fake_t,

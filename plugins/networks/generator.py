@@ -148,6 +148,8 @@ class ResnetGenerator(nn.Module):
         region_reduction: how label maps shrink, see :func:`plugins.layers.list_regions`.
         min_region_pixels: smaller regions share the statistics of "others".
         region_statistics: see :class:`plugins.layers.RegionNorm`.
+        residual: translate :math:`x` to :math:`\tanh(\operatorname{artanh}(0.98 x) + d)`, where :math:`d` is what the
+            decoder gives: for images that are nearly in the target's contrast, such as redrawn scans.
         fast_convolutions: on the CPU, Winograd's and other faster ways; see :mod:`plugins.layers.fast_conv`.
         init: see :func:`plugins.networks.initialise`.
 
@@ -179,6 +181,7 @@ class ResnetGenerator(nn.Module):
         region_reduction: Reduction = "any",
         min_region_pixels: int = 1,
         region_statistics: Statistics = "sample",
+        residual: bool = False,
         fast_convolutions: bool = True,
         init: Kind = "xavier",
     ):
@@ -195,7 +198,7 @@ class ResnetGenerator(nn.Module):
         self.feature_blocks = sorted(feature_blocks)
         self.uses_regions = encoder_norm != "instance" or decoder_norm != "instance"
         self.region_reduction, self.min_region_pixels = region_reduction, min_region_pixels
-        self.anti_aliased = anti_aliased
+        self.anti_aliased, self.residual = anti_aliased, residual
         self.in_channels, self.channels = in_channels, channels
 
         self.pad = REFLECTION_PAD[spatial_dims](3)
@@ -270,9 +273,14 @@ class ResnetGenerator(nn.Module):
         return x, features
 
     @torch.jit.export
-    def decode(self, deepest: Tensor, regions: list[Regions | None]) -> Tensor:
-        """Translation from the encoder's deepest map."""
-        return torch.tanh(self.decoder(deepest, regions[3], regions[4]))
+    def decode(self, deepest: Tensor, regions: list[Regions | None], x: Tensor | None = None) -> Tensor:
+        """Translation from the encoder's deepest map; a residual one needs the image as well."""
+        change = self.decoder(deepest, regions[3], regions[4])
+        if self.residual:
+            if x is None:
+                raise ValueError("A residual generator decodes beside the image: give it.")
+            change = change + torch.atanh(0.98 * x.clamp(-1.0, 1.0))  # so that air and bright fluid can still change
+        return torch.tanh(change)
 
     def segment(self, deepest: Tensor) -> Tensor:
         """Logits of the SegDecoder, eq. (8); training only."""
@@ -288,4 +296,4 @@ class ResnetGenerator(nn.Module):
             if axis % 4 != 0:
                 raise ValueError(f"Each axis of the image must be a multiple of 4, not {size}.")
         regions = self.regions(condition, size)
-        return self.decode(self.encode(x, regions, False)[0], regions)
+        return self.decode(self.encode(x, regions, False)[0], regions, x)
