@@ -181,7 +181,7 @@ def test_two_parts_on_one_side_are_no_pair():
 @pytest.mark.parametrize(
     ("second", "pair"),
     [
-        ((0.5, 0, 0), True),  # equal parts, just within each limit and just beyond
+        ((-2.5, 0, 0), True),  # equal parts, just within each limit and just beyond
         ((3, 0, 0), False),
         ((-48.5, 0, 0), True),
         ((-53, 0, 0), False),
