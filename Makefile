@@ -2,7 +2,9 @@
 #
 #   make demo                   the whole pipeline on a small embedded phantom, on the CPU
 #   make demo DATASET=folder    the same on your own scans
-#   make source-only            the baseline: segmentation trained on untranslated ceT1
+#   make paper                  the same with the paper's method alone
+#   make source-only            the floor: segmentation trained on untranslated ceT1
+#   make perfect, make oracle   the bounds, where truth is at hand: true hrT2 of the source, labelled hrT2 of the target
 #   make test                   lint, types, tests
 #   make clean                  remove the environment and the caches; models and results stay
 
@@ -13,20 +15,25 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTABLE := $(VENV)/.testable
 UDA := bundles/vs_cochlea_uda
+CONFIGS := '$(UDA)/configs
+SMALL := $(CONFIGS)/train.json',$(CONFIGS)/cpu.json'
 TRAIN := $(BIN)/python -m monai.bundle run training --bundle_root "$(CURDIR)/$(UDA)"
 DATA = $(if $(DATASET),--dataset_dir "$$(cd "$(DATASET)" >/dev/null && pwd)")
 
-.PHONY: help demo source-only test clean dataset
+.PHONY: help demo paper source-only perfect oracle test clean dataset
 .DELETE_ON_ERROR:
 
 help:
 	@sed -n 's/^#   //p' Makefile
 
 demo: dataset $(INSTALLED)
-	$(TRAIN) --config_file "['$(UDA)/configs/train.json','$(UDA)/configs/cpu.json']" $(DATA)
+	$(TRAIN) --config_file "[$(SMALL),$(CONFIGS)/beyond.json']" $(DATA)
 
-source-only: dataset $(INSTALLED)
-	$(TRAIN) --config_file "['$(UDA)/configs/train.json','$(UDA)/configs/cpu.json','$(UDA)/configs/source_only.json']" $(DATA)
+paper: dataset $(INSTALLED)
+	$(TRAIN) --config_file "[$(SMALL)]" $(DATA)
+
+source-only perfect oracle: dataset $(INSTALLED)
+	$(TRAIN) --config_file "[$(SMALL),$(CONFIGS)/$(subst -,_,$@).json']" $(DATA)
 
 test: $(TESTABLE)
 	$(BIN)/ruff check .

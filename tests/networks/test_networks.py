@@ -167,3 +167,21 @@ def test_initial_weights_have_the_stated_spread_and_no_bias():
     assert layer[0].bias.abs().max() == 0
     initialise(layer, "xavier", 0.02)
     assert layer[0].weight.std().item() == pytest.approx(0.02 * (2 / (2 * 64 * 9)) ** 0.5, rel=0.05)
+
+
+def test_a_residual_translation_whose_decoder_gives_nothing_is_the_image():
+    network = ResnetGenerator(channels=4, num_res_blocks=1, feature_blocks=[0], residual=True).double()
+    for parameter in network.decoder.head.parameters():
+        torch.nn.init.zeros_(parameter)
+    x = torch.linspace(-1, 1, 256, dtype=torch.float64).reshape(1, 1, 16, 16)
+    torch.testing.assert_close(network(x), 0.98 * x, rtol=0, atol=1e-12)
+
+
+def test_a_residual_translation_adds_what_the_decoder_gives_before_tanh():
+    torch.manual_seed(0)
+    plain = ResnetGenerator(channels=4, num_res_blocks=1, feature_blocks=[0]).double()
+    residual = ResnetGenerator(channels=4, num_res_blocks=1, feature_blocks=[0], residual=True).double()
+    residual.load_state_dict(plain.state_dict())
+    x = torch.rand(2, 1, 16, 16, dtype=torch.float64) * 2 - 1
+    expected = ((0.98 * x).atanh() + plain(x).atanh()).tanh()
+    torch.testing.assert_close(residual(x), expected, rtol=0, atol=1e-9)

@@ -16,6 +16,7 @@ from plugins.errors import InputError
 from plugins.evaluation import evaluate_folder
 from plugins.files import read_json, write_json
 from plugins.locks import sole_owner
+from plugins.segmentation import Locator, LocatorNetwork
 from plugins.workflow import RunInference, UdaWorkflow
 from plugins.workflow.segment import final_model
 from plugins.workflow.stage import fingerprint
@@ -27,8 +28,18 @@ CONFIGS = {
         "inference": {"datalist": None, "ckpt_dir": None},
     },
     "vs_cochlea_seg": {
-        "train": {"datalist": None, "model_dir": None, "plans_from": None, "max_epochs": 1000},
-        "inference": {"datalist": None, "model_dir": None},
+        "train": {
+            "datalist": None,
+            "model_dir": None,
+            "plans_from": None,
+            "max_epochs": 1000,
+            "locator_dir": None,
+            "init_weights": None,
+            "num_folds": 2,
+            "folds": None,
+        },
+        "locator": {"datalist": None, "ckpt_dir": None, "window_size": None},
+        "inference": {"datalist": None, "model_dir": None, "folds": None, "locate": True, "save_probabilities": False},
         "evaluate": {"pred_dir": None, "label_dir": None},
     },
 }
@@ -50,6 +61,19 @@ def bundles(tmp_path):
     return tmp_path / "bundles"
 
 
+def bundle_seed(settings):
+    """A second fold that sees things a little differently."""
+    return int((settings.get("folds") or [0])[0])
+
+
+def write_locator(folder, size):
+    """A locator that has learnt nothing and finds nothing."""
+    folder.mkdir(parents=True)
+    locator = Locator(LocatorNetwork([4, 4, 4, 4]), window_size=size, threshold=1.0)
+    write_json(folder / "locator.json", locator.description())
+    torch.save(locator.network.state_dict(), folder / "locator.pt")
+
+
 @pytest.fixture
 def work(dataset, monkeypatch):
     """What a process of a bundle would leave behind; the names of the stages that ran."""
@@ -59,7 +83,9 @@ def work(dataset, monkeypatch):
         settings = read_json(log.parent / "overrides.json")
         bundle, run_id, folder = Path(cwd).name, command[4], Path(settings["output_dir"])
         ran.append((what.removeprefix("stage "), settings))
-        if run_id == "training":
+        if what == "stage locator":
+            write_locator(Path(settings["ckpt_dir"]), settings["window_size"])
+        elif run_id == "training":
             write_json(Path(settings.get("model_dir") or settings["ckpt_dir"]) / "model.json", 1)
         elif run_id == "evaluate":
             evaluate_folder(settings["pred_dir"], settings["label_dir"], folder / "metrics.json")
@@ -69,6 +95,7 @@ def work(dataset, monkeypatch):
                     image = nib.load(scan["image"])
                     label = np.zeros(image.shape, dtype=np.uint8)
                     label[5:9, 5:9, 5:9] = 1
+                    label[5 : 9 + bundle_seed(settings), 15:18, 5:9] = 2
                     nib.save(nib.Nifti1Image(label, image.affine), folder / f"{scan['case']}_Label.nii.gz")
                 else:
                     shutil.copy(scan["image"], folder / f"{scan['case']}.nii.gz")
@@ -278,3 +305,96 @@ def test_without_references_the_run_ends_with_label_maps(bundles, dataset, tmp_p
         shutil.copy(path, truth)
     workflow(bundles, data, tmp_path, rounds=0, truth_dir=truth).run()
     assert [name for name, _ in work] == ["round_0/evaluation"]
+
+
+BEYOND = {
+    "window": [40.0, 40.0, 20.0],
+    "views": ["redrawn", "tanq"],
+    "translate": "redrawn",
+    "weigh_views": True,
+    "gate": {"min_agreement": 0.0, "min_plausibility": 0.0},
+    "continue_rounds": True,
+}
+
+
+def test_everything_but_the_last_segmentation_works_on_windows(bundles, dataset, tmp_path, work):
+    workflow(bundles, dataset, tmp_path, **BEYOND).run()
+    run, settings = tmp_path / "runs" / "small", dict(work)
+    windows = read_json(run / "windows" / "windows.json")
+    shapes = {}
+    for item in read_datalist(run / "windows" / "source.json"):
+        assert nib.load(item["image"]).shape == nib.load(item["label"]).shape
+        shapes[item["case"]] = nib.load(item["image"]).shape
+        whole = next(dataset.rglob(f"{item['case']}_Label.nii.gz"))
+        assert (nib.load(item["label"]).get_fdata() > 0).sum() == (nib.load(whole).get_fdata() > 0).sum()
+        assert windows[item["case"]]["found"] == "label"
+    assert settings["locator"]["window_size"] == BEYOND["window"]
+    assert settings["tanq_training"]["dataset_dir"].endswith("redrawn_dataset")
+    items = read_datalist(run / "round_1" / "datalist" / "datalist.json")
+    for item in items:
+        assert nib.load(item["image"]).shape == nib.load(item["label"]).shape
+        if item["origin"] == "translated":
+            assert nib.load(item["image"]).shape == shapes[item["patient"]]
+    for stage in ("round_0/target", "round_0/target_fold_1", "round_1/target"):
+        assert settings[stage]["locate"] is False
+        assert "windows" in settings[stage]["datalist"]
+    assert "locate" not in settings["round_0/validation"]
+    assert "dataset" in settings["round_0/validation"]["datalist"]
+    assert settings["round_0/segmentation"]["locator_dir"] == str(run / "locator" / "models")
+    assert settings["round_0/target_fold_1"]["folds"] == [1]
+
+
+def test_a_gated_round_goes_on_from_weights_and_hands_over_what_was_accepted(bundles, dataset, tmp_path, work, capsys):
+    workflow(bundles, dataset, tmp_path, **BEYOND).run()
+    run, settings = tmp_path / "runs" / "small", dict(work)
+    assert settings["round_1/segmentation"]["init_weights"] == str(run / "round_0" / "segmentation" / "models")
+    gate = read_json(run / "round_1" / "pseudo_labels" / "gate.json")
+    kept = {row["case"]: row["weight"] for row in gate["cases"] if row["kept"]}
+    real = [i for i in read_datalist(run / "round_1" / "datalist" / "datalist.json") if i["origin"] == "real"]
+    assert {item["case"]: item.get("weight", 1.0) for item in real} == kept
+    decision = read_json(run / "round_1" / "acceptance" / "accepted.json")
+    assert decision["model"] == "round_1"
+    assert final_model(run) == run / "round_1" / "segmentation" / "models"
+    assert "accepted, nothing falls" in " ".join(capsys.readouterr().out.split())
+
+    write_json(run / "round_1" / "acceptance" / "accepted.json", {**decision, "accepted": False, "model": "round_0"})
+    assert final_model(run) == run / "round_0" / "segmentation" / "models"
+    work.clear()
+    workflow(bundles, dataset, tmp_path, **BEYOND).run()
+    assert work == []
+
+
+def test_the_second_round_takes_the_labels_of_the_accepted_model(bundles, dataset, tmp_path, work):
+    plan = workflow(bundles, dataset, tmp_path, **BEYOND, rounds=2).plan()
+    stage = {stage.name: stage for stage in plan.stages()}["round_2/pseudo_labels"]
+    assert set(stage.overrides["models"]) == {"round_0", "round_1"}
+    assert stage.overrides["accepted"] == "{run}/round_1/acceptance/accepted.json"
+    assert "round_1/acceptance" in stage.needs
+
+
+@pytest.mark.parametrize("window", [None, [40.0, 40.0, 20.0]])
+def test_the_bounds_train_on_the_truth_in_the_same_window(bundles, dataset, tmp_path, work, window):
+    bounds = {"true_hrT2": "translated", "labelled_hrT2": "real"}
+    for view, origin in bounds.items():
+        workflow(bundles, dataset, tmp_path, views=[view], rounds=0, window=window, run_suffix=view).run()
+        items = read_datalist(tmp_path / "runs" / f"small{view}" / "round_0" / "datalist" / "datalist.json")
+        assert [item["origin"] for item in items] == [origin] * 2
+        for item in items:
+            assert nib.load(item["image"]).shape == nib.load(item["label"]).shape
+            assert (nib.load(item["label"]).get_fdata() > 0).any()
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    ({"views": ["labelled_hrT2", "tanq"]}, "give it alone"),
+    ({"translate": "redrwan"}, "did you mean 'redrawn'"),
+])  # fmt: skip
+def test_views_that_do_not_go_together_are_refused(bundles, dataset, tmp_path, work, settings, message):
+    with pytest.raises(InputError, match=message):
+        workflow(bundles, dataset, tmp_path, **settings).run()
+
+
+def test_a_bound_without_truth_is_refused(bundles, dataset, tmp_path, work):
+    data = tmp_path / "data"
+    shutil.copytree(dataset, data, ignore=shutil.ignore_patterns("heldout"))
+    with pytest.raises(InputError, match="no truth for it"):
+        workflow(bundles, data, tmp_path, views=["true_hrT2"]).run()
