@@ -134,13 +134,12 @@ def calibrate(
             ):
                 if part.any() and (mean is not None or spread is not None):
                     weight = soft(part)
-                    total += weight * (_moved(values, part, mean, spread) - values)
+                    total += weight * _change(values, part, mean, spread)
                     weights += weight
+    calibrated = values + total / np.maximum(weights, 1)
     if fluid.any():
         weight = soft(fluid)
-        total += weight * (levels.fluid - values)
-        weights += weight
-    calibrated = values + total / np.maximum(weights, 1)
+        calibrated = calibrated * (1 - weight) + levels.fluid * weight
     return np.asarray(low + scale * calibrated, np.float32)
 
 
@@ -157,13 +156,17 @@ def _structures(label: ArrayLike) -> dict[str, NDArray[np.bool_]]:
     return {name: mask for name, mask in masks.items() if mask.any()}
 
 
-def _moved(
+def _change(
     values: NDArray[np.float64], part: NDArray[np.bool_], mean: float | None, spread: float | None
 ) -> NDArray[np.float64]:
-    """Affine map of all values that gives the part this mean and spread; noise is not raised more than fourfold."""
+    """What an affine map adds to give the part this mean and spread; noise is not raised more than fourfold.
+
+    Beyond the part's own range, as in voxels that its border fades into, as much is added as at the ends of the range.
+    """
     now, width = values[part].mean(), values[part].std()
+    values = np.clip(values, values[part].min(), values[part].max())
     gain = 1.0 if spread is None or width == 0 else min(spread / width, _MAX_GAIN)
-    return np.asarray((now if mean is None else mean) + gain * (values - now))
+    return np.asarray((now if mean is None else mean) - now + (gain - 1) * (values - now))
 
 
 def _range(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -20,7 +20,10 @@ from plugins.data.tissue import TargetLevels, TissueModes, Volume, denoise, shar
 
 Curve = Callable[[Volume], NDArray[Any]]
 
-VS = 1
+VS, COCHLEA = 1, 2
+COCHLEA_FLUID = 0.5
+"""Share of fluid in the voxels of a cochlea, by partial volume: what its mean is drawn as, if that is brighter."""
+
 FLUID_SHARE = 0.9
 """Level of the fluid mode as a share of the fluid level: the level is a high quantile, the mode lies below it."""
 
@@ -29,6 +32,7 @@ EDGE_MM = 0.8
 
 _EDGE = (0.05, 0.15)
 _CYST = 0.6
+_LIFT = COCHLEA_FLUID / 2.5  # nearer to bone, noise would rise too much
 _FAT, _BRIGHT = (0.75, 0.4), (1.0, 0.55)
 _SPREAD = np.array([0.3, 0.08, 0.2, 0.2, 0.4, 0.4])
 
@@ -68,9 +72,12 @@ def redraw_shares(
     variation: np.random.Generator | None = None,
 ) -> Volume:
     """:func:`redraw` of denoised shares whose modes are known, as for several views of one scan."""
+    inside = np.asarray(label) == COCHLEA
+    cochlea = float(values[inside].mean()) if inside.any() else None
     factors = np.ones(6) if variation is None else np.exp(_SPREAD * variation.standard_normal(6))
     knots, drawn = curve_knots(modes, levels, factors)
-    redrawn = partial_volume(values, lambda x: np.interp(x, knots, drawn), spacing)
+    fluid = fluid_knots(knots, drawn, cochlea)
+    redrawn = partial_volume(values, lambda x: np.interp(x, *fluid), spacing)
     inside = np.asarray(label) == VS
     if inside.any():
         x, y = tumour_knots(values[inside], modes, drawn)
@@ -90,6 +97,27 @@ def curve_knots(
     knots = np.array([modes.bone, modes.fluid, modes.low, modes.high, top, max(_BRIGHT[0], top + 0.05)])
     drawn = np.array([levels.bone, levels.fluid * FLUID_SHARE, levels.high, levels.low, _FAT[1], _BRIGHT[1]])
     return knots, drawn * np.asarray(factors)
+
+
+def fluid_knots(
+    knots: NDArray[np.float64], drawn: NDArray[np.float64], cochlea: float | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The curve with a knot between bone and fluid, for all fluid in bone alike, labelled or not.
+
+    Denoising darkens thin fluid. Where the mean of the cochlea would be drawn darker than its share of fluid, the curve
+    rises to it there.
+
+    Args:
+        knots: of the curve, bone and fluid first.
+        drawn: levels of the knots.
+        cochlea: mean of its voxels, in the units of ``knots``; ``None`` leaves the curve.
+    """
+    if cochlea is None or not knots[0] + _LIFT * (knots[1] - knots[0]) < cochlea < knots[1]:
+        return knots, drawn
+    wanted = drawn[0] + COCHLEA_FLUID * (drawn[1] - drawn[0])
+    if np.interp(cochlea, knots, drawn) >= wanted:
+        return knots, drawn
+    return np.insert(knots, 1, cochlea), np.insert(drawn, 1, wanted)
 
 
 def tumour_knots(

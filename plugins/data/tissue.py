@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
-from scipy.signal import find_peaks
 from skimage.restoration import denoise_nl_means
 
 from plugins.errors import InputError
@@ -27,6 +26,9 @@ _DARK, _TISSUE = 0.12, (0.22, 0.62)
 
 _TARGET_TISSUE, _TARGET_FLUID = (0.12, 0.55), 98.0
 _STEP = 0.0001
+_SMOOTH, _BEND = 2.5, 0.005
+"""Bins that a histogram is smoothed over, and the bend of a shoulder, per square of a bin."""
+
 _PATCH, _SEARCH, _STRENGTH = 3, 4, 0.8
 _logger = logging.getLogger(__name__)
 
@@ -112,7 +114,8 @@ def noise_of(volume: ArrayLike) -> float:
     r"""Standard deviation of white noise, from the dark part of each slice, where there are few edges.
 
     A voxel minus the mean of its four neighbours has :math:`\sqrt{5/4}` of the noise; the median of its size is robust
-    (times 1.4826 for a normal distribution). Voxels that equal their neighbours are background that was cut out.
+    (times 1.4826 for a normal distribution). Voxels that equal their neighbours are background that was cut out,
+    and those beside them its edge.
 
     Shape: (X, Y, Z); the noise is in the units of the volume.
     """
@@ -123,9 +126,11 @@ def noise_of(volume: ArrayLike) -> float:
     drawn = residual != 0
     if not drawn.any():
         return 0.0
-    rest = np.where(drawn, values, np.nan)
-    bounds = np.array([np.percentile(s[m], 30) if m.any() else -np.inf for s, m in zip(rest.T, drawn.T, strict=True)])
-    dark = drawn & (values <= bounds)
+    whole = ndimage.binary_erosion(drawn, np.ones((3, 3, 1)), border_value=1)
+    drawn = whole if whole.any() else drawn
+    around = np.where(drawn, ndimage.uniform_filter(values, (5, 5, 1)), np.inf)  # hardly depends on the voxel's noise
+    bounds = [np.percentile(plane[m], 30) if m.any() else 0 for plane, m in zip(around.T, drawn.T, strict=True)]
+    dark = drawn & (around <= np.asarray(bounds, np.float32))
     return float(1.4826 * np.median(np.abs(residual[dark])) / np.sqrt(1.25))
 
 
@@ -146,9 +151,9 @@ def denoise(volume: ArrayLike) -> Volume:
 def tissue_modes(volume: ArrayLike, name: str = "a scan") -> TissueModes:
     """Find bone, fluid and tissue in the histogram of a ceT1 scan.
 
-    Bone and air are the highest mode of the dark voxels. Fluid is the most prominent peak between bone and half of soft
-    tissue in the logarithm of the histogram, as it is rare. Where one is not found, it is set by the others, and the
-    log says so.
+    Bone and air are the highest mode of the dark voxels. Fluid is rarer and need not have a peak: it is the shoulder
+    where the logarithm of the histogram bends down most, between the foot of bone and half of soft tissue. Where one
+    is not found, it is set by the others, and the log says so.
 
     Args:
         volume: denoised shares, :func:`shares` and :func:`denoise`; any shape.
@@ -158,18 +163,29 @@ def tissue_modes(volume: ArrayLike, name: str = "a scan") -> TissueModes:
     counts, centres = _histogram(values, 240, (-0.05, 0.65))
     bone = _dark_mode(counts, centres, 1.5)
     low, high = _soft_tissue(values, bone, name)
-    smooth = ndimage.gaussian_filter1d(np.log1p(counts), 2.0)
-    peaks, found = find_peaks(smooth, prominence=0)
-    between = (centres[peaks] > bone + 0.02) & (centres[peaks] < low / 2)
-    if between.any():
-        fluid = float(centres[peaks[between][np.argmax(found["prominences"][between])]])
+    shoulder = _shoulder(counts, centres, bone, low / 2)
+    if shoulder is not None:
+        fluid = shoulder
     else:
         fluid = bone + 0.175 * (low - bone)
-        _logger.warning(f"{name}: its histogram has no peak of cerebrospinal fluid; it is set by bone and tissue.")
+        _logger.warning(f"{name}: its histogram has no shoulder of cerebrospinal fluid; it is set by bone and tissue.")
     ordered = np.array([bone, fluid, low, high])
     for at in range(1, 4):
         ordered[at] = max(ordered[at], ordered[at - 1] + _STEP)
     return TissueModes(*ordered.round(6).tolist())
+
+
+def _shoulder(counts: NDArray[Any], centres: NDArray[Any], low: float, high: float) -> float | None:
+    """Where the logarithm of a histogram bends down most, after it has bent up most; ``None`` if it does not."""
+    bend = ndimage.gaussian_filter1d(np.log1p(counts), _SMOOTH, order=2)
+    between = np.flatnonzero((centres > low) & (centres < high))
+    if len(between) == 0:
+        return None
+    foot = between[np.argmax(bend[between])]
+    after = between[between > foot]
+    if len(after) == 0 or bend[after].min() >= -_BEND:
+        return None
+    return float(centres[after[np.argmin(bend[after])]])
 
 
 def _soft_tissue(values: Volume, bone: float, name: str) -> tuple[float, float]:
