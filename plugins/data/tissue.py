@@ -29,6 +29,9 @@ _STEP = 0.0001
 _SMOOTH, _BEND = 2.5, 0.005
 """Bins that a histogram is smoothed over, and the bend of a shoulder, per square of a bin."""
 
+_ERASED = 0.02
+"""Share of a scan from which voxels of the lowest value are a background that was set, not measured."""
+
 _PATCH, _SEARCH, _STRENGTH = 3, 4, 0.8
 _logger = logging.getLogger(__name__)
 
@@ -153,13 +156,14 @@ def tissue_modes(volume: ArrayLike, name: str = "a scan") -> TissueModes:
 
     Bone and air are the highest mode of the dark voxels. Fluid is rarer and need not have a peak: it is the shoulder
     where the logarithm of the histogram bends down most, between the foot of bone and half of soft tissue. Where one
-    is not found, it is set by the others, and the log says so.
+    is not found, it is set by the others, and the log says so. A background of one value, where a face or the air was
+    erased, counts for nothing.
 
     Args:
         volume: denoised shares, :func:`shares` and :func:`denoise`; any shape.
         name: of the scan, for the log.
     """
-    values = np.asarray(volume, np.float32).ravel()
+    values = _without_background(np.asarray(volume, np.float32).ravel())
     counts, centres = _histogram(values, 240, (-0.05, 0.65))
     bone = _dark_mode(counts, centres, 1.5)
     low, high = _soft_tissue(values, bone, name)
@@ -173,6 +177,13 @@ def tissue_modes(volume: ArrayLike, name: str = "a scan") -> TissueModes:
     for at in range(1, 4):
         ordered[at] = max(ordered[at], ordered[at - 1] + _STEP)
     return TissueModes(*ordered.round(6).tolist())
+
+
+def _without_background(values: Volume) -> Volume:
+    """The voxels that were not set to the lowest value, where so many have exactly that one and others are dark too."""
+    rest = values[values > values.min() + 1e-6] if values.size else values
+    erased = len(values) - len(rest) > _ERASED * len(values)
+    return rest if erased and np.count_nonzero(rest < _DARK) > _ERASED * len(values) else values
 
 
 def _shoulder(counts: NDArray[Any], centres: NDArray[Any], low: float, high: float) -> float | None:

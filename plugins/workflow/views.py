@@ -34,7 +34,7 @@ def contrast_error(contrast: Mapping[str, float | None], ranges: Mapping[str, tu
 
 
 def weigh_views(
-    source: str, views: Mapping[str, str], output_dir: str, half: float = 0.05, out: float = 0.1
+    source: str, views: Mapping[str, str], output_dir: str, half: float = 0.03, out: float = 0.1
 ) -> dict[str, Any]:
     """Write ``views.json``: of each view its contrasts, their error and its weight in training.
 

@@ -70,6 +70,14 @@ def test_modes_are_found_where_they_were_put():
     assert 0.4 < modes.high < 0.44
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+def test_an_erased_background_is_not_taken_for_bone(share):
+    values = head()[0].ravel()
+    erased = np.zeros(int(len(values) * share / (1 - share)), values.dtype)
+    modes, expected = tissue.tissue_modes(np.concatenate([values, erased])), tissue.tissue_modes(values)
+    assert_allclose([modes.bone, modes.fluid, modes.low], [expected.bone, expected.fluid, expected.low], atol=0.005)
+
+
 def test_fluid_without_a_peak_of_its_own_is_a_shoulder():
     random = np.random.default_rng(0)
     bone = 0.03 + 0.004 * random.standard_normal(50_000)
