@@ -14,7 +14,9 @@ from plugins.options import merged
 from plugins.preflight import building_fault, check_config, component_fault
 
 ROOT = Path(__file__).parents[1] / "bundles"
-CONFIGS = sorted(path for name in ("train", "inference", "evaluate", "locator") for path in ROOT.glob(f"*/configs/{name}.json"))
+CONFIGS = sorted(
+    path for name in ("train", "inference", "evaluate", "locator") for path in ROOT.glob(f"*/configs/{name}.json")
+)
 OVERLAYS = sorted(
     path
     for path in ROOT.glob("*/configs/*.json")
