@@ -6,6 +6,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
+from plugins.engines import DiscriminatorAugmentation
 from plugins.layers import RAIN, RegionNorm
 from plugins.losses import AttentionQueries, RandomQueries
 
@@ -115,3 +116,20 @@ def test_cyclegan_gets_a_seg_decoder_in_one_generator():
 def test_weights_of_a_training_fit_the_inference_with_the_same_overlay(overlay):
     trained = tanq(overlay).get_parsed_content("network_def")
     tanq(overlay, base="inference.json").get_parsed_content("network_def").load_state_dict(trained.state_dict())
+
+
+@pytest.mark.parametrize("bundle", ["tanq_translation", "cyclegan_translation"])
+def test_stabilisers_are_off_in_the_papers_settings_and_each_has_its_overlay(bundle):
+    def rates(*overlays):
+        parser = config(bundle, "cpu.json", *overlays)
+        return [parser.get_parsed_content(name).param_groups[0]["lr"] for name in ("optimizer", "d_optimizer")]
+
+    knobs = ("r1_weight", "discriminator_augmentation", "region_balanced")
+    plain = config(bundle, "cpu.json")
+    assert [plain.get_parsed_content(name) for name in knobs] == [0.0, None, False]
+    assert rates() == [0.0002, 0.0002]
+    assert rates("two_speed.json") == [0.0002, 0.0004]
+    stable = config(bundle, "cpu.json", "stable.json")
+    assert stable.get_parsed_content("r1_weight") > 0
+    assert isinstance(stable.get_parsed_content("discriminator_augmentation"), DiscriminatorAugmentation)
+    assert config(bundle, "cpu.json", "region_balanced.json").get_parsed_content("region_balanced") is True

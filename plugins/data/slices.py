@@ -36,12 +36,14 @@ class PreparedVolume:
         image: uncompressed float32 NIfTI, ``(H, W, n_slices)``.
         label: uncompressed uint8 NIfTI of the same grid, where the scan has a label.
         record: JSON file, written last, that tells which slices hold foreground.
+        site: of the scan, as in its datalist.
     """
 
     case: str
     image: Path
     label: Path | None
     record: Path
+    site: str = "unknown"
 
     @property
     def is_complete(self) -> bool:
@@ -93,7 +95,9 @@ def prepare_volumes(
 def _volume(item: Mapping[str, Any], transform: Any, cache_dir: Path) -> PreparedVolume:
     stem = cache_dir / f"{item['case']}-{_key(item, transform)}"
     label = Path(f"{stem}_label.nii") if "label" in item else None
-    return PreparedVolume(item["case"], Path(f"{stem}_image.nii"), label, Path(f"{stem}.json"))
+    return PreparedVolume(
+        item["case"], Path(f"{stem}_image.nii"), label, Path(f"{stem}.json"), item.get("site", "unknown")
+    )
 
 
 def _prepare(item: Mapping[str, Any], transform: Callable[[Any], Any], volume: PreparedVolume) -> None:
@@ -211,12 +215,13 @@ class UnpairedSlices(Dataset[dict[str, Tensor]]):
             count: how many.
 
         Returns:
-            ``{"case", "image", optional "label"}`` with file names, for MONAI's ``LoadImaged``.
+            ``{"case", "site", "image", optional "label"}`` with file names, for MONAI's ``LoadImaged``.
         """
         volumes = self._volumes[domain]
         chosen = np.linspace(0, len(volumes) - 1, min(count, len(volumes))).round().astype(int)
         return [
-            {"case": volume.case, "image": str(volume.image)} | ({"label": str(volume.label)} if volume.label else {})
+            {"case": volume.case, "site": volume.site, "image": str(volume.image)}
+            | ({"label": str(volume.label)} if volume.label else {})
             for volume in (volumes[index] for index in chosen)
         ]
 

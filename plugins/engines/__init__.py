@@ -1,8 +1,9 @@
 """Trainers and their handlers."""
 
+from plugins.engines.augmentation import DiscriminatorAugmentation
 from plugins.engines.contrastive import ContrastiveTranslationTrainer
 from plugins.engines.cyclegan import CycleGANTrainer
-from plugins.engines.handlers import Resume, SaveBest, SaveWeights, ShowProgress
+from plugins.engines.handlers import MovingAverage, Resume, SaveBest, SaveWeights, ShowProgress
 from plugins.engines.image_pool import ImagePool
 from plugins.engines.schedules import constant_then_linear
 from plugins.engines.translation import TranslationTrainer
@@ -10,7 +11,9 @@ from plugins.engines.translation import TranslationTrainer
 __all__ = [
     "ContrastiveTranslationTrainer",
     "CycleGANTrainer",
+    "DiscriminatorAugmentation",
     "ImagePool",
+    "MovingAverage",
     "Resume",
     "SaveBest",
     "SaveWeights",

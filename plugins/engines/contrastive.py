@@ -71,7 +71,7 @@ class ContrastiveTranslationTrainer(TranslationTrainer):
         return {"discriminator": self._discriminator_loss(self.discriminators[0], batch["reals"], made["pred"])}
 
     def _generator_losses(self, batch: dict[str, Tensor], made: dict[str, Any]) -> Losses:
-        losses = {"adversarial": self._fooling_loss(self.discriminators[0], made["pred"])}
+        losses = {"adversarial": self._fooling_loss(self.discriminators[0], made["pred"], batch["label"])}
         outputs = torch.cat([made["pred"], made["identity"]])
         queries = self.network.encode(outputs, made["regions"], features_only=True)[1]
         halves = zip(("contrastive_source", "contrastive_target"), _halves(made["keys"]), _halves(queries), strict=True)

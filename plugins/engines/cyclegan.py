@@ -82,8 +82,8 @@ class CycleGANTrainer(TranslationTrainer):
     def _generator_losses(self, batch: dict[str, Tensor], made: dict[str, Any]) -> Losses:
         source, target = batch["image"], batch["reals"]
         losses = {
-            "adversarial_target": self._fooling_loss(self.discriminators[0], made["pred"]),
-            "adversarial_source": self._fooling_loss(self.discriminators[1], made["fake_s"]),
+            "adversarial_target": self._fooling_loss(self.discriminators[0], made["pred"], batch.get("label")),
+            "adversarial_source": self._fooling_loss(self.discriminators[1], made["fake_s"], batch.get("reals_label")),
             "cycle": F.l1_loss(made["cycled_s"], source) + F.l1_loss(made["cycled_t"], target),
             "identity": F.l1_loss(made["identity_t"], target) + F.l1_loss(made["identity_s"], source),
         }

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
+from ignite.handlers import EMAHandler
 from torch import nn
 
 from plugins.errors import InputError
@@ -130,6 +131,33 @@ class Resume:
         own_random = content if own == self.path else torch.load(own, map_location="cpu", weights_only=True)
         set_random_state(own_random["random"])
         engine.state.epoch, engine.state.iteration = content["epoch"], content["iteration"]
+
+
+class MovingAverage(EMAHandler):
+    r"""Ignite's moving average of weights with a decay that grows with the steps, so that short trainings have one too.
+
+    .. math::
+        \bar\theta_n = d_n \bar\theta_{n-1} + (1 - d_n) \theta_n,
+        \qquad d_n = \min\left(d, \frac{1 + n}{10 + n}\right)
+
+    :math:`n` is the trainer's iteration, so a continued training has the decay of one that was never stopped.
+
+    Args:
+        model: whose weights are averaged; ``ema_model`` holds the average.
+        decay: :math:`d`.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.999):
+        super().__init__(model, momentum=1 - decay)
+
+    def attach(self, engine: Engine, name: str = "ema_momentum", **settings: Any) -> None:
+        """Register with a trainer; the momentum of the last step is ``engine.state.<name>``."""
+
+        def warm_up(engine: Engine) -> None:
+            setattr(engine.state, name, max(self.momentum, 9 / (10 + engine.state.iteration)))
+
+        engine.add_event_handler(settings.get("event", Events.ITERATION_COMPLETED), warm_up)
+        super().attach(engine, name, **settings)
 
 
 class SaveWeights:

@@ -14,6 +14,7 @@ from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from plugins.engines.augmentation import gradient_penalty, regions_of_logits
 from plugins.errors import InputError
 from plugins.options import refuse_unknown
 from plugins.signatures import Methods, passes_on
@@ -45,10 +46,17 @@ class TranslationTrainer(SupervisedTrainer, ABC):
         adversarial_loss: ``(logits, target_is_real, for_discriminator) -> scalar``.
         loss_weights: weight of each term of the generators' loss.
         clip_norm: largest norm of the gradients of an optimiser's parameters; ``None`` for no limit.
+        r1_weight: of half the penalty of each discriminator's slope, :func:`gradient_penalty`; 0 leaves it out.
+        r1_interval: steps from one penalty to the next; each counts as many times.
+        discriminator_augmentation: applied to all that a discriminator sees, real and translated; ``None`` for nothing.
+        region_balanced: whether the generators' adversarial loss is the mean over the regions of the translation
+            (others, VS, cochlea; those that are there) of its mean over the logits of each. Discriminators need
+            ``logit_stride`` then, as :class:`plugins.networks.PatchDiscriminator` has it.
         **settings: of :class:`monai.engines.SupervisedTrainer`, e.g. ``train_handlers``, ``amp``.
 
     Raises:
-        InputError: if ``loss_weights`` names a term that the trainer does not have, or if an epoch has no batch.
+        InputError: if ``loss_weights`` names a term that the trainer does not have, if an epoch has no batch, or if
+            ``r1_weight`` or ``r1_interval`` is out of its range.
     """
 
     terms: tuple[str, ...] = ()
@@ -65,11 +73,17 @@ class TranslationTrainer(SupervisedTrainer, ABC):
         adversarial_loss: Callable[..., Tensor],
         loss_weights: Mapping[Any, float],
         clip_norm: float | None = None,
+        r1_weight: float = 0.0,
+        r1_interval: int = 16,
+        discriminator_augmentation: Callable[[Tensor], Tensor] | None = None,
+        region_balanced: bool = False,
         **settings: Any,
     ):
         refuse_unknown(loss_weights, self.terms, "loss_weights")
         if isinstance(train_data_loader, Sized) and len(train_data_loader) == 0:
             raise InputError("an epoch has no whole batch: set slices_per_epoch to batch_size or more.")
+        if r1_weight < 0 or r1_interval < 1:
+            raise InputError("r1_weight or r1_interval is out of its range. Give 0 or more, and 1 or more.")
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -81,6 +95,8 @@ class TranslationTrainer(SupervisedTrainer, ABC):
         )
         self.discriminators, self.d_optimizer = list(discriminators), d_optimizer
         self.adversarial_loss, self.loss_weights, self.clip_norm = adversarial_loss, loss_weights, clip_norm
+        self.r1_weight, self.r1_interval = r1_weight, r1_interval
+        self.discriminator_augmentation, self.region_balanced = discriminator_augmentation, region_balanced
         self.add_event_handler(Events.STARTED, self._equalise_ranks)
 
     @abstractmethod
@@ -136,16 +152,36 @@ class TranslationTrainer(SupervisedTrainer, ABC):
         self._update(loss, self.d_optimizer)
 
     def _discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:
-        """Half the sum of the losses on real and on translated images, in one pass over both."""
-        logits = discriminator(torch.cat([real, fake.detach()]))[-1]
-        on_real, on_fake = logits.split([real.shape[0], fake.shape[0]])
-        return 0.5 * (
+        """Half the sum of the losses on real and on translated images, in one pass over both; at times the penalty."""
+        seen = self._seen(torch.cat([real, fake.detach()]))
+        on_real, on_fake = discriminator(seen)[-1].split([real.shape[0], fake.shape[0]])
+        loss: Tensor = 0.5 * (
             self.adversarial_loss(on_real, target_is_real=True, for_discriminator=True)
             + self.adversarial_loss(on_fake, target_is_real=False, for_discriminator=True)
         )
+        if self.r1_weight and self.state.iteration % self.r1_interval == 0:
+            penalty = gradient_penalty(discriminator, seen[: real.shape[0]])
+            loss = loss + 0.5 * self.r1_weight * self.r1_interval * penalty
+        return loss
 
-    def _fooling_loss(self, discriminator: nn.Module, fake: Tensor) -> Tensor:
-        return self.adversarial_loss(discriminator(fake)[-1], target_is_real=True, for_discriminator=False)
+    def _fooling_loss(self, discriminator: nn.Module, fake: Tensor, label: Tensor | None = None) -> Tensor:
+        """How far a discriminator is from taking translations for real; ``label`` tells their regions."""
+        if not self.region_balanced or label is None:
+            logits = discriminator(self._seen(fake))[-1]
+            return self.adversarial_loss(logits, target_is_real=True, for_discriminator=False)
+        seen = self._seen(torch.cat([fake, label.to(fake.dtype)], dim=1))  # regions move with the image
+        logits = discriminator(seen[:, : fake.shape[1]])[-1]
+        stride: Any = discriminator.logit_stride
+        regions = regions_of_logits(seen[:, fake.shape[1] :], list(logits.shape[2:]), stride)
+        means = [
+            self.adversarial_loss(logits[:, 0][inside][None, None], target_is_real=True, for_discriminator=False)
+            for inside in regions.unbind(1)
+            if inside.any()
+        ]
+        return torch.stack(means).mean()
+
+    def _seen(self, images: Tensor) -> Tensor:
+        return images if self.discriminator_augmentation is None else self.discriminator_augmentation(images)
 
     def _update(self, loss: Tensor, optimizer: Optimizer) -> None:
         optimizer.zero_grad(set_to_none=True)

@@ -21,12 +21,17 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn import functional as F
 
+from plugins.errors import InputError
 from plugins.evaluation.metrics import STRUCTURES, case_metrics
+from plugins.options import refuse_unknown
 
 SHELL_MM = 3.0
 AIR = 0.1
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9, 0.99)
 SCALES = 3
+RANGE = (0.5, 99.5)
+# of real hrT2: tumours are about as bright as what surrounds them, cochleae brighter
+TARGET_CONTRAST = {"vs": (-0.15, 0.05), "cochlea": (0.2, 0.4)}
 
 Volume = NDArray[np.floating[Any]]
 Labels = NDArray[np.integer[Any]]
@@ -80,6 +85,8 @@ def slice_jump(volume: Volume) -> float | None:
 
 def slice_features(slices: Tensor) -> Tensor:
     """Statistics of brightness and of edges at three scales: features for a Fréchet distance that need no download.
+
+    They know no anatomy: an image and the same image upside down have nearly the same.
 
     At each scale, the next being half as fine: mean, standard deviation and quantiles of the intensities; mean and
     standard deviation of the gradient's length.
@@ -143,43 +150,59 @@ class TranslationQuality(Metric):
 
     Puts into ``engine.state.metrics``
 
-    * ``fid``: Fréchet distance to the slices of real scans, see :func:`slice_features`;
+    * ``statistics_distance``: Fréchet distance of :func:`slice_features` to the slices of real scans, and
+      ``statistics_distance_floor``: the same between two halves of the real slices. Both once more for each site of the
+      real scans, ``statistics_distance_<site>`` and ``statistics_distance_<site>_floor``. Halves are every other scan,
+      or every other slice of a single one;
     * ``slice_jump``: :func:`slice_jump` as a multiple of that of real scans;
-    * ``vs_contrast``, ``cochlea_contrast``: :func:`structure_contrast`; where real scans have label maps also
-      ``vs_contrast_error``, ``cochlea_contrast_error``: distance to their mean contrast;
+    * ``vs_contrast``, ``cochlea_contrast``: :func:`structure_contrast` as a share of the volume's range from the 0.5th
+      to the 99.5th percentile;
+    * ``vs_contrast_error``, ``cochlea_contrast_error``: mean distance of the volumes' contrasts to the range of the
+      target, 0 inside it. Where real scans have label maps, the range is their mean contrast, give or take its standard
+      deviation; elsewhere it is ``target_contrast``;
     * with a segmenter ``vs_dice``, ``cochlea_dice``, ``mean_dice``: target preservation, the Dice of its label map on
       the translation with that of the source;
     * under the metric's own name the score, larger for better translations: ``mean_dice`` with a segmenter, else
-      ``-fid``.
+      minus the mean of the contrasts' errors; without any structure -1.
 
     What is undefined is left out.
 
     Args:
-        reals: real scans of the target, ``{"image", optional "label"}``, read once.
+        reals: real scans of the target, ``{"image", optional "label" and "site"}``, read once.
         segmenter: of target images; ``None`` leaves target preservation out.
+        target_contrast: lowest and highest contrast of real ``vs`` and ``cochlea``.
         output_transform: takes the engine's output to items ``{"pred", "label"}``, one for each volume.
 
     Shape:
         - image, pred: :math:`(1, H, W, Z)` in [-1, 1]; images and labels are MONAI's ``MetaTensor``, which knows the
           spacing.
+
+    Raises:
+        InputError: if ``target_contrast`` is not a range for each structure.
     """
 
     def __init__(
         self,
         reals: Iterable[Mapping[str, Any]],
         segmenter: Segmenter | None = None,
+        target_contrast: Mapping[str, Sequence[float]] = TARGET_CONTRAST,
         output_transform: Callable[[Any], Any] = lambda output: output,
     ):
+        _check_ranges(target_contrast)
         self._segmenter = segmenter
-        self._real_features, jumps, contrasts = [], [], []
+        self._real_features: dict[str, list[Tensor]] = {}
+        jumps: list[float | None] = []
+        contrasts: list[dict[str, float | None]] = []
         for item in reals:
             volume = _to_unit(item["image"])
-            self._real_features.append(features_of(volume))
+            self._real_features.setdefault(str(item.get("site", "unknown")), []).append(features_of(volume))
             jumps.append(slice_jump(volume))
             if "label" in item:
-                contrasts.append(structure_contrast(volume, _label(item["label"]), _spacing(item["label"])))
+                contrasts.append(_contrast_share(volume, _label(item["label"]), _spacing(item["label"])))
         self._real_jump = _mean(jumps)
-        self._real_contrast = {name: _mean([each[name] for each in contrasts]) for name in STRUCTURES}
+        self._targets = {
+            name: _spread([each[name] for each in contrasts]) or tuple(target_contrast[name]) for name in STRUCTURES
+        }
         super().__init__(output_transform=output_transform)
 
     def reset(self) -> None:
@@ -193,8 +216,9 @@ class TranslationQuality(Metric):
             volume, label, spacing = _to_unit(item["pred"]), _label(item["label"]), _spacing(item["label"])
             self._features.append(features_of(volume))
             self._add("slice_jump", slice_jump(volume))
-            for name, value in structure_contrast(volume, label, spacing).items():
+            for name, value in _contrast_share(volume, label, spacing).items():
                 self._add(f"{name}_contrast", value)
+                self._add(f"{name}_contrast_error", None if value is None else _outside(value, *self._targets[name]))
             if self._segmenter is not None:
                 for name, row in case_metrics(self._segmenter(volume), label, spacing).items():
                     self._add(f"{name}_dice", row["dice"])
@@ -204,13 +228,9 @@ class TranslationQuality(Metric):
         if not self._features:
             raise NotComputableError("no volume was translated")
         values = {name: _mean(each) for name, each in self._values.items()}
-        values["fid"] = frechet_distance(torch.cat(self._features), torch.cat(self._real_features))
+        values |= self._statistics_distances()
         if values["slice_jump"] is not None and self._real_jump:
             values["slice_jump"] /= self._real_jump
-        for name, real in self._real_contrast.items():
-            translated = values.get(f"{name}_contrast")
-            if real is not None and translated is not None:
-                values[f"{name}_contrast_error"] = abs(translated - real)
         if self._segmenter is not None:
             values["mean_dice"] = _mean([values[f"{name}_dice"] for name in STRUCTURES])
         return {name: value for name, value in values.items() if value is not None}
@@ -219,10 +239,47 @@ class TranslationQuality(Metric):
         """Report all values, and the score under ``name``."""
         values = self.compute()
         engine.state.metrics |= values
-        engine.state.metrics[name] = values.get("mean_dice", -values["fid"])
+        errors = _mean([values.get(f"{structure}_contrast_error") for structure in STRUCTURES])
+        engine.state.metrics[name] = values.get("mean_dice", -1.0 if errors is None else -errors)
+
+    def _statistics_distances(self) -> dict[str, float]:
+        translated, sites = torch.cat(self._features), self._real_features
+        groups = {"": [scan for scans in sites.values() for scan in scans]}
+        groups |= {f"_{site}": scans for site, scans in sites.items()}
+        distances = {}
+        for suffix, scans in groups.items():
+            halves = (scans[::2], scans[1::2]) if len(scans) > 1 else ([scans[0][::2]], [scans[0][1::2]])
+            distances[f"statistics_distance{suffix}"] = frechet_distance(translated, torch.cat(scans))
+            distances[f"statistics_distance{suffix}_floor"] = frechet_distance(*(torch.cat(half) for half in halves))
+        return distances
 
     def _add(self, name: str, value: Any) -> None:
         self._values.setdefault(name, []).append(value)
+
+
+def _check_ranges(target_contrast: Mapping[str, Sequence[float]]) -> None:
+    refuse_unknown(target_contrast, tuple(STRUCTURES), "target_contrast")
+    for name in STRUCTURES:
+        limits = target_contrast.get(name, ())
+        if len(limits) != 2 or limits[0] > limits[1]:
+            raise InputError(f"target_contrast: {name} has {list(limits)}. Give the lowest and the highest contrast.")
+
+
+def _contrast_share(volume: Volume, label: Labels, spacing: Sequence[float]) -> dict[str, float | None]:
+    low, high = np.percentile(volume, RANGE)
+    contrast = structure_contrast(volume, label, spacing)
+    return {name: None if value is None else value / max(high - low, 1e-6) for name, value in contrast.items()}
+
+
+def _spread(values: Iterable[float | None]) -> tuple[float, float] | None:
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return float(np.mean(known) - np.std(known)), float(np.mean(known) + np.std(known))
+
+
+def _outside(value: float, low: float, high: float) -> float:
+    return max(low - value, value - high, 0.0)
 
 
 def _to_unit(image: Any) -> Volume:

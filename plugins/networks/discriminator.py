@@ -26,6 +26,9 @@ class PatchDiscriminator(MonaiPatchDiscriminator):
     Shape:
         - x: :math:`(N, C, ...)`.
         - output: list of feature maps; the last holds the logits of the patches.
+
+    Attributes:
+        logit_stride: pixels from a logit to the next.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class PatchDiscriminator(MonaiPatchDiscriminator):
             norm=norm,
             bias=True,
         )
+        self.logit_stride = 2**num_layers_d
         if anti_aliased:
             for block in self.children():
                 convolution: Any = block.conv

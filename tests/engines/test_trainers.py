@@ -1,12 +1,12 @@
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Events
-from ignite.handlers import EMAHandler
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from torch.nn import functional as F
 
-from plugins.engines import Resume
+from plugins.engines import DiscriminatorAugmentation, MovingAverage, Resume
 from plugins.errors import InputError
 from plugins.losses import ContrastiveLoss, RandomQueries
 
@@ -162,17 +162,110 @@ def test_an_unknown_loss_weight_is_named(tanq_trainer):
         tanq_trainer(loss_weights={"segmentatoin": 1.0})
 
 
+def test_the_discriminator_of_tanq_gets_hrt2_as_real_and_the_translation_as_fake(tanq_trainer):
+    engine = tanq_trainer()
+    engine.state.output = {}
+    batch, seen = one_batch(engine), []
+    made = engine._translate(batch)
+    engine.discriminators[0].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].detach()))
+    judged = []
+    loss = engine.adversarial_loss
+    engine.adversarial_loss = lambda logits, **how: judged.append((len(logits), how)) or loss(logits, **how)
+    engine._discriminator_step(batch, made)
+    assert torch.equal(seen[0], torch.cat([batch["reals"], made["pred"]]))
+    assert [how["target_is_real"] for _, how in judged] == [True, False]
+    assert not torch.equal(batch["reals"], batch["image"])
+
+
+def test_discriminators_and_generators_see_augmented_images(trainer):
+    engine = trainer(discriminator_augmentation=lambda images: 0 * images + 0.25)
+    engine.state.output = {}
+    batch, seen = one_batch(engine), []
+    for network in engine.discriminators:
+        network.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    engine._steps(batch, engine._translate(batch))
+    assert len(seen) == 2 * len(engine.discriminators)
+    assert all((images == 0.25).all() for images in seen)
+
+
+def test_the_penalty_of_the_slope_comes_at_every_kth_step_k_times(trainer):
+    engine = trainer(r1_weight=3e6, r1_interval=4)
+    network, real, fake = engine.discriminators[0], torch.rand(2, 1, 32, 32), torch.rand(2, 1, 32, 32)
+    values = []
+    for step in range(1, 9):
+        engine.state.iteration = step
+        values.append(engine._discriminator_loss(network, real, fake).item())
+    given = real.clone().requires_grad_(True)
+    logits = network(given)[-1]
+    (slope,) = torch.autograd.grad(logits.sum(), given)
+    expected = 0.5 * 3e6 * 4 * float((slope.double() ** 2).sum()) / logits.numel()
+    assert expected > 0.1
+    assert [value - values[0] > 0.05 for value in values] == [step % 4 == 0 for step in range(1, 9)]
+    assert values[3] - values[0] == pytest.approx(expected, rel=1e-3)
+
+
+def test_balanced_regions_weigh_alike_and_absent_ones_nothing(tanq_trainer):
+    engine = tanq_trainer(region_balanced=True)
+    batch, network = one_batch(engine), engine.discriminators[0]
+    fake = torch.rand(2, 1, 32, 32)
+    logits = network(fake)[-1].detach().double()[:, 0].numpy()
+    stride, rim = 4, (32 - 4 * logits.shape[1]) // 2
+    for label in (batch["label"], batch["label"] * (batch["label"] != 2), 0 * batch["label"]):
+        costs = {0: [], 1: [], 2: []}
+        for n, row, column in np.ndindex(*logits.shape):
+            top, left = rim + stride * row, rim + stride * column
+            region = int(label[n, 0, top : top + stride, left : left + stride].max())
+            costs[region].append((logits[n, row, column] - 1) ** 2)
+        expected = np.mean([np.mean(each) for each in costs.values() if each])
+        assert engine._fooling_loss(network, fake, label).item() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("settings", [{"r1_weight": -1.0}, {"r1_interval": 0}])
+def test_a_penalty_out_of_its_range_is_refused(tanq_trainer, settings):
+    with pytest.raises(InputError, match="r1_weight or r1_interval"):
+        tanq_trainer(**settings)
+
+
+def test_the_moving_average_warms_up(tanq_trainer):
+    engine = tanq_trainer(max_epochs=2)
+    average = MovingAverage(engine.network, decay=0.4)
+    expected = engine.network.stem.weight.detach().double().clone()
+    decays = []
+
+    @engine.on(Events.ITERATION_COMPLETED)
+    def follow(engine):
+        n = engine.state.iteration
+        decays.append(min(0.4, (1 + n) / (10 + n)))
+        expected.mul_(decays[-1]).add_(engine.network.stem.weight.detach().double(), alpha=1 - decays[-1])
+
+    average.attach(engine)
+    engine.run()
+    assert decays[0] < decays[3] < decays[-1] == 0.4
+    torch.testing.assert_close(average.ema_model.stem.weight.double(), expected, rtol=1e-5, atol=1e-7)
+
+
 class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_a_training_killed_at_any_step_ends_with_the_same_weights(trainer, tmp_path, num_workers):
-    whole = trainer(tmp_path / "whole", num_workers=num_workers)
+EVERYTHING = {
+    "r1_weight": 1.0,
+    "r1_interval": 3,
+    "discriminator_augmentation": DiscriminatorAugmentation(),
+    "region_balanced": True,
+}
+
+
+@pytest.mark.parametrize(("num_workers", "settings"), [(0, {}), (2, {}), (0, EVERYTHING)])
+def test_a_training_killed_at_any_step_ends_with_the_same_weights(trainer, tmp_path, num_workers, settings):
+    def make(folder):
+        return trainer(tmp_path / folder, num_workers=num_workers, **settings)
+
+    whole = make("whole")
     whole.run()
 
     for step in (6, 11):
-        halted = trainer(tmp_path / "halted", num_workers=num_workers)
+        halted = make("halted")
 
         @halted.on(Events.ITERATION_STARTED(once=step - halted.state.iteration))
         def kill(engine):
@@ -181,7 +274,7 @@ def test_a_training_killed_at_any_step_ends_with_the_same_weights(trainer, tmp_p
         with pytest.raises(Killed):
             halted.run()
     torch.manual_seed(99)
-    resumed = trainer(tmp_path / "halted", num_workers=num_workers)
+    resumed = make("halted")
     resumed.run()
     expected = weights(whole)
     assert {name for name, value in weights(resumed).items() if not torch.equal(value, expected[name])} == set()
@@ -191,7 +284,7 @@ def test_a_training_killed_at_any_step_ends_with_the_same_weights(trainer, tmp_p
 def test_a_killed_training_continues_its_moving_average(trainer, tmp_path):
     def with_average(folder):
         engine = trainer()
-        average = EMAHandler(engine.network, momentum=0.1)
+        average = MovingAverage(engine.network, decay=0.9)
         optimizers = {"optimizer": engine.optimizer, "d_optimizer": engine.d_optimizer}
         networks = {
             "network": engine.network,

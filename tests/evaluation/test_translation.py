@@ -12,6 +12,7 @@ from plugins.evaluation.translation import features_of, frechet_distance, slice_
 from plugins.files import read_json
 
 SPACING = (0.5, 0.7, 1.5)
+ANYTHING = {"vs": (-9, 9), "cochlea": (-9, 9)}
 
 
 def scene(seed=0, vs=0.2, cochlea=0.9):
@@ -95,22 +96,72 @@ class TestTranslationQuality:
     def test_the_real_scans_themselves_are_perfect(self):
         scans = [scene(seed) for seed in (0, 1)]
         metrics = quality([item(*scan) for scan in scans], [item(*scan, key="image") for scan in scans])
-        assert metrics["fid"] == pytest.approx(0, abs=1e-2)
+        assert metrics["statistics_distance"] == pytest.approx(0, abs=1e-2)
         assert metrics["slice_jump"] == pytest.approx(1)
         assert metrics["vs_contrast_error"] == pytest.approx(0, abs=1e-6)
         assert metrics["cochlea_contrast_error"] == pytest.approx(0, abs=1e-6)
-        assert metrics["quality"] == -metrics["fid"]
+        assert metrics["quality"] == pytest.approx(0, abs=1e-6)
 
-    def test_a_bright_tumour_is_seen(self):
-        reals = [item(*scene(), key="image")]
-        metrics = quality([item(*scene(vs=0.9))], reals)
-        assert metrics["vs_contrast_error"] == pytest.approx(0.7, abs=1e-3)
-        assert metrics["cochlea_contrast_error"] == pytest.approx(0, abs=1e-3)
+    def test_contrast_is_a_share_of_the_inner_99_percent_and_its_error_the_way_to_the_target(self):
+        volume, label = scene(vs=0.9, cochlea=0.6)
+        shares = {}
+        low, high = np.percentile(volume.astype(np.float64), (0.5, 99.5))
+        for name, value in structure_contrast(volume, label, SPACING).items():
+            shares[name] = value / (high - low)
+        real = item(scene()[0], None, key="image")
+        wide = {"vs": [-9, shares["vs"] - 0.25], "cochlea": [shares["cochlea"] + 0.5, 9]}
+        metrics = quality([item(volume, label)], [real], target_contrast=wide)
+        assert metrics["vs_contrast"] == pytest.approx(shares["vs"], abs=1e-4)
+        assert metrics["vs_contrast_error"] == pytest.approx(0.25, abs=1e-4)
+        assert metrics["cochlea_contrast_error"] == pytest.approx(0.5, abs=1e-4)
+        assert metrics["quality"] == pytest.approx(-0.375, abs=1e-4)
+        inside = quality([item(volume, label)], [real], target_contrast={"vs": [-9, 9], "cochlea": [-9, 9]})
+        assert inside["quality"] == 0
 
-    def test_without_labels_of_real_scans_there_is_no_error(self):
-        metrics = quality([item(*scene())], [item(scene()[0], None, key="image")])
-        assert "vs_contrast" in metrics
-        assert "vs_contrast_error" not in metrics
+    def test_errors_of_volumes_do_not_cancel(self):
+        volumes = [item(*scene(vs=value)) for value in (0.3, 0.7)]
+        real = item(scene()[0], None, key="image")
+        metrics = quality(volumes, [real], target_contrast={"vs": [0, 0], "cochlea": [-9, 9]})
+        assert abs(metrics["vs_contrast"]) < 0.1 < metrics["vs_contrast_error"]
+
+    def test_label_maps_of_real_scans_take_the_place_of_the_knob(self):
+        metrics = quality([item(*scene(vs=0.9))], [item(*scene(), key="image")], target_contrast=ANYTHING)
+        true, made = (quality([item(*scene(vs=vs))], [item(*scene(), key="image")]) for vs in (0.2, 0.9))
+        assert metrics["vs_contrast_error"] == pytest.approx(made["vs_contrast"] - true["vs_contrast"], abs=1e-4)
+        assert metrics["vs_contrast_error"] > 0.5
+
+    def test_without_any_structure_the_score_is_the_worst(self):
+        volume, label = scene()
+        metrics = quality([item(volume, 0 * label)], [item(volume, None, key="image")])
+        assert metrics["quality"] == -1
+        assert "vs_contrast" not in metrics
+
+    def test_distances_are_those_to_each_site_beside_those_between_halves_of_its_scans(self):
+        scans = {"ldn": [scene(seed)[0] for seed in (0, 1, 2)], "etz": [scene(3)[0] * 0.5]}
+        reals = [
+            item(volume, None, key="image") | {"site": site} for site, volumes in scans.items() for volume in volumes
+        ]
+        translated = scene(4, vs=0.9)
+        metrics = quality([item(*translated)], reals)
+        features = {site: [features_of(each) for each in volumes] for site, volumes in scans.items()}
+        everything = [each for site in features.values() for each in site]
+        own, ldn, etz = features_of(translated[0]), features["ldn"], features["etz"][0]
+        expected = {
+            "statistics_distance": (own, torch.cat(everything)),
+            "statistics_distance_floor": (torch.cat(everything[::2]), torch.cat(everything[1::2])),
+            "statistics_distance_ldn": (own, torch.cat(ldn)),
+            "statistics_distance_ldn_floor": (torch.cat([ldn[0], ldn[2]]), ldn[1]),
+            "statistics_distance_etz": (own, etz),
+            "statistics_distance_etz_floor": (etz[::2], etz[1::2]),
+        }
+        assert {name for name in metrics if name.startswith("statistics")} == set(expected)
+        for name, pair in expected.items():
+            assert metrics[name] == pytest.approx(frechet_distance(*pair), rel=1e-2), name
+
+    @pytest.mark.parametrize("limits", [{"vs": [0, 1]}, {"vs": [1, 0], "cochlea": [0, 1]}, {"vs": [0], "cochlea": [0]}])
+    def test_a_target_that_is_no_range_is_refused(self, limits):
+        with pytest.raises(InputError, match="lowest and the highest contrast"):
+            TranslationQuality([], target_contrast=limits)
 
     def test_with_a_segmenter_the_score_is_the_mean_dice(self):
         volume, label = scene()
