@@ -70,6 +70,22 @@ def label_values(origin: str) -> list[int]:
     return [*LABELS.values(), IGNORED] if origin == "real" else [*LABELS.values()]
 
 
+def _trusted(items: Sequence[Item]) -> Sequence[Item]:
+    """Those whose labels were drawn: of translated scans, or where no scan is translated, of all."""
+    return [item for item in items if item["origin"] == "translated"] or items
+
+
+def cochleae_volume(items: Sequence[Item]) -> float | None:
+    """Median volume in mm3 of both cochleae together, over patients whose labels were drawn; ``None`` without any."""
+    labels = {str(item["patient"]): item for item in _trusted(items)}
+    volumes = []
+    for item in labels.values():
+        drawn = integer_label(item["label"], item["image"], label_values(item["origin"]))
+        count = np.count_nonzero(np.asarray(drawn.dataobj) == LABELS["cochlea"])
+        volumes.append(count * float(np.prod(voxel_sizes(drawn.affine))))
+    return round(float(np.median(volumes)), 3) or None
+
+
 def _corners(affine: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
     corners = (np.array(shape) - 1) * np.array(list(product((0, 1), repeat=3)))
     return np.asarray(apply_affine(affine, corners))
@@ -184,7 +200,7 @@ def make_splits(items: Sequence[Item], num_folds: int, seed: int) -> list[dict[s
     Raises:
         InputError: if there are fewer patients than folds.
     """
-    validated = [item for item in items if item["origin"] == "translated"] or items
+    validated = _trusted(items)
     patients = sorted({str(item["patient"]) for item in validated})
     if not 2 <= num_folds <= len(patients):
         raise InputError(f"num_folds is {num_folds}: but there are {len(patients)} patients: choose from 2 to that.")

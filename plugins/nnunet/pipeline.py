@@ -17,7 +17,15 @@ from plugins.errors import InputError
 from plugins.files import read_json, write_json
 from plugins.locks import sole_owner
 from plugins.nnunet.augmentation import Augmentation, make_augmentation
-from plugins.nnunet.dataset import Item, check_items, check_splits, label_values, make_splits, write_dataset
+from plugins.nnunet.dataset import (
+    Item,
+    check_items,
+    check_splits,
+    cochleae_volume,
+    label_values,
+    make_splits,
+    write_dataset,
+)
 from plugins.nnunet.planning import PlanChanges, Planner, adopt_plans, check_changes, make_plans, preprocess
 from plugins.nnunet.processes import InlineExecutor, pools_on
 from plugins.nnunet.selection import Members, check_members, drop_probabilities, export, select
@@ -101,7 +109,8 @@ class NnUNetTraining:
         locator: folder of the locator that cut the scans' windows; its files go into ``model_dir`` too, so that
             inference cuts the same. ``None`` for whole scans.
         anatomy: settings of :class:`plugins.segmentation.AnatomySettings`, ``{}`` for its defaults: a label map keeps
-            one VS and two cochleae, chosen by place and score. ``None`` leaves that to nnU-Net's largest component.
+            one VS and two cochleae, chosen by place and score. ``cochleae_mm3`` is by default the median of the
+            labels. ``None`` leaves all that to nnU-Net's largest component.
         window: how validation scans are predicted.
         executor: runs jobs, one network each; ``None`` runs them one after the other here or, if there are several
             devices, in as many processes. It is shut down after a failure.
@@ -207,7 +216,8 @@ class NnUNetTraining:
             write_json(marker, {**selection, "request": request})
         selection = {key: value for key, value in read_json(marker).items() if key != "request"}
         if self.anatomy is not None:
-            selection |= {"anatomy": dict(self.anatomy), "keep_largest_component_of": []}
+            known = {"cochleae_mm3": cochleae_volume(self.items), **self.anatomy}
+            selection |= {"anatomy": known, "keep_largest_component_of": []}
         if self.locator and not is_copied(self.locator, self.model_dir):
             copy_locator(self.locator, self.model_dir)
         if not self._is_exported(selection):

@@ -44,6 +44,9 @@ class AnatomySettings:
         fragment_mm: a fragment may lie so far from its structure, from voxel centre to voxel centre.
         fragment_share: and may be so large, as a share of what it belongs to.
         candidates: how many components, the best by size or probability, are looked at.
+        lowest_probability: from which voxels may belong to a structure, see
+            :func:`plugins.segmentation.sizes.grow_to_size`; 0.5 lets nothing grow.
+        cochleae_mm3: volume of both cochleae together, to which a label map may grow; ``None`` lets nothing grow.
     """
 
     cochlea_distance_mm: Sequence[float] = (35.0, 85.0)
@@ -56,12 +59,17 @@ class AnatomySettings:
     fragment_mm: float = 5.0
     fragment_share: float = 0.5
     candidates: int = 16
+    lowest_probability: float = 0.5
+    cochleae_mm3: float | None = None
 
     def __post_init__(self) -> None:
         low, high = self.cochlea_distance_mm
-        numbers = [low, high, *(getattr(self, f.name) for f in fields(self) if f.name != "cochlea_distance_mm")]
+        others = [getattr(self, each.name) for each in fields(self) if each.name != "cochlea_distance_mm"]
+        numbers = [low, high, *(number for number in others if number is not None)]
         if not all(math.isfinite(number) and number > 0 for number in numbers) or low >= high:
             raise ValueError(f"settings of the anatomy must be positive, and ranges in order: {self}")
+        if self.lowest_probability > 0.5:
+            raise ValueError(f"lowest_probability is {self.lowest_probability}, but 0.5 is the most")
 
 
 DEFAULTS = AnatomySettings()

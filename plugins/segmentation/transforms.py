@@ -19,6 +19,7 @@ from plugins.data import WINDOWS
 from plugins.data.dicom import is_series, write_segmentation
 from plugins.files import read_json, whole_file, write_json
 from plugins.segmentation.anatomy import choose_components, read_settings
+from plugins.segmentation.sizes import grow_to_size
 
 StrPath = str | os.PathLike[str]
 
@@ -96,6 +97,9 @@ class KeepLargestComponentsd:
 class PlausibleComponentsd:
     """:func:`plugins.segmentation.choose_components` of a label map: one VS and two cochleae, one a side.
 
+    Where the settings say how large cochleae are, both structures grow as far as
+    :func:`plugins.segmentation.sizes.grow_to_size` tells.
+
     Args:
         keys: of the label map :math:`(1, X, Y, Z)`, with its affine.
         settings: of :class:`plugins.segmentation.AnatomySettings`, those that differ from the defaults; ``None`` leaves
@@ -117,12 +121,14 @@ class PlausibleComponentsd:
         if self._settings is None:
             return {**item}
         chances = item.get(self._probabilities)
-        labels = choose_components(
-            found[0].cpu().numpy().astype(np.uint8),
-            np.asarray(found.affine, dtype=np.float64),
-            None if chances is None else chances.cpu().numpy(),
-            self._settings,
-        )
+        affine = np.asarray(found.affine, dtype=np.float64)
+        labels = found[0].cpu().numpy().astype(np.uint8)
+        if chances is None:
+            labels = choose_components(labels, affine, None, self._settings)
+        else:
+            likely = chances.cpu().numpy()
+            labels = choose_components(labels, affine, likely, self._settings)
+            labels = grow_to_size(labels, likely, affine, self._settings)
         cleaned = found.clone()
         cleaned[0] = torch.from_numpy(labels).to(found)
         return {**item, self._key: cleaned}
