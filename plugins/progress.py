@@ -51,6 +51,15 @@ class Progress:
             self._write()
 
     @property
+    def total(self) -> int:
+        """Number of steps of the whole work; it may change."""
+        return self._total
+
+    @total.setter
+    def total(self, steps: int) -> None:
+        self._total = self._bar.total = steps
+
+    @property
     def seconds_left(self) -> int | None:
         """Estimate from the steps of this process; ``None`` before the first."""
         steps = self._done - self._initial

@@ -254,8 +254,8 @@ IMPOSSIBLE = {
     "too few stages": (NNUNET, {"plan_changes::2d::n_stages": 2}, "n_stages of 2d is 2"),
     "an even kernel": (
         NNUNET,
-        {"plan_changes::3d_fullres::kernel_sizes": [[2, 2, 2]] * 4},
-        "plan_changes::3d_fullres::kernel_sizes is .*: give odd numbers",
+        {"plan_changes::2d::kernel_sizes": [[2, 2]] * 5},
+        "plan_changes::2d::kernel_sizes is .*: give odd numbers",
     ),
     "a kernel of another dimension": (NNUNET, {"plan_changes::2d::kernel_sizes": [[3, 3, 3]] * 5}, "give 2 numbers"),
     "no channel": (NNUNET, {"plan_changes::2d::features_per_stage": [0, 8, 8, 8, 8]}, "give whole numbers from 1"),

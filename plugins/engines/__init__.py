@@ -1,6 +1,7 @@
 """Trainers and their handlers."""
 
 from plugins.engines.augmentation import DiscriminatorAugmentation
+from plugins.engines.budget import TimeBudget
 from plugins.engines.contrastive import ContrastiveTranslationTrainer
 from plugins.engines.cyclegan import CycleGANTrainer
 from plugins.engines.handlers import MovingAverage, Resume, SaveBest, SaveWeights, ShowProgress
@@ -18,6 +19,7 @@ __all__ = [
     "SaveBest",
     "SaveWeights",
     "ShowProgress",
+    "TimeBudget",
     "TranslationTrainer",
     "constant_then_linear",
 ]

@@ -242,11 +242,14 @@ class ShowProgress:
     def _start(self, engine: Engine) -> None:
         state = engine.state
         if self._progress is None and state.rank == 0:
-            total = state.max_epochs * state.epoch_length
-            self._progress = Progress(total, self.description, self.folder, initial=state.iteration)
+            self._progress = Progress(self._total(engine), self.description, self.folder, initial=state.iteration)
+
+    def _total(self, engine: Engine) -> int:
+        return int(engine.state.max_epochs * engine.state.epoch_length)
 
     def _advance(self, engine: Engine) -> None:
         if self._progress is not None:
+            self._progress.total = self._total(engine)
             output = engine.state.output[0] if isinstance(engine.state.output, list) else engine.state.output
             output = output if isinstance(output, dict) else {}
             shown: dict[str, Any] = {key: round(float(output[key]), 4) for key in self.keys if key in output}

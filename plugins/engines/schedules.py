@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -18,9 +20,14 @@ def constant_then_linear(optimizer: Optimizer, max_epochs: int, constant_fractio
         max_epochs: epochs in all.
         constant_fraction: part of the epochs at the initial rate.
     """
+    return LambdaLR(optimizer, linear_factor(max_epochs, constant_fraction))
+
+
+def linear_factor(max_epochs: int, constant_fraction: float = 0.5) -> Callable[[int], float]:
+    """Epochs that are over to the share of the initial rate, see :func:`constant_then_linear`."""
     constant = int(max_epochs * constant_fraction)
 
     def factor(epoch: int) -> float:
         return max(0.0, 1.0 - max(0, epoch + 1 - constant) / (max_epochs - constant + 1))
 
-    return LambdaLR(optimizer, factor)
+    return factor
