@@ -35,10 +35,10 @@ ARMS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "floor + contrast randomisation": ([*BEYOND, "source_only.json"], {**ALONE, "translate": "ceT1"}),
     "redrawn alone": (BEYOND, {**ALONE, "views": ["redrawn"], **PLAIN}),
     "redrawn + contrast randomisation": (BEYOND, {**ALONE, "views": ["redrawn"]}),
-    "the same + one gated round": (BEYOND, {"views": ["redrawn"]}),
+    "the same + gated rounds": (BEYOND, {"views": ["redrawn"]}),
     "TANQ of redrawn scans alone": (BEYOND, {**ALONE, "views": ["tanq"]}),
     "redrawn + TANQ of redrawn scans": (BEYOND, ALONE),
-    "all, ungated round": (BEYOND, {"gate": None}),
+    "all, ungated rounds": (BEYOND, {"gate": None}),
     "paper: TANQ + CycleGAN": (SMALL, {"window": WINDOW, **PLAIN}),
 }
 """Overlays of the driver's ``train.json`` and further settings of each arm, in the order of their worth."""
