@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monai.bundle import ConfigParser
 
 from plugins.files import read_json, whole_file, write_json
 
@@ -57,19 +58,23 @@ def run_arm(name: str, dataset_dir: Path, seed: int, run_dir: Path) -> dict[str,
     files = [*(str(DRIVER / "configs" / each) for each in ("train.json", *overlays)), str(overrides)]
     command = [sys.executable, "-m", "monai.bundle", "run", "training", "--bundle_root", str(DRIVER)]
     subprocess.run([*command, "--config_file", json.dumps(files)], check=True, cwd=ROOT)
-    content = summary(run_dir / "run", name)
+    parser = ConfigParser()
+    parser.read_config(files)
+    parser["bundle_root"] = str(DRIVER)
+    stages = [stage.name for stage in parser.get_parsed_content("train::trainer").plan().stages()]
+    content = summary(run_dir / "run", name, stages)
     write_json(result_file, content)
     return content
 
 
-def summary(run: Path, name: str) -> dict[str, Any]:
-    """What a finished run says: Dice of every round, which round is handed over, contrasts of the views, minutes."""
+def summary(run: Path, name: str, stages: Sequence[str]) -> dict[str, Any]:
+    """What a finished run says: Dice of its rounds, which one it hands over, contrasts of views, minutes of stages."""
     metrics = {key: value for key, value in read_json(run / "report" / "metrics.json").items() if key[:6] == "round_"}
     last = max(metrics)
     decision = run / last / "acceptance" / "accepted.json"
     final = read_json(decision)["model"] if decision.is_file() and last != "round_0" else last
     views = run / "view_weights" / "views.json"
-    seconds = [read_json(path)["seconds"] for path in run.glob("**/stage.json")]
+    seconds = [read_json(run / stage / "stage.json")["seconds"] for stage in stages]
     rounds = {}
     for number, content in metrics.items():
         cases = [
@@ -93,7 +98,10 @@ def summary(run: Path, name: str) -> dict[str, Any]:
 
 def table(results: Mapping[str, Sequence[Mapping[str, Any]]], ceiling: float | None) -> str:
     """Markdown: a row for each arm, means over seeds, and their spread where there are two."""
-    lines = ["| arm | seeds | VS | cochlea | mean | failures | share of ceiling |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| arm | seeds | VS | cochlea | mean | failures | share of ceiling | minutes |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
     for name, seeds in results.items():
         finals = [each["rounds"][each["final"]] for each in seeds]
         means = [each["mean"] for each in finals]
@@ -106,6 +114,7 @@ def table(results: Mapping[str, Sequence[Mapping[str, Any]]], ceiling: float | N
             f"{np.mean(means):.3f}{spread}",
             "+".join(f"{each['failures']}/{each['structures']}" for each in finals),
             "" if ceiling is None else f"{np.mean(means) / ceiling:.2f}",
+            f"{np.mean([each['minutes'] for each in seeds]):.0f}",
         ]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
