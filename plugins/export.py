@@ -20,6 +20,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -30,6 +31,7 @@ from monai.bundle.utils import merge_kv
 import plugins
 from plugins.errors import InputError, show_input_errors_as_sentences
 from plugins.files import read_json, whole_file
+from plugins.finite import refuse_broken_weights
 from plugins.options import fitting
 from plugins.runtime import VENDORED
 
@@ -155,6 +157,11 @@ def _settle(folder: Path, overlays: Sequence[str]) -> None:
 def _add_weights(folder: Path, ckpt_dir: Path) -> None:
     if not (ckpt_dir / WEIGHTS).is_file():
         raise InputError(f"{ckpt_dir} holds no {WEIGHTS}: give the ckpt_dir of a finished training.")
+    try:
+        weights = torch.load(ckpt_dir / WEIGHTS, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, ValueError, EOFError, UnpicklingError) as error:
+        raise InputError(f"{ckpt_dir / WEIGHTS} cannot be read: copy it again or train again.") from error
+    refuse_broken_weights(weights, str(ckpt_dir / WEIGHTS))
     models = folder / "models"
     models.mkdir()
     for name in (WEIGHTS, "model.json", *LOCATOR):

@@ -11,11 +11,12 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "plugins"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-SMALL = {"errors", "export", "files", "locks", "options", "preflight", "progress", "runtime", "signatures"}
+SMALL = {"errors", "export", "files", "finite", "locks", "options", "preflight", "progress", "runtime", "signatures"}
 MAY_IMPORT = {
     "errors": SMALL,
     "export": SMALL,
     "files": SMALL,
+    "finite": SMALL,
     "locks": SMALL,
     "options": SMALL,
     "preflight": SMALL,

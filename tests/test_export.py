@@ -284,3 +284,13 @@ def test_what_cannot_be_exported_is_named(weights, tmp_path, bundle, ckpt, overl
     ckpt_dir = {None: None, "empty": tmp_path, "weights": weights}[ckpt]
     with pytest.raises(InputError, match=words):
         export(ROOT / bundle, tmp_path / "out", ckpt_dir, overlays)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_not_exported(weights, tmp_path, bad):
+    content = torch.load(weights / "model.pt", weights_only=True)
+    content[next(iter(content))].view(-1)[0] = bad
+    torch.save(content, tmp_path / "model.pt")
+    with pytest.raises(InputError, match=r"model\.pt: .* holds values that are not finite"):
+        export(ROOT / "tanq_translation", tmp_path / "out", tmp_path, SMALL)
+    assert not [*(tmp_path / "out").glob("*")]

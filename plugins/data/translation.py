@@ -18,6 +18,7 @@ from monai.handlers import CheckpointLoader
 from plugins.data.checks import check_scans
 from plugins.errors import InputError
 from plugins.files import whole_file
+from plugins.finite import refuse_broken_weights
 from plugins.progress import Progress
 
 StrPath = str | os.PathLike[str]
@@ -101,11 +102,11 @@ class WeightsLoader:
         map_location: device on which the tensors are read.
 
     Raises:
-        InputError: when the engine starts, if the file is missing, broken or belongs to another network.
+        InputError: when the engine starts, if the file is missing, broken, not finite or of another network.
     """
 
     def __init__(self, load_path: StrPath, network: torch.nn.Module, map_location: Any = None):
-        self._path = Path(load_path)
+        self._path, self._network = Path(load_path), network
         self._loader = CheckpointLoader(str(load_path), {"model": network}, map_location=map_location)
 
     def attach(self, engine: Engine) -> None:
@@ -125,6 +126,7 @@ class WeightsLoader:
                 cure = "use the config files and overrides of its training"
                 fault = f"the weights belong to a network of other settings; {cure}"
             raise InputError(f"{self._path}: {fault}.") from error
+        refuse_broken_weights(self._network.state_dict(), str(self._path))
 
 
 class VolumeProgress:

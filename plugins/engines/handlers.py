@@ -18,6 +18,7 @@ from torch import nn
 
 from plugins.errors import InputError
 from plugins.files import read_json, whole_file, write_json
+from plugins.finite import refuse_broken_weights
 from plugins.progress import Progress
 
 
@@ -28,8 +29,14 @@ def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
 
 
 def save_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write the ``state_dict`` of a network as a plain tensor dictionary, whole or not at all."""
-    save_tensors({name: value.cpu() for name, value in network.state_dict().items()}, path)
+    """Write the ``state_dict`` of a network as a plain tensor dictionary, whole or not at all.
+
+    Raises:
+        InputError: if weights are not finite.
+    """
+    weights = {name: value.cpu() for name, value in network.state_dict().items()}
+    refuse_broken_weights(weights, f"{path} is not written")
+    save_tensors(weights, path)
 
 
 def random_state() -> dict[str, Any]:
@@ -100,6 +107,7 @@ class Resume:
             content["objects"] = {name: each.state_dict() for name, each in self._all(engine).items()}
             scaler = getattr(engine, "scaler", None)
             content["scaler"] = scaler.state_dict() if scaler is not None else None
+            refuse_broken_weights(content["objects"], f"epoch {state.epoch} of the training")
         save_tensors(content, self._rank_path())
 
     def _load(self, engine: Engine) -> None:

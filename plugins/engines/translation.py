@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 
 from plugins.engines.augmentation import gradient_penalty, regions_of_logits
 from plugins.errors import InputError
+from plugins.finite import refuse_diverged
 from plugins.options import refuse_unknown
 from plugins.signatures import Methods, passes_on
 
@@ -56,7 +57,7 @@ class TranslationTrainer(SupervisedTrainer, ABC):
 
     Raises:
         InputError: if ``loss_weights`` names a term that the trainer does not have, if an epoch has no batch, or if
-            ``r1_weight`` or ``r1_interval`` is out of its range.
+            ``r1_weight`` or ``r1_interval`` is out of its range; in training, at the first loss that is not finite.
     """
 
     terms: tuple[str, ...] = ()
@@ -139,6 +140,7 @@ class TranslationTrainer(SupervisedTrainer, ABC):
             loss = torch.stack([self.loss_weights.get(name, 1.0) * value for name, value in losses.items()]).sum()
         self.state.output |= {name: value.detach() for name, value in losses.items()} | {"loss": loss.detach()}
         self.fire_event(IterationEvents.LOSS_COMPLETED)
+        refuse_diverged(loss, losses, f"step {self.state.iteration}")
         self._update(loss, self.optimizer)
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
 
@@ -149,6 +151,7 @@ class TranslationTrainer(SupervisedTrainer, ABC):
             losses = self._discriminator_losses(batch, made)
             loss = torch.stack(list(losses.values())).sum()
         self.state.output |= {name: value.detach() for name, value in losses.items()} | {"d_loss": loss.detach()}
+        refuse_diverged(loss, losses, f"step {self.state.iteration}")
         self._update(loss, self.d_optimizer)
 
     def _discriminator_loss(self, discriminator: nn.Module, real: Tensor, fake: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from plugins.errors import InputError
 from plugins.files import read_json, whole_file, write_json
+from plugins.finite import refuse_broken_weights
 from plugins.nnunet.augmentation import Structure
 from plugins.nnunet.checkpoints import FINAL
 from plugins.nnunet.dataset import IGNORE
@@ -223,6 +224,7 @@ def export(workspace: Workspace, selection: Mapping[str, Any], model_dir: Path) 
             )
             trained.load_state_dict(checkpoint["network_weights"])
             networks[f"fold_{fold}"].load_state_dict(UNet(trained).state_dict())
+    refuse_broken_weights(ensemble.state_dict(), f"{model_dir / WEIGHTS} is not written")
     with whole_file(model_dir / WEIGHTS) as part:
         torch.save(ensemble.state_dict(), part)
     for name in (f"{PLANS}.json", FINGERPRINT):

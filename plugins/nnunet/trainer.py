@@ -21,6 +21,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as Stock
 
 from plugins.errors import InputError
 from plugins.files import read_json
+from plugins.finite import refuse_broken_weights, refuse_diverged
 from plugins.nnunet.augmentation import Augmentation, make_augmentation
 from plugins.nnunet.checkpoints import FINAL, LATEST, PREVIOUS, plain, random_states, write_checkpoint
 from plugins.nnunet.workspace import PLANS, TRAINER, WEIGHTS, Workspace
@@ -164,11 +165,20 @@ class nnUNetTrainer(StockTrainer):  # noqa: N801 - nnU-Net's name
         optimizer = self.make_optimizer(self.network.parameters(), lr=self.initial_lr, weight_decay=self.weight_decay)
         return optimizer, PolyLRScheduler(optimizer, self.initial_lr, self.num_epochs)
 
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """nnU-Net's; the training ends at the first loss that is not finite."""
+        result: dict[str, Any] = super().train_step(batch)
+        refuse_diverged(
+            result["loss"], {}, f"epoch {self.current_epoch + 1} of {self.configuration_name}, fold {self.fold}"
+        )
+        return result
+
     def save_checkpoint(self, filename: str) -> None:
         """Write the whole state; ``checkpoint_best`` is not kept, nothing reads it."""
         path = Path(filename)
         if path.name not in (FINAL, LATEST):
             return
+        refuse_broken_weights(bare(self.network).state_dict(), f"{path} is not written")
         content = {
             "network_weights": bare(self.network).state_dict(),
             "optimizer_state": self.optimizer.state_dict(),

@@ -12,6 +12,8 @@ from monai.inferers import Inferer
 from monai.utils import convert_to_dst_type
 from torch import Tensor
 
+from plugins.errors import InputError
+from plugins.finite import is_finite
 from plugins.segmentation.model import LABELS, SegmentationModel
 from plugins.segmentation.resample import resample_image, resample_logits, resampled_shape
 from plugins.segmentation.window import SlidingWindow
@@ -68,6 +70,7 @@ class EnsembleInferer(Inferer):
         """Probabilities of one scan.
 
         Raises:
+            InputError: if logits are not finite.
             ValueError: if ``inputs`` is not one scan with an affine.
         """
         if not isinstance(inputs, MetaTensor) or inputs.shape[:2] != (1, 1) or inputs.dim() != 5:
@@ -86,6 +89,9 @@ class EnsembleInferer(Inferer):
                 shape = resampled_shape(volume.shape[1:], spacing, target)
                 resampled[target] = resample_image(volume, shape, spacing, target)
             logits = self.window(network, resampled[target], member.patch_size, member.mirror_axes)
+            if not is_finite(logits):
+                place = inputs.meta.get("filename_or_obj", "the scan")
+                raise InputError(f"{place}: the networks of {name} give values that are not finite. Train them again.")
             probabilities[name] = resample_logits(logits, volume.shape[1:], target, spacing).softmax(0)
             del logits
         total = combine(probabilities, self.model.members_of)

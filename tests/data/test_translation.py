@@ -236,6 +236,16 @@ def test_broken_weights_are_one_sentence(tmp_path, scans, weights, content):
     assert "model.pt: cannot be read as a dictionary of tensors" in str(find_input_error(caught.value))
 
 
+def test_weights_that_are_not_finite_translate_nothing(tmp_path, scans, weights):
+    content = torch.load(weights, weights_only=True)
+    next(iter(content.values())).view(-1)[0] = float("nan")
+    torch.save(content, weights)
+    with pytest.raises(RuntimeError) as caught:
+        run(CYCLEGAN, tmp_path)
+    assert "holds values that are not finite. Train again" in str(find_input_error(caught.value))
+    assert not [*tmp_path.glob("out/*.nii.gz")]
+
+
 @pytest.fixture
 def scan(tmp_path):
     write_scan(tmp_path, "a", *GRIDS["flipped"], label=np.zeros(GRIDS["flipped"][1]))

@@ -124,6 +124,41 @@ def test_a_training_that_stalls_ends_early_and_stays_ended(trained: NnUNetTraini
         assert torch.equal(weight, again["network_weights"][key]), key
 
 
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_a_training_that_diverges_ends_in_a_sentence_and_keeps_its_last_checkpoint(
+    trained: NnUNetTraining, tmp_path: Path, configuration: str
+):
+    workspace = copy_of(trained.workspace, tmp_path / "diverged")
+    steps = trained.settings.iterations_of(configuration)
+    settings = dataclasses.replace(trained.settings, optimizer=Exploding.after(steps + 2))
+    with pytest.raises(InputError, match=rf"^loss is .*at epoch 2 of {configuration}, fold 0: .*Lower the learning"):
+        training.train_fold(workspace, configuration, 0, settings, SlidingWindow())
+    kept = newest_checkpoint(workspace.fold(configuration, 0))
+    assert kept is not None
+    assert kept["current_epoch"] == 1
+    assert all(weight.isfinite().all() for weight in kept["network_weights"].values())
+
+
+class Exploding(torch.optim.Adam):
+    """Adam whose weights become infinite at one step."""
+
+    @classmethod
+    def after(cls, steps: int) -> Any:
+        left = iter([False] * (steps - 1) + [True] + [False] * 999)
+
+        def make(*args: Any, **settings: Any) -> torch.optim.Optimizer:
+            optimizer = cls(*args, **settings)
+            optimizer.explodes = left  # type: ignore[attr-defined]
+            return optimizer
+
+        return make
+
+    def step(self, closure: Any = None) -> Any:
+        if next(self.explodes):  # type: ignore[attr-defined]
+            self.param_groups[0]["params"][0].data.fill_(float("inf"))
+        return super().step(closure)
+
+
 def test_each_configuration_may_have_its_own_iterations():
     settings = TrainerSettings(iterations_per_epoch={"2d": 200, "3d_fullres": 30})
     assert [settings.iterations_of(name) for name in ("2d", "3d_fullres")] == [200, 30]

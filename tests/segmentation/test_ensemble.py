@@ -151,6 +151,19 @@ def test_the_inferer_refuses_what_has_no_grid():
             inferer(wrong, FoldEnsemble(BOTH))
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_logits_that_are_not_finite_never_become_a_label_map(bad):
+    scan = MetaTensor(torch.randn(1, 1, 12, 10, 6), meta={"filename_or_obj": "a_hrT2.nii.gz"})
+
+    def broken(patches):
+        logits = torch.zeros(patches.shape[0], 3, *patches.shape[2:])
+        logits[0, 1].view(-1)[3] = bad
+        return logits
+
+    with pytest.raises(InputError, match=r"^a_hrT2\.nii\.gz: the networks of 2d give values that are not finite"):
+        EnsembleInferer(BOTH)(scan, broken)
+
+
 def test_new_weights_are_noticed():
     torch.manual_seed(0)
     ensemble, inferer = FoldEnsemble(BOTH).eval(), EnsembleInferer(BOTH)
