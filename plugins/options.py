@@ -156,7 +156,7 @@ class CommandLine:
 
     Attributes:
         files: config files, in order.
-        options: overrides, as MONAI will parse them.
+        options: overrides, as they are meant.
         sections: those to run that are named on the command line.
         tracking: MONAI's settings for ``--tracking``; empty without it.
     """
@@ -195,6 +195,16 @@ class CommandLine:
         config: dict[str, Any] = parser.get()
         return config
 
+    def misread(self) -> dict[str, Any]:
+        """What MONAI does not read as it is meant, with what says the same to it.
+
+        It leaves out options that are ``null``, and takes every ``#`` for a separator of ids, in file names as well.
+        """
+        nulls = {name.replace("#", "::"): None for name, value in self.options.items() if value is None}
+        texts = ((path, value) for path, value in nodes(self.config()) if isinstance(value, str) and "#" in value)
+        names = {path: value for path, value in texts if value[0] not in "@$%" and not path.endswith("_desc_")}
+        return nulls | {path: "$" + " + chr(35) + ".join(map(repr, value.split("#"))) for path, value in names.items()}
+
 
 def command_line(arguments: Sequence[str] | None = None) -> CommandLine | None:
     """The command line of this process's ``monai.bundle run``.
@@ -225,7 +235,7 @@ def command_line(arguments: Sequence[str] | None = None) -> CommandLine | None:
         if not equals:
             value = arguments[position]
             position += 1
-        options[name] = fire.parser.DefaultParseValue(value)
+        options[name] = _meant(value)
     if options.get("args_file") is not None:
         options = {**ConfigParser.load_config_file(str(options["args_file"])), **options}
     if "config_file" not in options:
@@ -239,8 +249,19 @@ def command_line(arguments: Sequence[str] | None = None) -> CommandLine | None:
     ]
     overrides = {name: value for name, value in options.items() if name not in RUN_OPTIONS}
     return CommandLine(
-        files, overrides, [name for name in named if name is not None], _tracking(options.get("tracking"))
+        files=files,
+        options=overrides,
+        sections=[name for name in named if name is not None],
+        tracking=_tracking(options.get("tracking")),
     )
+
+
+def _meant(text: str) -> Any:
+    """The value of an option. Fire takes ``null`` for a word, and what follows ``#`` for a comment."""
+    if text == "null":
+        return None
+    value = fire.parser.DefaultParseValue(text)
+    return text if "#" in text and not isinstance(value, (list, tuple, dict)) else value
 
 
 def _tracking(setting: Any) -> dict[str, Any]:
@@ -281,9 +302,6 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
     given = command_line(arguments)
     if given is None:
         return
-    for name, value in given.options.items():
-        if value is None:
-            raise InputError(f"--{name} None does nothing, as MONAI leaves it out: give null in a further config file.")
     files = given.files
     base = given.base()
     siblings: dict[str, Any] = {}

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import ctypes
+import inspect
 import logging
 import sys
 from contextlib import suppress
 from pathlib import Path
 
 import torch
+from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.utils import set_determinism
 
 import plugins
 from plugins.errors import InputError, show_input_errors_as_sentences
-from plugins.options import CommandLine, command_line, refuse_unknown_options
+from plugins.options import COMPLETE, CommandLine, command_line, refuse_unknown, refuse_unknown_options
 from plugins.preflight import building_fault, check_config, check_tracking
 
 _logger = logging.getLogger(__name__)
@@ -64,8 +66,15 @@ def start(seed: int | None = 0, num_threads: int | None = None) -> None:
     show_input_errors_as_sentences()
     keep_freed_memory()
     refuse_unknown_options()
-    given = command_line()
+    given, workflow = command_line(), _running_workflow()
+    if given is None and workflow is not None:
+        _check_workflow(workflow)
     if given is not None:
+        meant = given.misread()
+        if workflow is not None and meant:
+            workflow.parser.update(meant)
+            workflow.parser.parse(reset=True)
+            seed, num_threads = meant.get("seed", seed), meant.get("num_threads", num_threads)
         _refuse_code_of_another_version(given.root)
         _warn_of_accidental_root(given)
         config = given.config()
@@ -78,6 +87,27 @@ def start(seed: int | None = 0, num_threads: int | None = None) -> None:
     torch.set_flush_denormal(True)
     if num_threads is not None:
         torch.set_num_threads(num_threads)
+
+
+def _running_workflow() -> ConfigWorkflow | None:
+    """The workflow whose ``initialize`` is being run."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, ConfigWorkflow):
+            return caller
+        frame = frame.f_back
+    return None
+
+
+def _check_workflow(workflow: ConfigWorkflow) -> None:
+    """The checks for a workflow that Python code made: it knows no config files, but what these could hold."""
+    folder, config = Path(workflow.config_root_path).absolute(), dict(workflow.parser.get())
+    files = [file for file in sorted(folder.glob("*.json")) if file.name in COMPLETE]
+    known = {name for file in files for name in ConfigParser.load_config_file(file)}
+    refuse_unknown([workflow.run_id], config, "the config")
+    strange = {name: value for name, value in config.items() if name not in known}
+    check_config(config, strange, folder.parent if folder.name == "configs" else folder)
 
 
 def _refuse_code_of_another_version(root: Path) -> None:

@@ -1,12 +1,17 @@
+import json
 import shutil
+import subprocess
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+from monai.bundle import ConfigWorkflow
 
 import plugins
 from plugins import runtime
 from plugins.errors import InputError
+from plugins.files import write_json
 
 BUNDLE = Path(__file__).parents[1] / "bundles" / "tanq_translation"
 RUN = ["/monai/bundle/__main__.py", "run", "--config_file", str(BUNDLE / "configs" / "evaluate.json")]
@@ -40,3 +45,56 @@ def test_an_exported_bundle_does_not_run_with_another_version_of_the_code(tmp_pa
     refused = pytest.raises(InputError, match=rf"brings version 9.9.9 of its code, but {plugins.__version__} was found")
     with nullcontext() if version == plugins.__version__ else refused:
         runtime.start(seed=None)
+
+
+START = {"_target_": "plugins.runtime.start", "seed": "@seed", "num_threads": "@num_threads"}
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("run#1", "run#1"), ("a b#2/it's#d", "a b#2/it's#d"), ("/data/a#b", "/data/a#b"),
+        ("null", None), ("None", None),
+    ],
+)  # fmt: skip
+def test_names_with_a_hash_and_null_reach_the_run_as_they_are_given(tmp_path, given, meant):
+    shown = "$print('seen', json.dumps([@output_dir, @seed, @beside::file]))"
+    config = {
+        "imports": ["$import json"],
+        "output_dir": "out",
+        "seed": 3,
+        "num_threads": 1,
+        "beside": {"file": "of a config#1"},
+        "run": [shown],
+    }
+    write_json(tmp_path / "train.json", {**config, "initialize": [START]})
+    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(tmp_path / "train.json")]
+    done = subprocess.run([*command, "--output_dir", given, "--seed", "null"], capture_output=True, text=True)
+    seen = [line for line in done.stdout.splitlines() if line.startswith("seen")]
+    assert seen == [f"seen {json.dumps([meant, None, 'of a config#1'])}"], done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"misspelt": 1}, "misspelt is read by nothing"),
+        ({"max_epoch": 3}, "max_epoch is read by nothing: did you mean 'max_epochs'"),
+        ({"train::trainer::max_epoch": 3}, "takes no 'max_epoch': did you mean 'max_epochs'"),
+        ({"train::trainer::accumulation_steps": 4}, "takes no 'accumulation_steps'"),
+        ({"run_id": "traning"}, "the config has no 'traning': did you mean 'training'"),
+    ],
+)
+@pytest.mark.parametrize("bundle", ["tanq_translation", "cyclegan_translation"])
+def test_a_misspelt_setting_is_refused_from_python_too(tmp_path, bundle, settings, words):
+    root = BUNDLE.with_name(bundle)
+    files = [str(root / "configs" / name) for name in ("train.json", "cpu.json")]
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - MONAI wraps it
+        ConfigWorkflow(files, workflow_type="train", bundle_root=str(tmp_path), **settings).initialize()
+    assert words in str(caught.value.__cause__ or caught.value)
+
+
+@pytest.mark.parametrize("name", ["train.json", "inference.json"])
+def test_right_settings_pass_from_python(tmp_path, name):
+    files = [str(BUNDLE / "configs" / each) for each in (name, "cpu.json")]
+    workflow = ConfigWorkflow(files, workflow_type=name.removesuffix(".json"), bundle_root=str(tmp_path), seed=1)
+    workflow.initialize()

@@ -18,14 +18,20 @@ from plugins.engines.augmentation import gradient_penalty, regions_of_logits
 from plugins.errors import InputError
 from plugins.finite import refuse_diverged
 from plugins.options import refuse_unknown
-from plugins.signatures import Methods, passes_on
+from plugins.signatures import Methods, passes_on, signature
 
 Losses = dict[str, Tensor]
 # what the trainers need of the generator that is exported; plugins.networks.ResnetGenerator has it
 Generator = Annotated[nn.Module, Methods("regions", "encode", "decode", "segment", "feature_channels")]
 
 
-@passes_on(SupervisedTrainer, but=("loss_function",))
+UNUSED = frozenset(
+    ("loss_function", "prepare_batch", "iteration_update", "inferer", "optim_set_to_none", "to_kwargs")
+) | {"accumulation_steps", "compile", "compile_kwargs"}
+"""Arguments of MONAI's trainer that a step of ours has no use for."""
+
+
+@passes_on(SupervisedTrainer, but=UNUSED)
 class TranslationTrainer(SupervisedTrainer, ABC):
     """A MONAI trainer for one exported generator, its helpers and its discriminators.
 
@@ -80,6 +86,7 @@ class TranslationTrainer(SupervisedTrainer, ABC):
         region_balanced: bool = False,
         **settings: Any,
     ):
+        refuse_unknown(settings, signature(TranslationTrainer).parameters, type(self).__name__)
         refuse_unknown(loss_weights, self.terms, "loss_weights")
         if isinstance(train_data_loader, Sized) and len(train_data_loader) == 0:
             raise InputError("an epoch has no whole batch: set slices_per_epoch to batch_size or more.")

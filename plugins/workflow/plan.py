@@ -433,12 +433,13 @@ class Plan:
         overlays = [prefix + name for name in self.overlays if (folder / (prefix + name)).is_file()]
         files = [config, *overlays] if config in (TRAIN, LOCATOR) else [config]
         base = merged([folder / file for file in files])
-        given: dict[str, Any] = dict(self.common)
-        if config == TRAIN and self.max_epochs is not None:
-            given["max_epochs"] = self.max_epochs
+        given: dict[str, Any] = {}
         if config not in (TRAIN, LOCATOR):
             for overlay in overlays:
                 given |= ConfigParser.load_config_file(folder / overlay)
+        given |= self.common
+        if config == TRAIN and self.max_epochs is not None:
+            given["max_epochs"] = self.max_epochs
         if config != LOCATOR:  # settings of the bundle are those of the segmentation
             given |= self.settings.get(bundle, {})
         return Stage(

@@ -398,3 +398,16 @@ def test_a_bound_without_truth_is_refused(bundles, dataset, tmp_path, work):
     shutil.copytree(dataset, data, ignore=shutil.ignore_patterns("heldout"))
     with pytest.raises(InputError, match="no truth for it"):
         workflow(bundles, data, tmp_path, views=["true_hrT2"]).run()
+
+
+@pytest.mark.parametrize("given", [{"num_threads": 4}, {"seed": 7}, {"device": "cuda:1"}])
+def test_what_is_given_to_the_driver_wins_over_the_overlays_in_every_stage(bundles, dataset, tmp_path, given):
+    overlay = {"num_threads": 1, "seed": 1, "device": "$torch.device('cpu')", "channels": 8}
+    for bundle in CONFIGS:
+        write_json(bundles / bundle / "configs" / "cpu.json", overlay)
+    stages = workflow(bundles, dataset, tmp_path, **BEYOND, overlays=["cpu.json"], **given).plan().stages()
+    ours = [stage for stage in stages if stage.bundle]
+    assert {stage.run_id for stage in ours} == {"training", "inference", "evaluate"}
+    ((name, value),) = given.items()
+    for stage in ours:
+        assert str(value) in str(stage.overrides[name]), stage.name
