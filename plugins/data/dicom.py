@@ -51,13 +51,19 @@ def needed(module: str, path: StrPath) -> Any:
 
 
 def is_dicom_folder(folder: Path) -> bool:
-    """Whether a folder directly holds a DICOM file, by the mark in its preamble."""
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and not path.name.startswith(".") and not path.name.endswith("_Label.dcm"):
-            with path.open("rb") as file:
-                if file.read(132)[128:] == b"DICM":
-                    return True
-    return False
+    """Whether a folder directly holds a DICOM file."""
+    files = (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
+    return any(looks_like_dicom(path) for path in files if not path.name.endswith("_Label.dcm"))
+
+
+def looks_like_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM does: with the mark behind its preamble, or without both by its first element."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        head = file.read(132)
+    first, kind = head[:2] in (b"\x02\0", b"\x08\0"), head[4:6]
+    return head[128:] == b"DICM" or (first and head[3:4] == b"\0" and (kind.isupper() or kind[1:] == b"\0"))
 
 
 def headers(folder: StrPath) -> list[Any]:
@@ -74,6 +80,8 @@ def headers(folder: StrPath) -> list[Any]:
             found.append(pydicom.dcmread(path, defer_size=_DEFERRED_BYTES))
             if found[-1].get("Modality") != "SEG":
                 _check_pixels(found[-1], path)
+        elif looks_like_dicom(path):
+            raise InputError(f"{path}: is DICOM without its preamble; export the series as DICOM files again.")
     located = ("ImagePositionPatient", "ImageOrientationPatient")
     slices = [header for header in found if header.get("Modality") != "SEG" and all(key in header for key in located)]
     if not slices:

@@ -11,7 +11,7 @@ from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
-from plugins.data import Scan, read_label
+from plugins.data import Scan, label_files, read_label
 from plugins.errors import InputError
 
 LABEL_ENDING = "_Label.nii.gz"
@@ -32,17 +32,17 @@ def labels_in(folder: str | os.PathLike[str] | None) -> dict[str, Path]:
     """The label maps ``<case>_Label.nii.gz`` of a folder, by case.
 
     Raises:
-        InputError: if there is no such folder or no label map in it.
+        InputError: if there is no such folder or no label map in it, or as :func:`plugins.data.label_files`.
     """
     if folder is None:
         raise InputError(f"label_dir is not set: give the folder of the true label maps <case>{LABEL_ENDING}.")
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is no folder: give the folder of the label maps <case>{LABEL_ENDING}.")
-    paths = sorted(p for p in folder.glob(f"*{LABEL_ENDING}") if not p.name.startswith("."))
-    if not paths:
+    found = label_files(folder)
+    if not found:
         raise InputError(f"{folder} has no file <case>{LABEL_ENDING}: give the folder of the label maps.")
-    return {p.name.removesuffix(LABEL_ENDING): p for p in paths}
+    return found
 
 
 def read_pair(pred_file: Path, truth_file: Path) -> tuple[Scan, Scan]:
