@@ -93,8 +93,8 @@ def split_name(path: str | os.PathLike[str], wanted: str | None = None) -> tuple
     """Case and kind of a file; a contrast that is unknown here stays in the case, even if it is the ``wanted`` one.
 
     Example:
-        >>> split_name("a_hrT2.nii.gz"), split_name("b_label.NII.GZ"), split_name("c_t2.nii"), split_name("c_t2.nii", "T2")
-        (('a', 'hrT2'), ('b', 'Label'), ('c_t2', None), ('c', 'T2'))
+        >>> split_name("a_hrT2.nii.gz"), split_name("b_label.NII.GZ"), split_name("c_t2.nii", "T2")
+        (('a', 'hrT2'), ('b', 'Label'), ('c', 'T2'))
     """
     name = Path(path).name
     match = _NIFTI.fullmatch(name)
