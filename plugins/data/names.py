@@ -118,7 +118,7 @@ def report_passed_over(folder: Path, used: Iterable[str], contrast: str | None, 
     taken, groups = {os.path.abspath(path) for path in used}, _Groups()
     others = f"name them *_{contrast}.nii.gz, or set contrast" if contrast else "rename them"
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or os.path.abspath(path) in taken:
+        if path.name.startswith(".") or path.name.endswith("_Label.dcm") or os.path.abspath(path) in taken:
             continue
         if path.is_dir():
             if path.name in nested:

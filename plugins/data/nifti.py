@@ -90,9 +90,12 @@ class Grid:
 
     @property
     def is_plain(self) -> bool:
-        """Whether readers that look at name and voxel sizes alone see the same volume."""
+        """Whether readers that go by the name and take voxel sizes from pixdim see the same volume."""
         if self.header is None or not self.path.name.endswith((".nii", ".nii.gz")):
             return False
+        with self.path.open("rb") as file:
+            if (file.read(2) == _GZIP) != self.path.name.endswith(".gz"):
+                return False
         sizes = np.array(self.header.get_zooms()[:3])
         return self.header.get_data_shape() == self.shape and np.allclose(sizes, self.spacing, rtol=1e-5, atol=0)
 
