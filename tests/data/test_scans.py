@@ -21,9 +21,13 @@ from plugins.data import (
     Window,
     check_scan,
     check_scans,
+    checks,
+    names,
+    nifti,
     read_grid,
     read_label,
     read_scan,
+    scans,
     translation_transforms,
     write_crop,
 )
@@ -296,3 +300,20 @@ def test_axes_are_turned_by_the_same_affine(tmp_path):
     scan = read_scan(odd.path)
     tensor = translation_transforms(None, [40, 40], [40, 40], (0, 100))({"image": str(odd.path)})["image"]
     assert to_lps(scan.voxels, scan.affine).shape[2] == tensor.shape[-1]
+
+
+def test_the_table_in_the_documentation_states_the_rules():
+    table = (Path(plugins.__file__).parents[1] / "docs" / "files.md").read_text(encoding="utf-8")
+    for rule in (
+        f"more than {PLACE_MM} mm apart",
+        f"rounded within {scans.ROUNDING}",
+        f"beyond {scans.LARGEST:.0e}".replace("+", ""),
+        f"more than {100 * nifti.SAME_SIZE:g} %",
+        f"cosine of {nifti.MAX_SHEAR}",
+        f"below {checks.VOXEL_MM[0]} mm or above {checks.VOXEL_MM[1]:g} mm",
+        f"longer than {checks.MAX_EXTENT_MM / 1000:g} m or larger than {checks.MAX_VOLUME_MM3 / 1e9:g} m³",
+        f"at most {names.MAX_NAME_BYTES} bytes",
+    ):
+        assert rule in table, rule
+    assert nifti.MAX_VOXELS == 2**30
+    assert "2³⁰ voxels" in table
