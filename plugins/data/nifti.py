@@ -32,7 +32,9 @@ _MM = {1: 1000.0, 3: 0.001}  # of a metre, of a micrometre; without a unit it is
 _KINDS = {(348, b"n+1"): nib.Nifti1Image, (540, b"n+2"): nib.Nifti2Image}
 _GZIP, _DEFLATE_RATIO = b"\x1f\x8b", 1032
 _CHUNK_BYTES, _CHUNKS_BEHIND = 1 << 20, 16
-_UNREADABLE = (ImageFileError, HeaderDataError, WrapStructError, EOFError, OSError, zlib.error, ValueError, KeyError)
+_UNREADABLE = (
+    ImageFileError, HeaderDataError, WrapStructError, EOFError, OSError, zlib.error, ValueError, KeyError, MemoryError,
+)  # fmt: skip
 _logger = logging.getLogger(__name__)
 
 
@@ -143,14 +145,16 @@ def read_image(path: Path, axes: int = 3) -> tuple[nib.Nifti1Image, Grid]:
     with _opened(path) as (file, size):
         head, header, pixdim = _header(path, file, size, axes)
         _grid(path, header, pixdim)
-        content, end = bytearray(head), _end(header)
-        while len(content) < end and (chunk := file.read(min(_CHUNK_BYTES, end - len(content)))):
-            content += chunk
-        if len(content) < end:
-            raise ImageFileError(f"its header declares {end} bytes, it holds {len(content)}")
+        content, end = BytesIO(), _end(header)
+        content.write(head)
+        while content.tell() < end and (chunk := file.read(min(_CHUNK_BYTES, end - content.tell()))):
+            content.write(chunk)
+        if content.tell() < end:
+            raise ImageFileError(f"its header declares {end} bytes, it holds {content.tell()}")
         if sum(bool(file.read(_CHUNK_BYTES)) for _ in range(_CHUNKS_BEHIND)) == _CHUNKS_BEHIND:
             raise ImageFileError("it holds far more than its header declares")
-        image = type_of(header).from_stream(BytesIO(content))
+        content.seek(0)
+        image = type_of(header).from_stream(content)
         return image, _grid(path, image.header, pixdim)
 
 

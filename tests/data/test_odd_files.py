@@ -17,8 +17,8 @@ from nibabel.affines import apply_affine
 from plugins.data import LoadScand, check_scan, scan_datalist
 from plugins.errors import InputError, find_input_error
 from plugins.evaluation import evaluate_folder
-from plugins.files import read_json
-from plugins.segmentation import Member, SegmentationModel
+from plugins.files import read_json, write_json
+from plugins.segmentation import Locator, LocatorNetwork, Member, SegmentationModel
 
 from .odd_files import BAD, GOOD, Maker, box
 
@@ -55,7 +55,7 @@ class Same(torch.nn.Module):
 def run(bundle, folder, output_dir, network, **overrides):
     """The bundle's own ``inference.json`` on a folder of scans."""
     models = output_dir.parent / f"{bundle} models"
-    models.mkdir(exist_ok=True)
+    models.mkdir(parents=True, exist_ok=True)
     torch.save(network.state_dict(), models / "model.pt")
     SegmentationModel({"3d": MEMBER}, (0,), {"VS": ("3d",), "cochlea": ("3d",)}).write(models)
     settings = {
@@ -163,12 +163,46 @@ def test_a_good_file_is_segmented_on_its_own_grid_and_at_its_place(scans, segmen
         check_place(scans[case], np.asarray(found.dataobj) == 1)
 
 
+def test_good_files_are_segmented_in_the_window_of_a_locator(scans, folder):
+    """One that has learnt nothing: it must cope with any file, and what it finds matters not."""
+    torch.manual_seed(0)
+    models = folder.parent / "vs_cochlea_seg models"
+    models.mkdir(exist_ok=True)
+    locator = Locator(LocatorNetwork(), window_size=(12, 10, 8), threshold=0.0)
+    write_json(models / "locator.json", locator.description())
+    torch.save(locator.network.state_dict(), models / "locator.pt")
+    try:
+        run("vs_cochlea_seg", folder, folder.parent / "located", Bright())
+    finally:
+        (models / "locator.pt").unlink()
+    for case, odd in scans.items():
+        check_geometry(odd, folder.parent / "located" / f"{case}_Label.nii.gz")
+    windows = read_json(folder.parent / "located" / "windows.json")
+    assert {*windows} == {*scans}
+    assert any(window["found"] == "locator" for window in windows.values())
+
+
 @pytest.mark.parametrize("case", GOOD)
 def test_a_good_file_is_translated_on_its_own_grid_and_at_its_place(scans, translated, case):
     found = check_geometry(scans[case], translated / f"{case}.nii.gz")
     assert found.get_data_dtype().type == np.float32
     if case not in (*DARK, *FINE):
         check_place(scans[case], np.asarray(found.dataobj) > 0.5)
+
+
+VIEWED = ["plain", "qform elsewhere", "pixdim only", "pixdim of one", "pixdim twice", "sform only", "qform only"]
+VIEWED += ["sagittal", "oblique", "micrometres", "metres", "oblique in metres", "no unit", "4D with one volume"]
+
+
+@pytest.mark.parametrize("case", VIEWED)
+def test_a_viewer_of_another_rule_shows_result_and_scan_at_one_place(scans, segmented, translated, case):
+    """ITK knows units, takes the qform first, and voxel sizes from pixdim."""
+    itk = pytest.importorskip("itk")
+    files = scans[case].path, segmented / f"{case}_Label.nii.gz", translated / f"{case}.nii.gz"
+    images = (itk.imread(str(file)) for file in files)
+    scan, *results = ([*map(np.asarray, (i.GetOrigin(), i.GetSpacing(), i.GetDirection()))] for i in images)
+    for result in results:
+        assert all(np.array_equal(ours, theirs) for ours, theirs in zip(result, scan, strict=True))
 
 
 def test_good_files_are_evaluated_against_labels_in_mm(scans, segmented, tmp_path):
