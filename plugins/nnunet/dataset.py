@@ -9,6 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
 from plugins.data import Grid, Scan, read_grid, read_label, read_scan
@@ -143,6 +144,29 @@ def write_dataset(items: Sequence[Item], workspace: Workspace) -> None:
     # the copy that travels with the networks names no file of this machine
     write_json(workspace.preprocessed / "dataset.json", content)
     write_json(workspace.raw / "dataset.json", {**content, "dataset": entries})
+
+
+def check_extents(items: Sequence[Item], plans: Mapping[str, Any]) -> None:
+    """Make sure that every scan keeps a voxel along each axis when nnU-Net resamples it.
+
+    Args:
+        items: training scans.
+        plans: of nnU-Net.
+
+    Raises:
+        InputError: for the first scan that does not.
+    """
+    spacings = [each["spacing"] for each in plans["configurations"].values() if "spacing" in each]
+    for item in items:
+        grid = read_grid(item["image"])
+        extent = np.empty(3)
+        extent[io_orientation(grid.affine)[:, 0].astype(int)] = np.multiply(grid.shape, grid.spacing)
+        extent = extent[::-1][list(plans["transpose_forward"])]  # S, A, R, then as planned
+        if any((np.round(extent[-len(spacing) :] / spacing) < 1).any() for spacing in spacings):
+            sizes = " x ".join(f"{length:.3g}" for length in np.multiply(grid.shape, grid.spacing))
+            raise InputError(
+                f"{item['image']}: spans {sizes} mm only, less than a voxel of the networks; leave it out."
+            )
 
 
 def check_splits(items: Sequence[Item], splits: Sequence[Mapping[str, Sequence[str]]]) -> list[dict[str, Any]]:

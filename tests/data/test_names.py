@@ -11,7 +11,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from plugins.data import inference_datalist, label_files, read_datalist, scan_datalist, segmentation_datalist
+from plugins.data import (
+    check_scan,
+    inference_datalist,
+    label_files,
+    read_datalist,
+    scan_datalist,
+    segmentation_datalist,
+)
 from plugins.data.crossmoda import crossmoda_datalist
 from plugins.errors import InputError
 from plugins.evaluation.labels import labels_in
@@ -148,6 +155,14 @@ def test_any_other_name_is_a_case(tmp_path, case):
     scan(tmp_path / "a_hrT2.nii.gz")
     (tmp_path / "list.json").write_text(json.dumps({"training": [{"case": case, "image": "a_hrT2.nii.gz"}]}))
     assert inference_datalist(tmp_path / "list.json", None, tmp_path)[0]["case"] == case
+
+
+def test_a_listed_file_is_read_by_its_content_whatever_its_name(tmp_path):
+    content(tmp_path, "0a1b2c3d")
+    (tmp_path / "list.json").write_text(json.dumps({"training": [{"image": "0a1b2c3d"}]}))
+    (item,) = inference_datalist(tmp_path / "list.json", None, tmp_path)
+    assert item["case"] == "0a1b2c3d"
+    check_scan(item)
 
 
 def test_cases_that_occur_twice_are_refused_given_or_not(tmp_path):
