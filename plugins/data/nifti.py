@@ -36,6 +36,8 @@ _UNREADABLE = (
     ImageFileError, HeaderDataError, WrapStructError, EOFError, OSError, zlib.error, ValueError, KeyError, MemoryError,
 )  # fmt: skip
 _logger = logging.getLogger(__name__)
+_quiet = logging.getLogger(f"{__name__}.header")  # what nibabel finds is raised, or mended
+_quiet.disabled = True
 
 
 @dataclass(frozen=True)
@@ -189,10 +191,13 @@ def _header(path: Path, file: Any, size: int, axes: int = 3) -> tuple[bytes, nib
     if (length, magic) not in _KINDS:
         raise ImageFileError("another format")
     kind = _KINDS[length, magic].header_class
-    pixdim = kind(head[:length], check=False)["pixdim"][1:4]
-    header = kind(head[:length])
+    header = kind(head[:length], check=False)
+    pixdim = header["pixdim"][1:4].copy()
+    header.check_fix(_quiet, logging.ERROR)
     shape = header.get_data_shape()
     _check_shape(path, shape, axes)
+    if header.get_data_offset() < length:
+        raise ImageFileError("its voxels would begin within its header")
     if _end(header) > size:
         raise ImageFileError(f"its header declares {_end(header):.3g} bytes, it holds {size:.3g} at most")
     return head, header, pixdim
