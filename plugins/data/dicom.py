@@ -59,10 +59,11 @@ def is_dicom_folder(folder: Path) -> bool:
 
 def looks_like_dicom(path: Path) -> bool:
     """Whether a file begins as DICOM does: with the mark behind its preamble, or without both by its first element."""
-    if not path.is_file():
+    try:
+        with path.open("rb") as file:
+            head = file.read(132)
+    except OSError:  # a folder, or not to be read
         return False
-    with path.open("rb") as file:
-        head = file.read(132)
     first, kind = head[:2] in (b"\x02\0", b"\x08\0"), head[4:6]
     return head[128:] == b"DICM" or (first and head[3:4] == b"\0" and (kind.isupper() or kind[1:] == b"\0"))
 

@@ -146,7 +146,10 @@ class _Groups(dict[str, list[str]]):
 
 
 def _holds_scans(folder: Path, depth: int = _DEPTH) -> bool:
-    children = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    try:
+        children = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    except OSError:  # who knows
+        return True
     if is_dicom_folder(folder) or any(path.is_file() and _NIFTI.fullmatch(path.name) for path in children):
         return True
     return depth > 1 and any(_holds_scans(path, depth - 1) for path in children if path.is_dir())
