@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from monai.data import CacheDataset, DataLoader
 from monai.engines import SupervisedTrainer
@@ -16,7 +15,6 @@ from monai.transforms import (
     AsDiscreted,
     Compose,
     EnsureChannelFirstd,
-    LoadImaged,
     Orientationd,
     RandAdjustContrastd,
     RandCropByLabelClassesd,
@@ -27,6 +25,7 @@ from monai.transforms import (
 )
 from monai.utils import set_determinism
 
+from plugins.data import LoadScand
 from plugins.engines import ShowProgress
 from plugins.files import whole_file
 
@@ -48,7 +47,7 @@ def train_segmenter(
     set_determinism(seed)
     transforms = Compose(
         [
-            LoadImaged(KEYS, dtype=np.float32),
+            LoadScand(KEYS),
             EnsureChannelFirstd(KEYS),
             AsDiscreted("label", rounding="torchrounding"),
             Orientationd(KEYS, axcodes="LPS", labels=None),

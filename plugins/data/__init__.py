@@ -5,12 +5,25 @@ from plugins.data.crossmoda import (
     crossmoda_datalist,
     heldout_labels,
     heldout_scans,
+    label_files,
     read_datalist,
     scan_datalist,
     write_datalist,
 )
 from plugins.data.datalists import dataset_or_phantom, inference_datalist, segmentation_datalist, unpaired_datalist
+from plugins.data.loading import LoadScand, as_tensor
+from plugins.data.nifti import Grid
 from plugins.data.phantom import write_phantom
+from plugins.data.scans import (
+    LABEL_VALUES,
+    PLACE_MM,
+    Scan,
+    check_same_grid,
+    read_grid,
+    read_label,
+    read_probabilities,
+    read_scan,
+)
 from plugins.data.slices import UnpairedSampler, UnpairedSlices, prepare_volumes
 from plugins.data.transforms import prepared_transforms, translation_transforms
 from plugins.data.translation import SaveTranslationd, VolumeProgress, WeightsLoader, untranslated
@@ -25,18 +38,26 @@ from plugins.data.windows import (
     voxel_box,
     whole_scan,
     window_of_labels,
+    write_crop,
     write_windowed_dataset,
 )
 
 __all__ = [
+    "LABEL_VALUES",
+    "PLACE_MM",
     "WINDOWS",
     "WINDOW_MM",
+    "Grid",
+    "LoadScand",
     "SaveTranslationd",
+    "Scan",
     "UnpairedSampler",
     "UnpairedSlices",
     "VolumeProgress",
     "WeightsLoader",
     "Window",
+    "as_tensor",
+    "check_same_grid",
     "check_scan",
     "check_scans",
     "check_window_size",
@@ -46,10 +67,15 @@ __all__ = [
     "heldout_labels",
     "heldout_scans",
     "inference_datalist",
+    "label_files",
     "paste_labels",
     "prepare_volumes",
     "prepared_transforms",
     "read_datalist",
+    "read_grid",
+    "read_label",
+    "read_probabilities",
+    "read_scan",
     "read_windows",
     "scan_datalist",
     "segmentation_datalist",
@@ -59,6 +85,7 @@ __all__ = [
     "voxel_box",
     "whole_scan",
     "window_of_labels",
+    "write_crop",
     "write_datalist",
     "write_phantom",
     "write_windowed_dataset",

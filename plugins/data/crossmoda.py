@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai.data import load_decathlon_datalist
 
 from plugins.data.dicom import is_dicom_folder
+from plugins.data.names import by_case, check_cases, nifti_files, report_passed_over
 from plugins.errors import InputError
 from plugins.files import write_json
 
@@ -20,19 +21,18 @@ SPLITS = {
     "training_target": ("training_target", "target_training"),
     "validation": ("validation", "target_validation", "crossmoda2022_validation"),
 }
-CONTRASTS = ("ceT1", "hrT2", "T2")
 
 _HELDOUT = {"validation": "validation_labels", "training_target": "training_target_labels"}
 _INNER_FOLDERS = {"crossmoda2022_training", *(name for names in SPLITS.values() for name in names)}
 _SEARCH_DEPTH = 3
-_NIFTI = re.compile(r"(?P<stem>[^.].*)\.nii(\.gz)?")
 _SITE = re.compile(r"crossmoda(20)?\d\d_(ldn|etz|ukm)_")
 
 
 def crossmoda_datalist(dataset_dir: str | os.PathLike[str], split: str) -> list[dict[str, str]]:
     """The scans of one split of CrossMoDA 2021 or 2022, sorted naturally (``ldn_2`` before ``ldn_10``).
 
-    Files end in ``.nii`` or ``.nii.gz``; what macOS adds (``._*``) is passed over.
+    Files end in ``.nii`` or ``.nii.gz``, in any case of letters; what macOS adds (``._*``) is left out. A warning names
+    what else looks like a scan.
 
     Args:
         dataset_dir: the folder of the data set, a parent of it, or a folder within it.
@@ -46,12 +46,13 @@ def crossmoda_datalist(dataset_dir: str | os.PathLike[str], split: str) -> list[
             in the source a scan has no label or a label no scan.
     """
     folder = _split_folder(Path(dataset_dir), split)
-    files = list(_nifti_files(folder, nested=SPLITS[split]))
+    files = list(nifti_files(folder, nested=SPLITS[split]))
     contrast = "ceT1" if split == "training_source" else "hrT2"
-    images = _by_case(files, contrast)
+    images = by_case(files, contrast)
+    report_passed_over(folder, map(str, images.values()), contrast, SPLITS[split])
     if not images:
         raise InputError(f"{folder}: holds no scan named *_{contrast}.nii.gz; unpack the data set there again.")
-    labels = _by_case(files, "Label") if split == "training_source" else {}
+    labels = by_case(files, "Label") if split == "training_source" else {}
     if labels:
         _check_pairs(images, labels)
     elif split == "training_source":
@@ -63,6 +64,7 @@ def scan_datalist(folder: str | os.PathLike[str], contrast: str | None = None) -
     """The scans that lie directly in any folder: every NIfTI file that is not a ``_Label``, sorted naturally.
 
     Every subfolder with DICOM files is a scan too, and so is the folder itself if it holds DICOM files.
+    A warning names what else looks like a scan, and how to have it read.
     A CrossMoDA data set without scans directly in ``folder`` gives its ``training_source`` for ``ceT1`` and its
     ``validation`` for ``hrT2``.
 
@@ -80,23 +82,34 @@ def scan_datalist(folder: str | os.PathLike[str], contrast: str | None = None) -
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: is not a folder; name the folder that holds the scans.")
-    files = list(_nifti_files(folder))
+    files = list(nifti_files(folder))
     series = [path.absolute() for path in (folder, *sorted(_subfolders(folder))) if is_dicom_folder(path)]
     found = [{"case": path.name, "site": "unknown", "image": str(path)} for path in series]
     if not files and not found:
         split = {"ceT1": "training_source", "hrT2": "validation"}.get(contrast or "")
         if split and _find_folders(folder, SPLITS[split]):
             return crossmoda_datalist(folder, split)
+        report_passed_over(folder, [], contrast)
         kinds = ".nii or .nii.gz scans or the folders of DICOM series"
         raise InputError(f"{folder}: holds no scan; name the folder in which the {kinds} lie.")
-    images = _by_case(files, contrast)
+    images = by_case(files, contrast)
+    report_passed_over(folder, [*map(str, images.values()), *map(str, series)], contrast)
     if not images and not found:
         wanted = f"no scan named *_{contrast}" if contrast else "labels only and no scan"
         raise InputError(f"{folder}: holds {wanted}; put the scans there or choose another contrast.")
     twice = sorted({item["case"] for item in found} & set(images))
     if twice:
         raise InputError(f"{folder}: {twice[0]} is a file and a DICOM series; remove or rename one of them.")
-    return [*_items(images, _by_case(files, "Label")), *found]
+    return [*_items(images, by_case(files, "Label")), *found]
+
+
+def label_files(folder: str | os.PathLike[str]) -> dict[str, Path]:
+    """The label maps ``<case>_Label.nii[.gz]`` of a folder, by case.
+
+    Raises:
+        InputError: if a case occurs twice, or for a link to a file that does not exist.
+    """
+    return by_case(nifti_files(Path(folder)), "Label")
 
 
 def heldout_labels(dataset_dir: str | os.PathLike[str], split: str) -> dict[str, str]:
@@ -112,7 +125,7 @@ def heldout_labels(dataset_dir: str | os.PathLike[str], split: str) -> dict[str,
     if split not in _HELDOUT:
         return {}
     folders = _find_folders(_outermost(Path(dataset_dir)), (_HELDOUT[split],))
-    return {case: str(path) for case, path in _by_case(_nifti_files(folders[0]), "Label").items()} if folders else {}
+    return {case: str(path) for case, path in by_case(nifti_files(folders[0]), "Label").items()} if folders else {}
 
 
 def heldout_scans(dataset_dir: str | os.PathLike[str]) -> dict[str, str]:
@@ -125,7 +138,7 @@ def heldout_scans(dataset_dir: str | os.PathLike[str]) -> dict[str, str]:
         The absolute path of the scan of each case; empty if the data set has none, as the real one.
     """
     folders = _find_folders(_outermost(Path(dataset_dir)), ("source_hrT2",))
-    return {case: str(path) for case, path in _by_case(_nifti_files(folders[0]), "hrT2").items()} if folders else {}
+    return {case: str(path) for case, path in by_case(nifti_files(folders[0]), "hrT2").items()} if folders else {}
 
 
 def write_datalist(path: str | os.PathLike[str], items: Sequence[Mapping[str, Any]]) -> None:
@@ -145,7 +158,8 @@ def read_datalist(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         The items; ``image`` and ``label`` are absolute paths.
 
     Raises:
-        InputError: if the file, or a file that it names, is missing, or if it is not such a list.
+        InputError: if the file, or a file that it names, is missing, if it is not such a list, or if a case cannot
+            name a file or occurs twice.
     """
     path = Path(path).absolute()
     if not path.is_file():
@@ -158,6 +172,7 @@ def read_datalist(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         raise InputError(f"{path}: is not JSON (line {error.lineno}: {error.msg}); correct or rewrite it.") from error
     except (ValueError, TypeError, AttributeError) as error:
         raise InputError(f'{path}: is not a datalist {{"training": [{{"image": ...}}]}}; rewrite it.') from error
+    check_cases([item["case"] for item in items if "case" in item], path)
     for item in items:
         if "image" not in item:
             raise InputError(f'{path}: the item {item} has no "image"; add it or rewrite the datalist.')
@@ -202,41 +217,6 @@ def _split_folder(dataset_dir: Path, split: str) -> Path:
         both = " and ".join(str(folder) for folder in found)
         raise InputError(f"{dataset_dir}: holds more than one data set ({both}); set dataset_dir to one of them.")
     return found[0]
-
-
-def _nifti_files(folder: Path, nested: Sequence[str] = ()) -> Iterable[Path]:
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and path.name in nested:
-            yield from _nifti_files(path, nested)
-        elif path.is_file() and _NIFTI.fullmatch(path.name):
-            yield path
-
-
-def _by_case(files: Iterable[Path], suffix: str | None) -> dict[str, Path]:
-    """The files that end in ``_<suffix>``, or all that are no labels, by case in natural order."""
-    found: dict[str, Path] = {}
-    for path in files:
-        case, kind = _split_name(path, suffix)
-        if kind != suffix if suffix else kind == "Label":
-            continue
-        if case in found:
-            raise InputError(f"{path}: is a second file of case {case}, beside {found[case]}; remove one of them.")
-        found[case] = path.absolute()
-    return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
-
-
-def _split_name(path: Path, wanted: str | None) -> tuple[str, str | None]:
-    """Case and kind of a file; a contrast that is unknown here stays in the case, even if it is the ``wanted`` one."""
-    match = _NIFTI.fullmatch(path.name)
-    stem = match["stem"] if match else path.name
-    for kind in (*CONTRASTS, "Label"):
-        if stem.endswith(f"_{kind}"):
-            return stem.removesuffix(f"_{kind}"), kind
-    return stem, wanted if wanted and stem.endswith(f"_{wanted}") else None
-
-
-def _natural(name: str) -> list[str | int]:
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]
 
 
 def _site(case: str) -> str:

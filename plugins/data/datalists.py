@@ -7,7 +7,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from plugins.data.crossmoda import CONTRASTS, crossmoda_datalist, read_datalist, scan_datalist
+from plugins.data.crossmoda import crossmoda_datalist, label_files, read_datalist, scan_datalist
+from plugins.data.names import check_cases, split_name
 from plugins.data.phantom import write_phantom
 from plugins.errors import InputError
 
@@ -105,11 +106,8 @@ def inference_datalist(
     if datalist is None:
         return [*scan_datalist(dataset_or_phantom(dataset_dir, bundle_root), contrast)]
     items = _read(datalist)
-    cases = [item["case"] for item in items]
-    twice = sorted({case for case in cases if cases.count(case) > 1})
-    if not items or twice:
-        fault = f"lists {', '.join(twice)} twice" if twice else "lists no scan"
-        raise InputError(f"{datalist}: {fault}; write it again with every scan once.")
+    if not items:
+        raise InputError(f"{datalist}: lists no scan; write it again with every scan once.")
     return items
 
 
@@ -120,20 +118,15 @@ def _read(datalist: StrPath) -> list[dict[str, Any]]:
             near = get_close_matches(key, {*KEYS} - {*item}, n=1, cutoff=0.8)
             if near:
                 raise InputError(f"{datalist}: {item['image']} has {key!r}: did you mean {near[0]!r}?")
-    return [{"case": _case(item["image"]), **item} for item in items]
-
-
-def _case(image: str) -> str:
-    name = Path(image).name.removesuffix(".gz").removesuffix(".nii")
-    for contrast in CONTRASTS:
-        name = name.removesuffix(f"_{contrast}")
-    return name
+    items = [{"case": split_name(item["image"])[0], **item} for item in items]
+    check_cases([item["case"] for item in items], datalist)
+    return items
 
 
 def _with_labels(scans: list[dict[str, Any]] | list[dict[str, str]], label_dir: StrPath) -> list[dict[str, Any]]:
     """The scans that have a label in ``label_dir``."""
-    labels = [Path(label_dir).absolute() / f"{scan['case']}_Label.nii.gz" for scan in scans]
-    found = [{**scan, "label": str(label)} for scan, label in zip(scans, labels, strict=True) if label.is_file()]
+    labels = label_files(label_dir)
+    found = [{**scan, "label": str(labels[scan["case"]])} for scan in scans if scan["case"] in labels]
     if not found:
         raise InputError(f"{label_dir}: holds no <case>_Label.nii.gz of a target scan; predict them first.")
     return found

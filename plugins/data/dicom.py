@@ -29,6 +29,7 @@ _MAY_BE_EMPTY = (
     "StudyID", "AccessionNumber", "PatientSex", "PatientBirthDate", "PatientID", "PatientName", "StudyDate",
     "StudyTime", "ReferringPhysicianName",
 )  # fmt: skip
+_SAME = (("SeriesInstanceUID", "series"), ("Rows", "heights"), ("Columns", "widths"), ("EchoNumbers", "echoes"))
 EVEN_MM = 0.05  # how far a slice may lie from where even spacing would put it
 
 
@@ -51,21 +52,29 @@ def needed(module: str, path: StrPath) -> Any:
 
 
 def is_dicom_folder(folder: Path) -> bool:
-    """Whether a folder directly holds a DICOM file, by the mark in its preamble."""
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and not path.name.startswith(".") and not path.name.endswith("_Label.dcm"):
-            with path.open("rb") as file:
-                if file.read(132)[128:] == b"DICM":
-                    return True
-    return False
+    """Whether a folder directly holds a DICOM file."""
+    files = (path for path in sorted(folder.iterdir()) if not path.name.startswith("."))
+    return any(looks_like_dicom(path) for path in files if not path.name.endswith("_Label.dcm"))
+
+
+def looks_like_dicom(path: Path) -> bool:
+    """Whether a file begins as DICOM does: with the mark behind its preamble, or without both by its first element."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(132)
+    except OSError:  # a folder, or not to be read
+        return False
+    first, kind = head[:2] in (b"\x02\0", b"\x08\0"), head[4:6]
+    return head[128:] == b"DICM" or (first and head[3:4] == b"\0" and (kind.isupper() or kind[1:] == b"\0"))
 
 
 def headers(folder: StrPath) -> list[Any]:
     """The headers of the slices in a folder, from the first slice to the last along the normal of the image plane.
 
     Raises:
-        InputError: if there are slices of more than one series, of different size or orientation, twice in the same
-            place or unevenly spaced, if a file is cut off, or if there is no slice.
+        InputError: if there are slices of more than one series or echo, of different size or orientation, without a
+            size, twice in the same place or unevenly spaced, if a file is cut off or lacks its preamble, or if there
+            is no slice.
     """
     pydicom = needed("pydicom", folder)
     found = []
@@ -74,14 +83,17 @@ def headers(folder: StrPath) -> list[Any]:
             found.append(pydicom.dcmread(path, defer_size=_DEFERRED_BYTES))
             if found[-1].get("Modality") != "SEG":
                 _check_pixels(found[-1], path)
+        elif looks_like_dicom(path):
+            raise InputError(f"{path}: is DICOM without its preamble; export the series as DICOM files again.")
     located = ("ImagePositionPatient", "ImageOrientationPatient")
     slices = [header for header in found if header.get("Modality") != "SEG" and all(key in header for key in located)]
     if not slices:
         raise InputError(f"{folder}: holds no DICOM slices with a place in the patient; export the series again.")
-    for keyword, what in (("SeriesInstanceUID", "series"), ("Rows", "heights"), ("Columns", "widths")):
+    for keyword, what in _SAME:
         values = {str(header.get(keyword)) for header in slices}
         if len(values) > 1:
             raise InputError(f"{folder}: holds slices of {len(values)} {what}; give each series a folder of its own.")
+    _check_pixel_sizes(folder, slices)
     orientations = np.array([header.ImageOrientationPatient for header in slices], dtype=float)
     if np.ptp(orientations, axis=0).max() > 1e-3:
         raise InputError(f"{folder}: its slices are not parallel; export the series without scouts.")
@@ -97,6 +109,19 @@ def headers(folder: StrPath) -> list[Any]:
         gaps = f"{steps.min():.3g} to {steps.max():.3g} mm apart" if len(slices) > 1 else "only one"
         raise InputError(f"{folder}: its {len(slices)} slices are {gaps}; export the whole series, every slice once.")
     return [slices[index] for index in order]
+
+
+def _check_pixel_sizes(folder: StrPath, slices: list[Any]) -> None:
+    sizes = np.zeros((len(slices), 2))
+    for row, header in zip(sizes, slices, strict=True):
+        found = header.get("PixelSpacing") or []
+        row[:] = np.asarray(found, dtype=float) if len(found) == 2 else 0
+    if not (np.isfinite(sizes) & (sizes > 0)).all():
+        raise InputError(f"{folder}: a slice has no PixelSpacing, so its size is unknown; export the series again.")
+    echoes = np.array([float(header.get("EchoTime") or 0) for header in slices])
+    for values, what in ((sizes, "pixel sizes"), (echoes[:, None], "echo times")):
+        if np.ptp(values, axis=0).max() > 1e-3:
+            raise InputError(f"{folder}: holds slices of several {what}; give each series a folder of its own.")
 
 
 def _check_pixels(header: Any, path: Path) -> None:

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from plugins.data.checks import check_scans
+from plugins.data.scans import read_slice
 from plugins.errors import InputError
 from plugins.files import read_json, whole_file, write_json
 from plugins.progress import Progress
@@ -127,12 +128,6 @@ def _write(volume: Any, path: Path, dtype: type) -> None:
         nib.save(nib.Nifti1Image(np.asarray(volume[0], dtype), np.asarray(volume.affine)), part)
 
 
-def read_slice(path: Path, index: int) -> Tensor:
-    """Read one axial slice of an uncompressed NIfTI file as a float32 tensor ``(1, H, W)``; the rest stays on disk."""
-    pixels = nib.load(path).dataobj[..., index]
-    return torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))[None]
-
-
 class _Slices:
     """The slices of several volumes, numbered through."""
 
@@ -170,8 +165,8 @@ class UnpairedSlices(Dataset[dict[str, Tensor]]):
         divisor: of ``roi_size``: 4 for a network that halves its maps twice.
 
     Raises:
-        InputError: if there is no source or no target scan, if the window is larger than the slices or cannot be
-            divided, or as :func:`prepare_volumes`.
+        InputError: if there is no source or no target scan, if no source label holds a structure, if the window is
+            larger than the slices or cannot be divided, or as :func:`prepare_volumes`.
     """
 
     def __init__(
@@ -195,6 +190,11 @@ class UnpairedSlices(Dataset[dict[str, Tensor]]):
         volumes = prepare_volumes([*data["source"], *data["target"]], transform, cache_dir, output_dir)
         self._volumes = {"source": volumes[: len(data["source"])], "target": volumes[len(data["source"]) :]}
         self._source, self._target = _Slices(self._volumes["source"]), _Slices(self._volumes["target"])
+        if any("label" in item for item in data["source"]) and not self._source.foreground.any():
+            place = next(item["label"] for item in data["source"] if "label" in item)
+            raise InputError(
+                f"{place}: neither this label map nor another one holds a structure; label VS 1, cochleae 2."
+            )
         self._augment, self._roi_size = augment, roi_size
 
     @property
@@ -215,7 +215,7 @@ class UnpairedSlices(Dataset[dict[str, Tensor]]):
             count: how many.
 
         Returns:
-            ``{"case", "site", "image", optional "label"}`` with file names, for MONAI's ``LoadImaged``.
+            ``{"case", "site", "image", optional "label"}`` with files, for :func:`plugins.data.prepared_transforms`.
         """
         volumes = self._volumes[domain]
         chosen = np.linspace(0, len(volumes) - 1, min(count, len(volumes))).round().astype(int)

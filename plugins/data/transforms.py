@@ -8,12 +8,10 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from monai.transforms import (
-    AsDiscreted,
     Compose,
     Crop,
     Cropd,
     EnsureChannelFirstd,
-    LoadImaged,
     Orientationd,
     Resized,
     ResizeWithPadOrCropd,
@@ -23,6 +21,7 @@ from monai.transforms import (
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
+from plugins.data.loading import LoadScand
 from plugins.errors import InputError
 from plugins.signatures import Length, refused_by
 
@@ -156,9 +155,8 @@ def translation_transforms(
     crop, patch = (*crop_size, -1), (*patch_size, -1)
     transforms = Compose(
         [
-            LoadImaged(**both, reader="NibabelReader", dtype=np.float32),
+            LoadScand(**both),
             EnsureChannelFirstd(**both),
-            AsDiscreted("label", rounding="torchrounding", allow_missing_keys=True),
             Orientationd(**both, axcodes="LPS", labels=None),
             ScaleIntensityRangePercentilesd("image", lower=low, upper=high, b_min=AIR, b_max=1, clip=True),
             Spacingd(**both, pixdim=pixdim, mode=["bilinear", "nearest"]),
@@ -183,4 +181,4 @@ def translation_transforms(
 def prepared_transforms() -> Compose:
     """Load what :meth:`plugins.data.UnpairedSlices.scans` lists: float32 tensors ``(1, H, W, Z)`` with their affine."""
     both: dict[str, Any] = {"keys": ["image", "label"], "allow_missing_keys": True}
-    return Compose([LoadImaged(**both, dtype=np.float32), EnsureChannelFirstd(**both)])
+    return Compose([LoadScand(**both), EnsureChannelFirstd(**both)])

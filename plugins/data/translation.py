@@ -16,6 +16,7 @@ from ignite.engine import Engine, Events
 from monai.handlers import CheckpointLoader
 
 from plugins.data.checks import check_scans
+from plugins.data.scans import read_grid
 from plugins.errors import InputError
 from plugins.files import whole_file
 from plugins.finite import refuse_broken_weights
@@ -79,17 +80,14 @@ class SaveTranslationd:
     def __call__(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
         """Write the volume and return ``item`` as it is."""
         volume = item[self._key]
-        scan = nib.load(item["image"].meta["filename_or_obj"])
-        voxels = volume[0].cpu().numpy().astype(np.float32)
+        scan = read_grid(item["image"].meta["filename_or_obj"])
+        voxels = volume[0].cpu().numpy()
         if voxels.shape != scan.shape or not np.allclose(volume.affine, scan.affine, atol=1e-4):
             raise ValueError(f"{item['case']}: the translation left the scan's grid {scan.shape}: {voxels.shape}")
         if not np.isfinite(voxels).all():
             raise InputError(f"{item['case']}: the network gives values that are not finite; train it again.")
-        header = scan.header.copy()
-        header.set_data_dtype(np.float32)
-        header["cal_min"], header["cal_max"] = 0, 0  # the window of the scan's intensities
         with whole_file(translation_path(self._output_dir, item["case"])) as part:
-            nib.save(nib.Nifti1Image(voxels, None, header), part)
+            nib.save(scan.image(voxels, np.float32), part)
         return item
 
 

@@ -20,6 +20,8 @@ from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.orientations import io_orientation
 from numpy.typing import ArrayLike, NDArray
 
+from plugins.data.nifti import affine_of
+from plugins.data.scans import read_grid, read_stored
 from plugins.errors import InputError
 from plugins.files import read_json, whole_file, write_json
 from plugins.signatures import Length
@@ -150,7 +152,21 @@ def window_of_labels(
 
 def crop_image(image: nib.Nifti1Image, window: Window) -> nib.Nifti1Image:
     """The part of a NIfTI image that lies in a window: the same voxels, stored as they were, at the same place."""
-    return nib.Nifti1Image.from_bytes(_cropped(image, window).to_bytes())
+    cropped = _cropped(image, voxel_box(window, image.shape, affine_of(image.header)))
+    return type(cropped).from_bytes(cropped.to_bytes())
+
+
+def write_crop(source: StrPath, window: Window, target: StrPath) -> None:
+    """Write :func:`crop_image` of a file, whole or not at all.
+
+    Raises:
+        InputError: see :func:`plugins.data.read_scan`, and for a DICOM series.
+    """
+    if Path(source).is_dir():
+        raise InputError(f"{source}: is a DICOM series; convert the scans of a data set to NIfTI first.")
+    image, grid = read_stored(source)
+    with whole_file(target) as part:
+        nib.save(_cropped(image, voxel_box(window, grid.shape, grid.affine)), part)
 
 
 def paste_labels(labels: NDArray[Any], window: Window, scan: nib.Nifti1Image) -> nib.Nifti1Image:
@@ -159,7 +175,7 @@ def paste_labels(labels: NDArray[Any], window: Window, scan: nib.Nifti1Image) ->
     Raises:
         ValueError: if the label map does not have the shape of the window.
     """
-    box = voxel_box(window, scan.shape, scan.affine)
+    box = voxel_box(window, scan.shape, affine_of(scan.header))
     whole = np.zeros(scan.shape[:3], np.uint8)
     if whole[box].shape != labels.shape:
         raise ValueError(f"the window has shape {whole[box].shape}, the label map {labels.shape}")
@@ -198,11 +214,11 @@ def write_windowed_dataset(
         contrast = "ceT1" if part == "source" else "hrT2"
         for scan in items:
             case, window = scan["case"], windows[scan["case"]]
-            _write_crop(scan["image"], window, folder / f"{case}_{contrast}.nii.gz")
+            write_crop(scan["image"], window, folder / f"{case}_{contrast}.nii.gz")
             if part == "source" and "label" in scan:
-                _write_crop(scan["label"], window, folder / f"{case}_Label.nii.gz")
-            image = nib.load(scan["image"])
-            records[case] = window.record(voxel_box(window, image.shape, image.affine))
+                write_crop(scan["label"], window, folder / f"{case}_Label.nii.gz")
+            grid = read_grid(scan["image"])
+            records[case] = window.record(voxel_box(window, grid.shape, grid.affine))
     write_json(Path(output_dir) / WINDOWS, records)
 
 
@@ -226,16 +242,8 @@ _LAYOUT = {
 }
 
 
-def _write_crop(source: StrPath, window: Window, target: Path) -> None:
-    if Path(source).is_dir():
-        raise InputError(f"{source}: is a DICOM series; convert the scans of a data set to NIfTI first.")
-    with whole_file(target) as part:
-        nib.save(_cropped(nib.load(source), window), part)
-
-
-def _cropped(image: nib.Nifti1Image, window: Window) -> nib.Nifti1Image:
+def _cropped(image: nib.Nifti1Image, box: Box) -> nib.Nifti1Image:
     """An image that is written with the voxels as they were stored; in memory they are not yet scaled."""
-    box = voxel_box(window, image.shape, image.affine)
     stored = image.dataobj
     raw, slope, inter = np.asanyarray(stored), 1.0, 0.0
     if nib.is_proxy(stored):
@@ -244,7 +252,7 @@ def _cropped(image: nib.Nifti1Image, window: Window) -> nib.Nifti1Image:
     moved[:3, 3] = apply_affine(moved, [edge.start for edge in box])
     header = image.header.copy()
     header.set_data_dtype(raw.dtype)
-    cropped = nib.Nifti1Image(np.ascontiguousarray(raw[box]), None, header)
+    cropped = type(image)(np.ascontiguousarray(raw[box]), None, header)
     for kind in ("sform", "qform"):
         code = int(image.header[f"{kind}_code"])
         if code:

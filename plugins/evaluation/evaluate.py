@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from plugins.errors import InputError
-from plugins.evaluation.labels import labels_in, read_pair, spacing_of
+from plugins.evaluation.labels import labels_in, read_pair
 from plugins.evaluation.metrics import PENALTY_MM, STRUCTURES, CaseMetrics, case_metrics
 from plugins.files import write_json
 from plugins.progress import Progress
@@ -42,8 +42,8 @@ def evaluate_folder(
     cases = {}
     with Progress(total=len(common), description="cases", folder=os.path.dirname(output_file) or ".") as progress:
         for case in common:
-            pred, truth, affine = read_pair(preds[case], truths[case])
-            cases[case] = case_metrics(pred, truth, spacing_of(affine))
+            pred, truth = read_pair(preds[case], truths[case])
+            cases[case] = case_metrics(pred.voxels, truth.voxels, truth.spacing)
             progress.advance()
     content = {"cases": cases, "mean": summarise(cases), "not_compared": sorted(preds.keys() ^ truths.keys())}
     write_json(output_file, content)

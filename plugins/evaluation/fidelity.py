@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
 
+from plugins.data import Grid, check_same_grid, read_label, read_scan
 from plugins.errors import InputError
-from plugins.evaluation.labels import check_same_grid, in_lps, read_label
+from plugins.evaluation.labels import in_lps
 from plugins.evaluation.metrics import STRUCTURES, case_metrics
 from plugins.evaluation.translation import Segmenter, Volume, slice_jump, structure_contrast
 from plugins.files import write_json
@@ -42,7 +41,8 @@ def evaluate_translations(
 
     Returns:
         The content of the file. For ``vs`` and ``cochlea``: ``<name>_contrast``, ``<name>_contrast_error`` (absolute
-        difference to the true scan's) and ``<name>_dice``; also ``mean_dice``, ``slice_jump`` and ``true_slice_jump``.
+        difference to the true scan's) and ``<name>_dice``; also ``mean_dice``, ``slice_jump`` and ``true_slice_jump``,
+        both over the body in the true scan, or without one over that in the translation.
 
     Raises:
         InputError: if there is no scan with a label, or a translation or true scan is missing, unreadable or on
@@ -54,15 +54,14 @@ def evaluate_translations(
     cases = {}
     with Progress(len(labelled), "evaluating translations", os.path.dirname(output_file) or ".") as progress:
         for item in labelled:
-            label, affine = read_label(item["label"])
-            case, grid = str(item["case"]), (label.shape, affine)
-            label, spacing = in_lps(label, affine)
-            translated = _read(Path(pred_dir, f"{case}.nii.gz"), *grid)
-            values: Case = {"slice_jump": slice_jump(translated)}
+            drawn, case = read_label(item["label"]), str(item["case"])
+            label, spacing = in_lps(drawn.voxels, drawn.affine)
+            translated = _read(Path(pred_dir, f"{case}.nii.gz"), drawn)
+            true = None if truth_dir is None else _scaled(_read(Path(truth_dir, f"{case}_hrT2.nii.gz"), drawn))
+            values: Case = {"slice_jump": slice_jump(translated, true)}
             contrast = structure_contrast(translated, label, spacing)
             values |= {f"{name}_contrast": value for name, value in contrast.items()}
-            if truth_dir is not None:
-                true = _scaled(_read(Path(truth_dir, f"{case}_hrT2.nii.gz"), *grid))
+            if true is not None:
                 values["true_slice_jump"] = slice_jump(true)
                 for name, value in structure_contrast(true, label, spacing).items():
                     values[f"{name}_contrast_error"] = _distance(contrast[name], value)
@@ -78,17 +77,11 @@ def evaluate_translations(
     return content
 
 
-def _read(path: Path, shape: tuple[int, ...], affine: NDArray[np.float64]) -> Volume:
+def _read(path: Path, grid: Grid) -> Volume:
     """A volume on the grid of the label map, with axes L, P, S."""
-    try:
-        image = nib.load(path)
-        volume = np.asarray(image.dataobj, dtype=np.float32)
-    except Exception as error:
-        raise InputError(f"{path} cannot be read as an image ({error}): translate the scan again.") from error
-    if volume.shape != shape:
-        raise InputError(f"{path} has the shape {volume.shape}, its label map {shape}: give volumes of one grid.")
-    check_same_grid(path, image.affine, affine, shape)
-    return in_lps(volume, affine)[0]
+    scan = read_scan(path)
+    check_same_grid(scan, grid)
+    return in_lps(scan.voxels, grid.affine)[0]
 
 
 def _scaled(volume: Volume) -> Volume:

@@ -9,42 +9,43 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from nibabel.affines import voxel_sizes
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from numpy.typing import NDArray
 
-from plugins.errors import InputError
+from plugins.data import LABEL_VALUES, read_label, read_scan
 from plugins.evaluation.metrics import STRUCTURE_TITLES, STRUCTURES
 from plugins.files import whole_file
 
 COLOURS = {"vs": "#ff5050", "cochlea": "#40e0ff"}
 PERCENTILES = (1.0, 99.5)
 FIELD_MM = 60.0
+IGNORED = 3  # in pseudo-labels
 WHOLE = (slice(None), slice(None))
 PANEL_INCHES = 2.6
 
 
-def read_axial(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], tuple[float, float, float]]:
+def read_axial(path: str | os.PathLike[str], label: bool = False) -> tuple[NDArray[Any], tuple[float, float, float]]:
     """Read a volume with its axes turned to the nearest of right, anterior, superior.
+
+    Args:
+        path: of a scan, or of a label map, which may hold what is ignored.
+        label: whether it is one.
 
     Returns:
         The volume :math:`(R, A, S)` and its spacing in mm.
 
     Raises:
-        InputError: if the file cannot be read as a volume.
+        InputError: see :func:`plugins.data.read_scan`.
     """
-    try:
-        image = nib.as_closest_canonical(nib.load(path))
-        volume = np.asarray(image.dataobj, dtype=np.float32)
-    except Exception as error:
-        raise InputError(f"{path} cannot be read as an image ({error}): give a NIfTI file.") from error
-    if volume.ndim != 3:
-        raise InputError(f"{path} has {volume.ndim} dimensions where 3 are needed: give one volume.")
-    x, y, z = np.linalg.norm(image.affine[:3, :3], axis=0)
-    return volume, (float(x), float(y), float(z))
+    scan = read_label(path, (*LABEL_VALUES, IGNORED)) if label else read_scan(path)
+    turn = io_orientation(scan.affine)
+    x, y, z = voxel_sizes(scan.affine @ inv_ornt_aff(turn, scan.shape))
+    return apply_orientation(scan.voxels, turn), (float(x), float(y), float(z))
 
 
 def case_picture(
@@ -64,7 +65,7 @@ def case_picture(
         title: above the picture.
     """
     image, spacing = read_axial(image_file)
-    maps = {head: np.rint(read_axial(path)[0]) for head, path in labels.items()}
+    maps = {head: read_axial(path, label=True)[0] for head, path in labels.items()}
     rows = _rows([*maps.values()]) or {image.shape[2] // 2: ["no structure"]}
     first = next((volume for volume in maps.values() if volume.any()), np.zeros_like(image))
     figure, axes = _panels(len(rows), 1 + len(maps))
@@ -96,7 +97,7 @@ def translation_picture(
     """
     figure, axes = _panels(len(cases), 1 + len(translations))
     for case, line in zip(cases, axes, strict=True):
-        label = np.rint(read_axial(case["label"])[0])
+        label = read_axial(case["label"], label=True)[0]
         index = _slice_with_both(label)
         files = {"ceT1": case["image"]}
         files.update({head: os.path.join(folder, f"{case['case']}.nii.gz") for head, folder in translations.items()})

@@ -71,13 +71,18 @@ def structure_contrast(
     return contrast
 
 
-def slice_jump(volume: Volume) -> float | None:
+def slice_jump(volume: Volume, of: Volume | None = None) -> float | None:
     """Mean absolute difference between neighbouring slices, over the voxels where either is no air.
 
+    Args:
+        volume: in [0, 1], slices along the last axis.
+        of: on the same grid, says what is air; ``None`` is the volume itself.
+
     Returns:
-        ``None`` for a single slice or a volume of air.
+        ``None`` for a single slice or where all is air.
     """
-    body = (volume[..., 1:] > AIR) | (volume[..., :-1] > AIR)
+    seen = volume if of is None else of
+    body = (seen[..., 1:] > AIR) | (seen[..., :-1] > AIR)
     if not body.any():
         return None
     return float(np.abs(np.diff(volume, axis=2))[body].mean(dtype=np.float64))

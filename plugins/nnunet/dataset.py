@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import apply_affine, voxel_sizes
-from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import io_orientation
 from numpy.typing import NDArray
 
+from plugins.data import Grid, Scan, read_grid, read_label, read_scan
 from plugins.errors import InputError
 from plugins.files import whole_file, write_json
 from plugins.nnunet.workspace import WEIGHTS, Workspace
@@ -81,22 +80,14 @@ def cochleae_volume(items: Sequence[Item]) -> float | None:
     volumes = []
     for item in labels.values():
         drawn = integer_label(item["label"], item["image"], label_values(item["origin"]))
-        count = np.count_nonzero(np.asarray(drawn.dataobj) == LABELS["cochlea"])
-        volumes.append(count * float(np.prod(voxel_sizes(drawn.affine))))
+        volumes.append(np.count_nonzero(drawn.voxels == LABELS["cochlea"]) * float(np.prod(drawn.spacing)))
     return round(float(np.median(volumes)), 3) or None
-
-
-def _corners(affine: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
-    corners = (np.array(shape) - 1) * np.array(list(product((0, 1), repeat=3)))
-    return np.asarray(apply_affine(affine, corners))
 
 
 def integer_label(
     label: str | os.PathLike[str], image: str | os.PathLike[str], values_known: Sequence[int] = (0, 1, 2)
-) -> nib.Nifti1Image:
+) -> Scan:
     """The label map of a scan as ``uint8``, on exactly the grid of the image.
-
-    Labels on disk may be floats that miss their integer by a rounding error.
 
     Args:
         label: file of the label map.
@@ -104,48 +95,44 @@ def integer_label(
         values_known: what it may hold.
 
     Raises:
-        InputError: if a file cannot be read, the grids differ, or a value is not one of the labels.
+        InputError: see :func:`plugins.data.read_label`.
     """
-    try:
-        scan, drawn = nib.load(image), nib.load(label)
-        values = np.asarray(drawn.dataobj, dtype=np.float64)
-    except (OSError, ValueError, EOFError, ImageFileError) as error:
-        raise InputError(f"{label} or {image} cannot be read as NIfTI ({error}): replace it.") from error
-    if scan.ndim != 3 or scan.shape != drawn.shape:
-        raise InputError(f"{label} has shape {drawn.shape}, its image {scan.shape}: give two volumes on the same grid.")
-    apart = np.abs(_corners(scan.affine, scan.shape) - _corners(drawn.affine, scan.shape)).max()
-    if apart > 0.5 * voxel_sizes(scan.affine).min():
-        raise InputError(f"{label} lies {apart:.1f} mm away from its image {image}: correct one of the affines.")
-    rounded = np.rint(values)
-    odd = set(np.unique(rounded)) - set(values_known)
-    if odd or not np.allclose(values, rounded, rtol=0, atol=0.01):
-        wrong = sorted(odd) or "values between the integers"
-        raise InputError(f"{label} holds {wrong}: only {[*values_known]} are known.")
-    header = scan.header.copy()
-    header.set_data_dtype(np.uint8)
-    header.set_slope_inter(1, 0)
-    return nib.Nifti1Image(rounded.astype(np.uint8), scan.affine, header)
+    return read_label(label, values_known, read_grid(image))
+
+
+def _write(voxels: NDArray[Any], grid: Grid, file: Path) -> None:
+    """An image that nnU-Net's reader, which takes voxel sizes from pixdim and knows mm only, sees as we do."""
+    image = nib.Nifti1Image(voxels, grid.affine)
+    image.header.set_xyzt_units("mm")
+    with whole_file(file) as part:
+        nib.save(image, part)
 
 
 def write_dataset(items: Sequence[Item], workspace: Workspace) -> None:
     """Write ``dataset.json``, integer label copies and weights; images are referred to where they lie.
 
-    nnU-Net is told of voxels to ignore only where a label map holds some.
+    An image that nnU-Net's reader would place or name otherwise than :func:`plugins.data.read_scan` is copied. nnU-Net
+    is told of voxels to ignore only where a label map holds some.
 
     Raises:
-        InputError: see :func:`integer_label`.
+        InputError: see :func:`integer_label`, and if no label map holds a structure.
     """
-    entries, ignores = {}, False
+    entries, ignores, foreground = {}, False, False
     for item in items:
         copy = workspace.labels / f"{item['case']}.nii.gz"
         drawn = integer_label(item["label"], item["image"], label_values(item["origin"]))
-        ignores = ignores or bool((np.asarray(drawn.dataobj) == IGNORED).any())
-        with whole_file(copy) as part:
-            nib.save(drawn, part)
-        entries[item["case"]] = {
-            "images": [str(Path(item["image"]).resolve())],
-            "label": os.path.relpath(copy, workspace.raw),
-        }
+        ignores = ignores or bool((drawn.voxels == IGNORED).any())
+        foreground = foreground or bool(np.isin(drawn.voxels, [*LABELS.values()][1:]).any())
+        _write(drawn.voxels, drawn, copy)
+        image = Path(item["image"]).absolute()
+        if not read_grid(image).is_plain:
+            scan, image = read_scan(image), (workspace.raw / "images" / f"{item['case']}.nii.gz").absolute()
+            _write(scan.voxels, scan, image)
+        entries[item["case"]] = {"images": [str(image)], "label": os.path.relpath(copy, workspace.raw)}
+    if not foreground:
+        raise InputError(
+            f"{items[0]['label']}: neither this label map nor another one holds VS or cochlea; label them."
+        )
     content = {
         "channel_names": {"0": "MRI"},
         "labels": {**LABELS, IGNORE: IGNORED} if ignores else LABELS,
@@ -157,6 +144,29 @@ def write_dataset(items: Sequence[Item], workspace: Workspace) -> None:
     # the copy that travels with the networks names no file of this machine
     write_json(workspace.preprocessed / "dataset.json", content)
     write_json(workspace.raw / "dataset.json", {**content, "dataset": entries})
+
+
+def check_extents(items: Sequence[Item], plans: Mapping[str, Any]) -> None:
+    """Make sure that every scan keeps a voxel along each axis when nnU-Net resamples it.
+
+    Args:
+        items: training scans.
+        plans: of nnU-Net.
+
+    Raises:
+        InputError: for the first scan that does not.
+    """
+    spacings = [each["spacing"] for each in plans["configurations"].values() if "spacing" in each]
+    for item in items:
+        grid = read_grid(item["image"])
+        extent = np.empty(3)
+        extent[io_orientation(grid.affine)[:, 0].astype(int)] = np.multiply(grid.shape, grid.spacing)
+        extent = extent[::-1][list(plans["transpose_forward"])]  # S, A, R, then as planned
+        if any((np.round(extent[-len(spacing) :] / spacing) < 1).any() for spacing in spacings):
+            sizes = " x ".join(f"{length:.3g}" for length in np.multiply(grid.shape, grid.spacing))
+            raise InputError(
+                f"{item['image']}: spans {sizes} mm only, less than a voxel of the networks; leave it out."
+            )
 
 
 def check_splits(items: Sequence[Item], splits: Sequence[Mapping[str, Sequence[str]]]) -> list[dict[str, Any]]:

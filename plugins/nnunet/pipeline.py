@@ -19,6 +19,7 @@ from plugins.locks import sole_owner
 from plugins.nnunet.augmentation import Augmentation, make_augmentation
 from plugins.nnunet.dataset import (
     Item,
+    check_extents,
     check_items,
     check_splits,
     cochleae_volume,
@@ -34,7 +35,7 @@ from plugins.nnunet.trainer import Configuration, TrainerSettings
 from plugins.nnunet.training import is_done, train_fold
 from plugins.nnunet.watch import TrainingWatch
 from plugins.nnunet.workers import ended_with, process_pool
-from plugins.nnunet.workspace import Workspace
+from plugins.nnunet.workspace import PLANS, Workspace
 from plugins.segmentation import SlidingWindow
 from plugins.segmentation.anatomy import read_settings
 from plugins.segmentation.locator import copy_locator, is_copied
@@ -266,6 +267,7 @@ class NnUNetTraining:
                     make_plans(self.workspace, self.configurations, **self.plan)
                 else:
                     adopt_plans(self.plans_from, self.workspace)
+                check_extents(self.items, read_json(self.workspace.preprocessed / f"{PLANS}.json"))
             splits = make_splits(self.items, self.num_folds, self.settings.seed)
             write_json(self.workspace.preprocessed / "splits_final.json", splits)
             write_json(marker, wanted)

@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.networks.nets import UNet
-from monai.transforms import Compose, Crop, Cropd, EnsureChannelFirst, LoadImage, Orientation
+from monai.transforms import Crop, Cropd, EnsureChannelFirst, Orientation
 from nibabel.affines import apply_affine, voxel_sizes
 from numpy.typing import NDArray
 from scipy.ndimage import center_of_mass, uniform_filter
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
-from plugins.data import WINDOW_MM, Window, check_window_size, voxel_box, whole_scan
+from plugins.data import WINDOW_MM, Window, as_tensor, check_window_size, read_scan, voxel_box, whole_scan
 from plugins.errors import InputError
 from plugins.files import read_json, whole_file
 from plugins.progress import Progress
@@ -366,10 +366,11 @@ def locate_scans(scans: Sequence[Mapping[str, Any]], locator_dir: StrPath, devic
     locator = read_locator(locator_dir, device)
     if locator is None:
         raise InputError(f"{locator_dir}: holds no {WEIGHTS}; train the locator first.")
-    load = Compose([LoadImage(dtype=np.float32), EnsureChannelFirst()])
     windows = {}
     with Progress(len(scans), "locating") as progress:
         for scan in scans:
-            windows[str(scan["case"])] = locator(load(scan["image"]), str(scan["case"]))
+            windows[str(scan["case"])] = locator(
+                EnsureChannelFirst()(as_tensor(read_scan(scan["image"]))), str(scan["case"])
+            )
             progress.advance()
     return windows

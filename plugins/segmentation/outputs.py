@@ -10,10 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
-from plugins.data import check_scan
+from plugins.data import check_scan, read_label
 from plugins.errors import InputError
 from plugins.files import whole_file, write_json
 from plugins.progress import Progress
@@ -107,10 +106,9 @@ def write_volumes(items: Sequence[Mapping[str, Any]], output_dir: StrPath) -> di
     for item in items:
         file = label_path(output_dir, item["case"])
         if file.is_file():
-            image = nib.load(file)
-            voxel = abs(float(np.linalg.det(image.affine[:3, :3])))
-            labels = np.asarray(image.dataobj)
-            found = {name: voxel * int(np.count_nonzero(labels == value)) for name, value in LABELS.items() if value}
+            drawn = read_label(file)
+            counts = {name: int(np.count_nonzero(drawn.voxels == value)) for name, value in LABELS.items() if value}
+            found = {name: drawn.voxel_mm3 * count for name, count in counts.items()}
             volumes[str(item["case"])] = {name: round(mm3, 3) for name, mm3 in found.items()}
     write_json(Path(output_dir) / "volumes.json", {"unit": "mm3", "cases": volumes})
     with whole_file(Path(output_dir) / "volumes.csv") as part, part.open("w", newline="", encoding="utf-8") as lines:

@@ -15,13 +15,13 @@ ANISOTROPY = 3.0
 
 
 def resampled_shape(shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> list[int]:
-    """Voxels of a volume at another spacing.
+    """Voxels of a volume at another spacing, one at least.
 
     Example:
         >>> resampled_shape([80, 100], [1.5, 0.5], [1.5, 0.41])
         [80, 122]
     """
-    return [round(old / new * extent) for old, new, extent in zip(spacing, target, shape, strict=True)]
+    return [max(1, round(old / new * extent)) for old, new, extent in zip(spacing, target, shape, strict=True)]
 
 
 def slice_axis(spacing: Sequence[float], target: Sequence[float]) -> int | None:

@@ -15,7 +15,7 @@ from monai.transforms import SaveImaged
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes, generate_binary_structure, label
 
-from plugins.data import WINDOWS
+from plugins.data import WINDOWS, read_grid
 from plugins.data.dicom import is_series, write_segmentation
 from plugins.files import read_json, whole_file, write_json
 from plugins.segmentation.anatomy import choose_components, read_settings
@@ -223,14 +223,8 @@ class SaveProbabilitiesd:
 
 
 def _on_grid_of(source: str, voxels: NDArray[Any], affine: NDArray[Any], dtype: type) -> nib.Nifti1Image:
-    """An image with the header of the scan that lies in ``source``, or, of a DICOM series, with a new one."""
-    if is_series(source):
-        return nib.Nifti1Image(voxels, affine)
-    scan = nib.load(source)
-    if voxels.shape[:3] != scan.shape or not np.allclose(affine, scan.affine, atol=1e-4):
-        raise ValueError(f"{source}: the result left the scan's grid {scan.shape}: {voxels.shape}")
-    header = scan.header.copy()
-    header.set_data_dtype(dtype)
-    header.set_slope_inter(1, 0)
-    header["cal_max"] = header["cal_min"] = 0
-    return nib.Nifti1Image(voxels, scan.affine, header)
+    """An image on the grid of the scan that lies in ``source``, to be saved."""
+    grid = read_grid(source)
+    if voxels.shape[:3] != grid.shape or not np.allclose(affine, grid.affine, atol=1e-4):
+        raise ValueError(f"{source}: the result left the scan's grid {grid.shape}: {voxels.shape}")
+    return grid.image(voxels, dtype)

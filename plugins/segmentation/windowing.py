@@ -6,10 +6,9 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
-from plugins.data import Window, read_datalist, window_of_labels, write_windowed_dataset
+from plugins.data import Window, read_datalist, read_grid, read_label, window_of_labels, write_windowed_dataset
 from plugins.errors import InputError
 from plugins.segmentation.locator import WEIGHTS, StrPath, locate_scans, read_locator
 
@@ -65,8 +64,9 @@ def _of_label(
     """The window of a scan's label; ``None`` if it has none, or one without a structure."""
     if "label" not in scan:
         return None
-    image = nib.load(scan["label"])
-    labels = np.rint(np.asarray(image.dataobj))
+    drawn = read_label(scan["label"], of=read_grid(scan["image"]))
     generator = np.random.default_rng([seed, zlib.crc32(str(scan["case"]).encode())])
     shift = generator.uniform(-jitter, jitter, 3)
-    return window_of_labels(labels, image.affine, size, margin, shift.tolist()) if (labels > 0).any() else None
+    if not drawn.voxels.any():
+        return None
+    return window_of_labels(drawn.voxels, drawn.affine, size, margin, shift.tolist())

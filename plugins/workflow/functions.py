@@ -24,7 +24,7 @@ def write_dataset_lists(dataset_dir: str, output_dir: str) -> None:
         InputError: naming the first scan that cannot be used.
     """
     lists = {name: crossmoda_datalist(dataset_dir, split) for name, split in SPLITS.items()}
-    check_scans([scan for scans in lists.values() for scan in scans])
+    check_scans([scan for scans in lists.values() for scan in scans], foreground=True)
     for name, scans in lists.items():
         write_json(Path(output_dir, f"{name}.json"), {"training": scans})
 

@@ -14,6 +14,7 @@ from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
 
+from plugins.data import read_grid
 from plugins.errors import InputError
 from plugins.evaluation.labels import LABEL_ENDING
 from plugins.files import read_json, whole_file, write_json
@@ -223,12 +224,8 @@ def _holds(labels: NDArray[np.uint8]) -> bool:
 
 
 def _save(labels: NDArray[np.uint8], source: Path, output_dir: str) -> None:
-    image = nib.load(source)
-    header = image.header.copy()
-    header.set_data_dtype(np.uint8)
-    header.set_slope_inter(1, 0)
     with whole_file(Path(output_dir, source.name)) as part:
-        nib.save(nib.Nifti1Image(labels, image.affine, header), part)
+        nib.save(read_grid(source).image(labels, np.uint8), part)
 
 
 def accept_round(

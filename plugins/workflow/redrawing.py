@@ -16,9 +16,19 @@ import numpy as np
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
-from plugins.data import check_scan, check_scans, crossmoda_datalist, read_datalist
+from plugins.data import (
+    Scan,
+    check_same_grid,
+    check_scan,
+    check_scans,
+    crossmoda_datalist,
+    read_datalist,
+    read_label,
+    read_scan,
+)
 from plugins.data.calibration import RegionStatistics, calibrate, default_statistics, read_statistics
 from plugins.data.redraw import cystic, redraw_shares
+from plugins.data.scans import read_stored
 from plugins.data.tissue import TargetLevels, denoise, shares, tissue_modes
 from plugins.errors import InputError
 from plugins.files import read_json, whole_file, write_json
@@ -147,12 +157,11 @@ def _calibrate(
     item: Mapping[str, Any], levels: TargetLevels, statistics: Mapping[str, RegionStatistics], path: Path
 ) -> None:
     scan, volume = _read(item)
-    translation = nib.load(item["translation"])
-    if translation.shape != scan.shape or not np.allclose(translation.affine, scan.affine, atol=1e-3):
-        raise InputError(f"{item['translation']}: is not on the grid of {item['image']}; translate the scan again.")
+    translation = read_scan(item["translation"])
+    check_same_grid(translation, scan)
     label = _label(item, scan)
     cysts = cystic(denoise(shares(volume)), label)
-    drawn = to_lps(np.asanyarray(translation.dataobj), translation.affine)
+    drawn = to_lps(translation.voxels, scan.affine)
     _write(calibrate(drawn, label, _spacing(scan), levels, statistics, cysts), scan, path)
 
 
@@ -225,42 +234,37 @@ def _translation(folder: StrPath, item: Mapping[str, Any]) -> str:
     return str(path)
 
 
-def _read(item: Mapping[str, Any]) -> tuple[nib.Nifti1Image, NDArray[Any]]:
+def _read(item: Mapping[str, Any]) -> tuple[Scan, NDArray[Any]]:
     check_scan(item)
     return _load(item)
 
 
-def _load(item: Mapping[str, Any]) -> tuple[nib.Nifti1Image, NDArray[Any]]:
+def _load(item: Mapping[str, Any]) -> tuple[Scan, NDArray[Any]]:
     """The scan and its voxels along L, P, S."""
     if Path(item["image"]).is_dir():
         raise InputError(f"{item['image']}: is a DICOM series; convert the scans of a data set to NIfTI first.")
-    scan = nib.load(item["image"])
-    return scan, to_lps(np.asarray(scan.dataobj, np.float32), scan.affine)
+    scan = read_scan(item["image"])
+    return scan, to_lps(scan.voxels, scan.affine)
 
 
-def _label(item: Mapping[str, Any], scan: nib.Nifti1Image) -> NDArray[np.uint8]:
+def _label(item: Mapping[str, Any], scan: Scan) -> NDArray[np.uint8]:
     if "label" not in item:
         return to_lps(np.zeros(scan.shape, np.uint8), scan.affine)
-    return to_lps(np.rint(np.asarray(nib.load(item["label"]).dataobj)).astype(np.uint8), scan.affine)
+    return to_lps(read_label(item["label"], of=scan).voxels, scan.affine)
 
 
-def _spacing(scan: nib.Nifti1Image) -> tuple[float, float, float]:
+def _spacing(scan: Scan) -> tuple[float, float, float]:
     """Mm along the axes nearest to L, P and S."""
     axes = io_orientation(scan.affine)[:, 0].astype(int)
     spacing = np.empty(3)
-    spacing[axes] = nib.affines.voxel_sizes(scan.affine)
+    spacing[axes] = scan.spacing
     x, y, z = spacing.round(4).tolist()
     return x, y, z
 
 
-def _write(volume: NDArray[np.float32], scan: nib.Nifti1Image, path: Path) -> None:
-    header = scan.header.copy()
-    header.set_data_dtype(np.float32)
-    header.set_slope_inter(1, 0)
-    header["cal_min"] = header["cal_max"] = 0  # of the brightness of ceT1
-    image = nib.Nifti1Image(from_lps(volume, scan.affine), None, header)
+def _write(volume: NDArray[np.float32], scan: Scan, path: Path) -> None:
     with whole_file(path) as part:
-        nib.save(image, part)
+        nib.save(scan.image(from_lps(volume, scan.affine), np.float32), part)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -271,4 +275,4 @@ def _copy(source: Path, target: Path) -> None:
         if source.suffix == ".gz":
             shutil.copyfile(source, part)
         else:
-            nib.save(nib.load(source), part)
+            nib.save(read_stored(source)[0], part)

@@ -9,13 +9,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from plugins.data import read_datalist
+from plugins.data import Grid, read_datalist, read_label, read_probabilities
 from plugins.errors import InputError
-from plugins.evaluation.labels import LABEL_ENDING, check_same_grid, read_label
+from plugins.evaluation.labels import LABEL_ENDING
 from plugins.files import read_json
 from plugins.segmentation import LABELS, AnatomySettings, Choice, SourceStatistics, choose
 from plugins.segmentation.plausibility import judge
@@ -52,7 +51,7 @@ class Rules:
         content = read_json(statistics)
         if isinstance(content, Mapping) and "training" in content:
             labels = dict.fromkeys(str(item["label"]) for item in read_datalist(statistics) if "label" in item)
-            found = SourceStatistics.measure(read_label(label) for label in labels)
+            found = SourceStatistics.measure((drawn.voxels, drawn.affine) for drawn in map(read_label, labels))
         else:
             found = SourceStatistics.from_json(content)
         known = found.settings()
@@ -115,22 +114,17 @@ def read_case(case: str, ensemble_dir: str, member_dirs: Sequence[str], rules: R
     Raises:
         InputError: if a file is missing or cannot be read, or lies on another grid than the ensemble's label map.
     """
-    file = Path(ensemble_dir, case + LABEL_ENDING)
-    labels, affine = read_label(file)
-    probabilities = _probabilities(Path(ensemble_dir, case + PROBABILITIES_ENDING), labels.shape, affine)
+    predicted_map = read_label(Path(ensemble_dir, case + LABEL_ENDING))
+    labels, affine = predicted_map.voxels, predicted_map.affine
+    probabilities = _probabilities(Path(ensemble_dir, case + PROBABILITIES_ENDING), predicted_map)
     choice = choose(labels, affine, probabilities, rules.anatomy)
     members = []
     for folder in member_dirs:
-        member_file = Path(folder, case + LABEL_ENDING)
-        found, own = read_label(member_file)
-        if found.shape != labels.shape:
-            raise InputError(f"{member_file} has the shape {found.shape}, {file} {labels.shape}: segment one scan.")
-        check_same_grid(member_file, own, affine, labels.shape)
-        members.append(choose(found, affine, settings=rules.anatomy).labels)
+        found = read_label(Path(folder, case + LABEL_ENDING), of=predicted_map)
+        members.append(choose(found.voxels, affine, settings=rules.anatomy).labels)
     predicted = judge(labels, choice, rules.statistics)
     chosen = judge(choice.labels, choose(choice.labels, affine, settings=rules.anatomy), rules.statistics)
     cleaned = int(np.count_nonzero(labels != choice.labels))
-    voxel = abs(float(np.linalg.det(affine[:3, :3])))
     row = {
         "case": case,
         "agreement": {name: pairwise_dice([m == value for m in members]) for name, value in STRUCTURES.items()},
@@ -139,21 +133,21 @@ def read_case(case: str, ensemble_dir: str, member_dirs: Sequence[str], rules: R
         "plausibility_chosen": chosen["score"],
         "complete": choice.vs is not None and len(choice.cochleae) == 2 and cleaned == 0,
         "volumes_mm3": {
-            name: round(voxel * int(np.count_nonzero(choice.labels == value)), 3) for name, value in STRUCTURES.items()
+            name: round(predicted_map.voxel_mm3 * int(np.count_nonzero(choice.labels == value)), 3)
+            for name, value in STRUCTURES.items()
         },
         "reasons": predicted["reasons"],
     }
     return Case(labels, affine, probabilities, choice, members, row)
 
 
-def _probabilities(file: Path, shape: tuple[int, ...], affine: NDArray[np.float64]) -> Voxels | None:
+def _probabilities(file: Path, grid: Grid) -> Voxels | None:
     if not file.is_file():
         return None
-    image = nib.load(file)
-    if image.shape != (*shape, len(LABELS)):
-        raise InputError(f"{file} has the shape {image.shape}, not {(*shape, len(LABELS))}: predict it anew.")
-    check_same_grid(file, image.affine, affine, shape)
-    return np.moveaxis(np.asarray(image.dataobj, dtype=np.float32), -1, 0)
+    found = read_probabilities(file, grid)
+    if len(found) != len(LABELS):
+        raise InputError(f"{file} has {len(found)} probabilities a voxel, not {len(LABELS)}: predict it anew.")
+    return found
 
 
 def _confidence(mask: NDArray[np.bool_], probabilities: Voxels | None, value: int) -> float | None:

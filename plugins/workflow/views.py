@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
-from plugins.data import read_datalist
-from plugins.evaluation.labels import in_lps, read_label
+from plugins.data import check_same_grid, read_datalist, read_label, read_scan
+from plugins.evaluation.labels import in_lps
 from plugins.evaluation.translation import structure_contrast
 from plugins.files import write_json
 
@@ -52,10 +51,11 @@ def weigh_views(
     for view, folder in views.items():
         found: dict[str, list[float]] = {name: [] for name in CONTRASTS}
         for scan in read_datalist(source):
-            label, affine = read_label(scan["label"])
-            label, spacing = in_lps(label, affine)
-            image = nib.load(Path(folder, f"{scan['case']}.nii.gz"))
-            volume = in_lps(np.asarray(image.dataobj, np.float32), affine)[0]
+            drawn = read_label(scan["label"])
+            label, spacing = in_lps(drawn.voxels, drawn.affine)
+            translated = read_scan(Path(folder, f"{scan['case']}.nii.gz"))
+            check_same_grid(translated, drawn)
+            volume = in_lps(translated.voxels, drawn.affine)[0]
             low, high = np.percentile(volume, (0.5, 99.5))
             contrast = structure_contrast((volume - low) / max(high - low, 1e-6), label, spacing)
             for name, value in contrast.items():

@@ -6,9 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import nibabel as nib
-
-from plugins.data import crop_image, crossmoda_datalist, read_windows, write_datalist
+from plugins.data import crossmoda_datalist, read_windows, write_crop, write_datalist
 from plugins.files import whole_file
 from plugins.segmentation import write_windows as write_cropped
 from plugins.workflow.functions import SPLITS
@@ -58,8 +56,9 @@ def crop_to_windows(files: Mapping[str, str], ending: str, windows_dir: str | No
     """
     windows = {} if windows_dir is None else read_windows(windows_dir)
     for case, file in files.items():
-        with whole_file(Path(output_dir, case + ending)) as part:
-            if windows_dir is None:
+        target = Path(output_dir, case + ending)
+        if windows_dir is None:
+            with whole_file(target) as part:
                 shutil.copyfile(file, part)
-            else:
-                nib.save(crop_image(nib.load(file), windows[case]), part)
+        else:
+            write_crop(file, windows[case], target)

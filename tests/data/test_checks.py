@@ -5,12 +5,15 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.affines import from_matvec
 
 from plugins.data.checks import check_scans
+from plugins.data.scans import read_scan
 from plugins.errors import InputError
 
 SHAPE = (7, 6, 5)
-OBLIQUE = np.array([[-1.1, 0.2, 0, 9], [-0.2, -1.2, 0.1, 8], [0, 0.1, 1.5, -7], [0, 0, 0, 1]], float)
+TURN = np.linalg.svd([[-1.1, 0.2, 0], [-0.2, -1.2, 0.1], [0, 0.1, 1.5]])
+OBLIQUE = from_matvec(TURN[0] @ TURN[2] @ np.diag([1.1, 1.2, 1.5]), [9, 8, -7])
 
 
 def save(path: Path, voxels: Any, affine: Any = OBLIQUE) -> Path:
@@ -83,12 +86,19 @@ def test_origin_that_differs_by_a_thousandth_is_valid(tmp_path: Path) -> None:
     accept(tmp_path, labels(), moved)
 
 
-@pytest.mark.parametrize("entry", [(0, 0), (1, 1), (0, 1), (2, 2), (2, 3)])
-def test_label_in_another_place_is_refused(tmp_path: Path, entry: tuple[int, int]) -> None:
+@pytest.mark.parametrize("millimetres", [0.05, 0.3, 1, 10])
+@pytest.mark.parametrize("axis", range(3))
+def test_label_in_another_place_is_refused(tmp_path: Path, axis: int, millimetres: float) -> None:
     moved = OBLIQUE.copy()
-    moved[entry] += 0.05
+    moved[axis, 3] += millimetres
     image, label = scan(tmp_path / "a.nii.gz"), save(tmp_path / "a_Label.nii.gz", labels(), moved)
     assert "mm away" in refused(image, label)
+
+
+@pytest.mark.parametrize("factor", [0.98, 1.02, 10])
+def test_label_with_voxels_of_another_size_is_refused(tmp_path: Path, factor: float) -> None:
+    label = save(tmp_path / "a_Label.nii.gz", labels(), OBLIQUE @ np.diag([factor, 1, 1, 1]))
+    assert "mm away" in refused(scan(tmp_path / "a.nii.gz"), label)
 
 
 def test_label_of_another_shape_is_refused(tmp_path: Path) -> None:
@@ -132,8 +142,11 @@ def test_other_than_3d_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> Non
     assert f"is {len(shape)}D" in refused(save(tmp_path / "a.nii.gz", np.ones(shape, np.int16)))
 
 
-def test_single_fourth_dimension_is_told(tmp_path: Path) -> None:
-    assert "last dimension of one" in refused(save(tmp_path / "a.nii.gz", np.ones((7, 6, 5, 1), np.int16)))
+def test_a_fourth_dimension_of_one_is_left_out(tmp_path: Path) -> None:
+    voxels = np.arange(210, dtype=np.int16).reshape(7, 6, 5, 1)
+    path = save(tmp_path / "a.nii.gz", voxels)
+    check_scans([{"image": str(path)}])
+    assert np.array_equal(read_scan(path).voxels, voxels[..., 0])
 
 
 def test_no_slices_is_refused(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.affines import from_matvec
 
 from plugins.evaluation import evaluate_folder, write_report
 from plugins.evaluation.pictures import read_axial
 from plugins.files import read_json
 
-AFFINE = np.array([[0, -0.5, 0.1, 3], [-0.5, 0, 0.1, 4], [0.05, 0.05, 1.5, 5], [0, 0, 0, 1.0]])
+TURN = np.linalg.svd([[0, -0.5, 0.05], [-0.5, 0, 0.05], [0.05, 0.05, 0.5]])
+AFFINE = from_matvec(TURN[0] @ TURN[2] @ np.diag([0.5, 0.5, 1.5]), [3, 4, 5])
 
 
 def save(path, array):

@@ -250,16 +250,16 @@ class TestEvaluateTranslations:
         image = nib.load(tmp_path / "translated" / "a.nii.gz")
         moved = nib.Nifti1Image(np.asarray(image.dataobj), image.affine + np.array([[0, 0, 0, 5.0]] + [[0] * 4] * 3))
         nib.save(moved, tmp_path / "translated" / "a.nii.gz")
-        with pytest.raises(InputError, match="half a voxel away"):
+        with pytest.raises(InputError, match="5 mm away"):
             evaluate_translations(data, tmp_path / "translated", tmp_path / "metrics.json")
 
     def test_missing_and_misshapen_translations_are_named(self, tmp_path):
         data = self.data(tmp_path)
         self.write(tmp_path / "translated", "a.nii.gz", np.zeros((3, 4, 5), np.float32))
-        with pytest.raises(InputError, match=r"a\.nii\.gz has the shape"):
+        with pytest.raises(InputError, match=r"a\.nii\.gz: has shape"):
             evaluate_translations(data, tmp_path / "translated", tmp_path / "metrics.json")
         (tmp_path / "translated" / "a.nii.gz").unlink()
-        with pytest.raises(InputError, match=r"a\.nii\.gz cannot be read"):
+        with pytest.raises(InputError, match=r"a\.nii\.gz: does not exist"):
             evaluate_translations(data, tmp_path / "translated", tmp_path / "metrics.json")
 
     def test_without_any_label_there_is_nothing_to_judge(self, tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from plugins.errors import InputError
-from plugins.nnunet.dataset import check_items, check_splits, integer_label, make_splits, write_dataset
+from plugins.nnunet.dataset import check_extents, check_items, check_splits, integer_label, make_splits, write_dataset
 from plugins.nnunet.workspace import Workspace
 
 from .conftest import oblique, write_scan
@@ -85,3 +85,20 @@ def test_a_label_in_another_place_is_refused(tmp_path: Path):
     files, other = write_scan(tmp_path, "a", 0), write_scan(tmp_path, "b", 0, oblique())
     with pytest.raises(InputError, match="mm away"):
         integer_label(other["label"], files["image"])
+
+
+@pytest.mark.parametrize("axis", range(3))
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "AIL"])
+def test_a_scan_thinner_than_half_a_voxel_of_the_networks_is_refused(tmp_path: Path, codes: str, axis: int):
+    affine, shape = oblique(codes, spacing=(1.0, 1.0, 1.0)), [5, 6, 7]
+    shape[axis] = 1
+    nib.save(nib.Nifti1Image(np.zeros(shape, np.uint8), affine), tmp_path / "a.nii.gz")
+    across = nib.orientations.io_orientation(affine)[axis, 0]  # R, A or S
+    thick, thin = [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]
+    thick[2 - int(across)] = 2.1  # in the networks' order
+    items = [{"image": str(tmp_path / "a.nii.gz")}]
+    check_extents(items, {"transpose_forward": [0, 1, 2], "configurations": {"3d_fullres": {"spacing": thin}}})
+    for order in ([0, 1, 2], [2, 0, 1]):
+        plans = {"transpose_forward": order, "configurations": {"3d_fullres": {"spacing": [thick[i] for i in order]}}}
+        with pytest.raises(InputError, match=r"a\.nii\.gz: spans .* less than a voxel"):
+            check_extents(items, plans)

@@ -134,11 +134,30 @@ def remove(index):
     return lambda folder: Path(slices(folder)[index].filename).unlink()
 
 
+def change_half(**values):
+    def edit(folder):
+        for index in range(0, 6, 2):
+            change(index, **values)(folder)
+
+    return edit
+
+
+def without_preamble(*indices):
+    """As some archives keep it: the data set alone, in little endian."""
+
+    def edit(folder):
+        for path in [Path(slices(folder)[index].filename) for index in indices]:
+            path.write_bytes(path.read_bytes()[132:])
+
+    return edit
+
+
 def repeat(folder):
     slice_ = slices(folder)[2]
     slice_.save_as(folder / "again.dcm")
 
 
+SHIFTED = list(np.array([-1, -1, 1]) * (FEET_FIRST @ [0, 0, 2.4, 1])[:3])
 FAULTS = {
     "a slice is missing": (remove(2), "export the whole series"),
     "a slice is there twice": (repeat, "export the whole series"),
@@ -147,6 +166,15 @@ FAULTS = {
     "a scout": (change(0, ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), "not parallel"),
     "gantry tilt": (change(3, ImagePositionPatient=[30, 26, 35.5]), "shifted against one another"),
     "slices that do not belong together": (change(5, SliceThickness="2.5"), "only . of its 6 slices belong together"),
+    "two echoes that take turns": (change_half(EchoTime="90", EchoNumbers=2), "2 echoes"),
+    "two echoes without numbers": (change_half(EchoTime="90"), "several echo times"),
+    "no pixel size": (change_half(PixelSpacing=None), "no PixelSpacing"),
+    "an empty pixel size": (change_half(PixelSpacing=[]), "no PixelSpacing"),
+    "a pixel size of zero": (change_half(PixelSpacing=[0, 0.5]), "no PixelSpacing"),
+    "two pixel sizes": (change_half(PixelSpacing=[0.5, 0.5]), "several pixel sizes"),
+    "slices a millimetre off": (change(2, ImagePositionPatient=SHIFTED), "export the whole series"),
+    "a slice without preamble": (without_preamble(1), "without its preamble"),
+    "no slice with a preamble": (without_preamble(*range(6)), "without its preamble"),
     "a slice is cut off": (change(3, PixelData=b"\0" * 8), "is cut off"),
 }
 

@@ -12,7 +12,7 @@ from plugins.segmentation import SourceStatistics
 from plugins.workflow.gate import accept_round, gate_pseudo_labels, score_model
 from plugins.workflow.scoring import pairwise_dice
 
-AFFINE = np.array([[-2.0, 0.125, 0, 60], [0.125, 2.0, 0.125, -40], [0, -0.125, 2.0, -16], [0, 0, 0, 1]])
+AFFINE = np.array([[-2.0, 0.125, 0, 60], [0.125, 2.0, 0, -40], [0, 0, 2.0, -16], [0, 0, 0, 1]])
 SHAPE = (60, 40, 16)
 
 
@@ -219,7 +219,7 @@ def test_missing_and_foreign_files_are_named(run):
     with pytest.raises(InputError, match="member_0"):
         run.gate()
     run.save("member_0/a_Label.nii.gz", head()[:-1])
-    with pytest.raises(InputError, match="has the shape"):
+    with pytest.raises(InputError, match="has shape"):
         run.gate()
     run.save("member_0/a_Label.nii.gz", head())
     run.save("ensemble/a_Probabilities.nii.gz", np.zeros((4, 5, 6, 3), dtype=np.float32))

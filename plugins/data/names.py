@@ -1,0 +1,171 @@
+"""What files are called: cases, contrasts, and what in a folder is passed over."""
+
+from __future__ import annotations
+
+import gzip
+import logging
+import os
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from plugins.data.dicom import is_dicom_folder, looks_like_dicom
+from plugins.errors import InputError
+
+CONTRASTS = ("ceT1", "hrT2", "T2")
+LABEL = "Label"
+MAX_NAME_BYTES = 200
+
+_NIFTI = re.compile(r"(?P<stem>[^.].*)\.nii(\.gz)?", re.IGNORECASE)
+_OTHER_IMAGES = (".nrrd", ".nhdr", ".mha", ".mhd", ".img", ".hdr", ".mgz", ".mnc")
+_DEPTH, _SHOWN = 3, 5
+_logger = logging.getLogger(__name__)
+
+
+def check_cases(cases: Iterable[Any], place: str | os.PathLike[str]) -> None:
+    """Make sure that every case can name a file, and one file only.
+
+    Raises:
+        InputError: for a case that is no plain file name of at most 200 bytes, or that occurs twice.
+    """
+    seen: set[str] = set()
+    twice: set[str] = set()
+    for case in cases:
+        if not (isinstance(case, str) and _is_plain(case)):
+            shown = repr(case) if len(repr(case)) <= 60 else f"{repr(case)[:57]}..."
+            cure = f"give a file name of 1 to {MAX_NAME_BYTES} characters, without folders"
+            raise InputError(f"{place}: the case {shown} cannot name a file; {cure}.")
+        (twice if case in seen else seen).add(case)
+    if twice:
+        raise InputError(f"{place}: lists {', '.join(sorted(twice))} twice; write it again with every scan once.")
+
+
+def _is_plain(case: str) -> bool:
+    try:
+        length = len(case.encode())
+    except UnicodeEncodeError:
+        return False
+    named = case.isprintable() and case == case.strip() and case[:1] not in ("", ".")
+    return named and not {"/", "\\"} & {*case} and length <= MAX_NAME_BYTES
+
+
+def nifti_files(folder: Path, nested: Sequence[str] = ()) -> Iterator[Path]:
+    """The NIfTI files in a folder, by name; what macOS adds (``._*``) is left out.
+
+    Args:
+        folder: where they lie.
+        nested: names of subfolders that count as the folder itself.
+
+    Raises:
+        InputError: for a link to a file that does not exist.
+    """
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() and not path.exists() and not path.name.startswith("."):
+            cure = "fetch what it points to (git annex get, datalad get), or remove the link"
+            raise InputError(f"{path}: is a link to a file that does not exist; {cure}.")
+        if path.is_dir() and path.name in nested:
+            yield from nifti_files(path, nested)
+        elif path.is_file() and _NIFTI.fullmatch(path.name):
+            yield path
+
+
+def by_case(files: Iterable[Path], kind: str | None) -> dict[str, Path]:
+    """The files that end in ``_<kind>``, or all that are no labels, by case in natural order.
+
+    Raises:
+        InputError: for a second file of a case, or a name that is too long.
+    """
+    found: dict[str, Path] = {}
+    for path in files:
+        case, own = split_name(path, kind)
+        if own != kind if kind else own == LABEL:
+            continue
+        if case in found:
+            raise InputError(f"{path}: is a second file of case {case}, beside {found[case]}; remove one of them.")
+        check_cases([case], path)
+        found[case] = path.absolute()
+    return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
+
+
+def split_name(path: str | os.PathLike[str], wanted: str | None = None) -> tuple[str, str | None]:
+    """Case and kind of a file; a contrast that is unknown here stays in the case, even if it is the ``wanted`` one.
+
+    Example:
+        >>> split_name("a_hrT2.nii.gz"), split_name("b_label.NII.GZ"), split_name("c_t2.nii", "T2")
+        (('a', 'hrT2'), ('b', 'Label'), ('c', 'T2'))
+    """
+    name = Path(path).name
+    match = _NIFTI.fullmatch(name)
+    stem = match["stem"] if match else name
+    for kind in (*CONTRASTS, LABEL):
+        end = stem[-len(kind) - 1 :]
+        if end == f"_{kind}" or (kind in (wanted, LABEL) and end.lower() == f"_{kind.lower()}"):
+            return stem[: -len(kind) - 1], kind
+    return stem, wanted if wanted and stem.endswith(f"_{wanted}") else None
+
+
+def report_passed_over(folder: Path, used: Iterable[str], contrast: str | None, nested: Sequence[str] = ()) -> None:
+    """Warn of what looks like a scan in a folder, but is not among those used, and say how to have it used.
+
+    Args:
+        folder: where it lies.
+        used: paths of scans, labels and folders of DICOM series.
+        contrast: that was asked for.
+        nested: names of subfolders that count as the folder itself.
+    """
+    taken, groups = {os.path.abspath(path) for path in used}, _Groups()
+    others = f"name them *_{contrast}.nii.gz, or set contrast" if contrast else "rename them"
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name.endswith("_Label.dcm") or os.path.abspath(path) in taken:
+            continue
+        if path.is_dir():
+            if path.name in nested:
+                report_passed_over(path, used, contrast, nested)
+            elif _holds_scans(path):
+                groups.add("name that folder, or move its scans up", path)
+        elif _NIFTI.fullmatch(path.name):
+            if split_name(path)[1] != LABEL:
+                groups.add(others, path)
+        elif looks_like_dicom(path):
+            if os.path.abspath(folder) not in taken:
+                groups.add("give each DICOM series a folder of its own", path)
+        elif path.name.lower().endswith(_OTHER_IMAGES):
+            groups.add("convert them to .nii.gz", path)
+        elif _is_nifti(path):
+            groups.add(f"name them *{f'_{contrast}' if contrast else ''}.nii.gz", path)
+    for cure, names in groups.items():
+        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+        _logger.warning(f"{folder}: passed over {shown}; {cure}.")
+
+
+class _Groups(dict[str, list[str]]):
+    def add(self, cure: str, path: Path) -> None:
+        self.setdefault(cure, []).append(path.name)
+
+
+def _holds_scans(folder: Path, depth: int = _DEPTH) -> bool:
+    try:
+        children = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".")]
+    except OSError:  # who knows
+        return True
+    if is_dicom_folder(folder) or any(path.is_file() and _NIFTI.fullmatch(path.name) for path in children):
+        return True
+    return depth > 1 and any(_holds_scans(path, depth - 1) for path in children if path.is_dir())
+
+
+def _is_nifti(path: Path) -> bool:
+    """Whether a file of another name holds NIfTI."""
+    try:
+        with path.open("rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            head = (gzip.GzipFile(fileobj=raw) if packed else raw).read(348)
+    except (OSError, EOFError, zlib.error):
+        return False
+    return head[344:347] == b"n+1" or head[4:7] == b"n+2"
+
+
+def _natural(name: str) -> list[str | int]:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
