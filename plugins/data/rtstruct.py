@@ -1,4 +1,4 @@
-"""Contours of a DICOM RT Structure Set as a label map of the scan that they were drawn on; needs the extra ``dicom``."""
+"""Contours of a DICOM RT Structure Set as a label map of their scan; needs the extra ``dicom``."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ MAX_TILT = 0.5
 MAX_OFFSET = 0.25
 
 
-def read_contours(path: StrPath) -> tuple[dict[str, Contours], str]:
-    """The closed contours of every structure, and the UID of the series that they were drawn on (may be empty).
+def read_contours(path: StrPath) -> dict[str, Contours]:
+    """The closed contours of every structure.
 
     Args:
         path: of the RT Structure Set.
 
     Returns:
-        Name: contours of points (N, 3) in RAS mm, and ``SeriesInstanceUID``.
+        Name: contours of points (N, 3) in RAS mm.
 
     Raises:
         InputError: if the file cannot be read or is no RT Structure Set.
@@ -47,7 +47,7 @@ def read_contours(path: StrPath) -> tuple[dict[str, Contours], str]:
         for roi in content.ROIContourSequence:
             points = found.setdefault(names[int(roi.ReferencedROINumber)], [])
             points += [_points(contour) for contour in roi.get("ContourSequence") or [] if _is_closed(contour)]
-        return found, referenced_series(content)
+        return found
     except InputError:
         raise
     except Exception as error:
@@ -65,10 +65,7 @@ def referenced_series(content: Any) -> str:
 
 
 def draw_labels(
-    path: StrPath,
-    shape: Sequence[int],
-    affine: NDArray[np.float64],
-    names: Mapping[int, Sequence[str]] = STRUCTURES,
+    path: StrPath, shape: Sequence[int], affine: NDArray[np.float64], names: Mapping[int, Sequence[str]] = STRUCTURES
 ) -> tuple[NDArray[np.uint8], list[str]]:
     """Fill contours on the grid of a scan: a voxel belongs to a structure if its centre lies within the contour.
 
@@ -87,7 +84,7 @@ def draw_labels(
     Raises:
         InputError: if the file is none, or if the contours lie outside the scan, or not in its slices.
     """
-    contours, _ = read_contours(path)
+    contours = read_contours(path)
     label_of = {name.casefold(): label for label, several in names.items() for name in several}
     labels = np.zeros(shape, dtype=np.uint8)
     for name in sorted(contours, key=lambda name: label_of.get(name.casefold(), 0)):
@@ -98,7 +95,7 @@ def draw_labels(
 
 
 def _filled(
-    path: StrPath, name: str, contours: Contours, shape: tuple[int, ...], to_voxel: NDArray[np.float64]
+    path: StrPath, name: str, contours: Contours, shape: tuple[int, ...], to_voxel: NDArray[np.floating[Any]]
 ) -> NDArray[np.bool_]:
     filled = np.zeros(shape, dtype=bool)
     voxels = [apply_affine(to_voxel, contour) for contour in contours]
