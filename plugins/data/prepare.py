@@ -51,8 +51,8 @@ def table_entries(table: Path, same_patients: bool = False) -> Found:
 
     Args:
         table: ``what`` is ``ceT1``, ``hrT2``, ``validation`` (an hrT2 to be segmented at the end) or ``label``. Paths
-            are relative to the table. ``case`` is, if not given, the file's name less ending and ``_ceT1``, ``_hrT2`` or
-            ``_Label``.
+            are relative to the table. ``case`` is, if not given, the file's name less ending and ``_ceT1``, ``_hrT2``
+            or ``_Label``.
         same_patients: a case may be both ceT1 and hrT2; its label is then that of the ceT1.
 
     Raises:

@@ -30,7 +30,7 @@ def vs_seg_entries(
     shares: tuple[float, float] = (0.43, 0.14),
     same_patients: bool = False,
 ) -> Found:
-    """The first patients give their ceT1 and contours, the next their hrT2, the last an hrT2 to be segmented at the end.
+    """The first patients give their ceT1 and contours, the next their hrT2, the last an hrT2 to be segmented.
 
     Args:
         folder: of the download, however deeply nested.
