@@ -99,37 +99,61 @@ def write_layout(
     _check(folder, entries)
     made_from = _fingerprint(entries, rules)
     if (folder / SUMMARY).is_file():
-        summary: dict[str, Any] = read_json(folder / SUMMARY)
-        if summary.get("made_from") == made_from:
-            return summary
-        raise InputError(f"{folder}: was made from other files or with other options; choose another folder.")
+        return _earlier(folder, made_from)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: holds something else already; choose a new or an empty folder.")
     part = folder.with_name(f".part-{folder.name}")
-    if part.exists() and any(path.name not in (LOCK, _MADE_FROM) for path in part.iterdir()):
-        if not (part / _MADE_FROM).is_file():
-            raise InputError(f"{part}: is where {folder} is prepared, but holds something else; rename it.")
-        if read_json(part / _MADE_FROM) != made_from:
-            shutil.rmtree(part)
     try:
         part.mkdir(parents=True, exist_ok=True)
-        write_json(part / _MADE_FROM, made_from)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error}); choose a folder that you may write to.") from error
     with sole_owner(part, "preparation"):
+        if (folder / SUMMARY).is_file():  # made by the one that was waited for
+            return _earlier(folder, made_from)
+        _begin(part, folder, made_from)
         measured = _write_all(part, entries, rules)
         summary = {"made_from": made_from, **_summary(measured, left_out)}
-        if not summary["splits"]:
-            reasons = "; ".join(f"{fault['why']}" for fault in [*summary["faults"], *summary["left_out"]][:3])
-            raise InputError(f"{folder}: no scan is left to be written ({reasons or 'none was found'}).")
-        shutil.rmtree(part / _DONE)
-        (part / _MADE_FROM).unlink()
-        write_json(part / SUMMARY, summary)
-    (part / LOCK).unlink(missing_ok=True)
+        if summary["splits"]:
+            _finish(part, folder, summary)
+            return summary
+    shutil.rmtree(part)
+    reasons = "; ".join(each["why"].rstrip(".") for each in [*summary["faults"], *summary["left_out"]][:3])
+    raise InputError(f"{folder}: no scan is left to be written ({reasons or 'none was found'}); correct the input.")
+
+
+def _earlier(folder: Path, made_from: Mapping[str, str]) -> dict[str, Any]:
+    summary: dict[str, Any] = _read_state(folder / SUMMARY)
+    if summary.get("made_from") != made_from:
+        raise InputError(f"{folder}: was made from other files or with other options; choose another folder.")
+    return summary
+
+
+def _begin(part: Path, folder: Path, made_from: Mapping[str, str]) -> None:
+    """Keep what the same call left in ``part`` when it was stopped, and remove what another one left."""
+    present = [path for path in part.iterdir() if path.name != LOCK and not path.name.startswith(".part-")]
+    if present and part / _MADE_FROM not in present:
+        raise InputError(f"{part}: is where {folder} is prepared, but holds something else; rename it.")
+    if present and _read_state(part / _MADE_FROM) != made_from:
+        for path in present:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    write_json(part / _MADE_FROM, made_from)
+
+
+def _finish(part: Path, folder: Path, summary: Mapping[str, Any]) -> None:
+    shutil.rmtree(part / _DONE)
+    for path in [*part.rglob(".part-*"), part / _MADE_FROM, part / LOCK]:
+        path.unlink(missing_ok=True)
+    write_json(part / SUMMARY, summary)
     if folder.exists():
         folder.rmdir()
     part.rename(folder)
-    return summary
+
+
+def _read_state(path: Path) -> Any:
+    try:
+        return read_json(path)
+    except ValueError as error:
+        raise InputError(f"{path}: is damaged ({error}); remove {path.parent} and give the command again.") from error
 
 
 def _check(folder: Path, entries: Sequence[Entry]) -> None:

@@ -18,7 +18,7 @@ from plugins.data.layout import Entry, Rules, write_layout
 from plugins.data.prepare import main
 from plugins.data.rtstruct import draw_labels
 from plugins.errors import InputError
-from plugins.files import read_json
+from plugins.files import read_json, write_json
 
 from ..dicom_series import write_series
 
@@ -320,7 +320,7 @@ def test_a_faulty_table_is_refused_in_one_sentence(tmp_path, lines, header, faul
     before = state(tmp_path)
     with pytest.raises(InputError, match=fault):
         main(["table", str(table(tmp_path, *lines, header=header)), str(tmp_path / "data")])
-    assert not (tmp_path / "data").exists()
+    assert {*state(tmp_path)} - {*before} == {"table.csv"}
     assert before.items() <= state(tmp_path).items()
 
 
@@ -408,3 +408,30 @@ def test_copies_are_files_of_their_own(tmp_path):
     (item,) = crossmoda_datalist(tmp_path / "data", "training_source")
     assert not Path(item["image"]).is_symlink()
     assert Path(item["image"]).read_bytes() == (tmp_path / "in" / "a_ceT1.nii.gz").read_bytes()
+
+
+def test_one_that_was_stopped_with_other_input_is_begun_anew(tmp_path):
+    entries = entries_in(tmp_path / "in")
+    part = tmp_path / ".part-data"
+    nifti(part / "crossmoda2022_training" / "training_source" / "old_ceT1.nii.gz", scan())
+    with pytest.raises(InputError, match="holds something else; rename it"):
+        write_layout(tmp_path / "data", entries, Rules())
+    write_json(part / "made_from.json", {"version": "0", "files": "other"})
+    (part / ".part-1-2-summary.json").touch()
+    write_layout(tmp_path / "data", entries, Rules())
+    assert [item["case"] for item in crossmoda_datalist(tmp_path / "data", "training_source")] == ["a"]
+    assert not [path for path in tmp_path.rglob("*") if ".part-" in path.name]
+
+
+def test_a_damaged_summary_is_named(tmp_path):
+    entries = entries_in(tmp_path / "in")
+    write_layout(tmp_path / "data", entries, Rules())
+    (tmp_path / "data" / "summary.json").write_text("[")
+    with pytest.raises(InputError, match=r"summary\.json: is damaged"):
+        write_layout(tmp_path / "data", entries, Rules())
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file/data: cannot be made"):
+        write_layout(tmp_path / "file" / "data", entries_in(tmp_path / "in"), Rules())
