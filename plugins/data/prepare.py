@@ -131,9 +131,10 @@ def report(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m plugins.data.prepare", description=__doc__)
-    kinds = parser.add_subparsers(dest="kind", required=True)
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    command = argparse.ArgumentParser(prog="python -m plugins.data.prepare", description=__doc__)
+    kinds = command.add_subparsers(dest="kind", required=True)
     each = argparse.ArgumentParser(add_help=False)
     each.add_argument("input", type=Path, help="folder of the data set, or the table")
     each.add_argument("output_dir", type=Path, help="the folder to be made")
@@ -144,24 +145,27 @@ def _parser() -> argparse.ArgumentParser:
         names = [*STRUCTURES[label]]
         contours.add_argument(option, nargs="+", default=names, help=f"names of contours: {' '.join(names)}")
     contours.add_argument("--same_patients", action="store_true", help="a patient may be in source and target")
-    crossmoda = kinds.add_parser("crossmoda", parents=[each], help="a release of CrossMoDA as it was unpacked")
+    strict: dict[str, Any] = {"allow_abbrev": False}
+    about = "a release of CrossMoDA as it was unpacked"
+    crossmoda = kinds.add_parser("crossmoda", parents=[each], help=about, **strict)
     crossmoda.add_argument("--keep_labels", action="store_true", help="also link the labels as they were released")
-    vs_seg = kinds.add_parser("vs-seg", parents=[each, contours], help="VS-SEG of TCIA: DICOM with RT Structure Sets")
+    about = "VS-SEG of TCIA: DICOM with RT Structure Sets"
+    vs_seg = kinds.add_parser("vs-seg", parents=[each, contours], help=about, **strict)
     vs_seg.add_argument("--ceT1", default="t1", help="what the description of a ceT1 series holds: t1")
     vs_seg.add_argument("--hrT2", default="t2", help="what the description of an hrT2 series holds: t2")
     vs_seg.add_argument("--target", type=float, default=0.43, help="share of the patients whose hrT2 is a target: 0.43")
     vs_seg.add_argument(
         "--validation", type=float, default=0.14, help="share of those to be segmented at the end: 0.14"
     )
-    about = "columns file, what (ceT1, hrT2, validation, label) and, where file names do not say it, case"
-    kinds.add_parser("table", parents=[each, contours], help="scans that a CSV table names", description=about)
-    return parser
+    about = "scans that a CSV table names: columns file, what (ceT1, hrT2, validation, label) and, where needed, case"
+    kinds.add_parser("table", parents=[each, contours], help=about, **strict)
+    return command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prepare from the command line; 1 if a scan could not be used."""
     show_input_errors_as_sentences()
-    given = _parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
     rules: dict[str, Any] = {"copy": given.copy, "need_all": not given.incomplete}
     if given.kind == "crossmoda":
         entries, left_out = crossmoda_entries(given.input)
