@@ -6,8 +6,10 @@ import ctypes
 import inspect
 import logging
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
@@ -102,12 +104,21 @@ def _running_workflow() -> ConfigWorkflow | None:
 
 def _check_workflow(workflow: ConfigWorkflow) -> None:
     """The checks for a workflow that Python code made: it knows no config files, but what these could hold."""
-    folder, config = Path(workflow.config_root_path).absolute(), dict(workflow.parser.get())
+    folder, config = Path(workflow.config_root_path).absolute(), _described(workflow.parser.get())
     files = [file for file in sorted(folder.glob("*.json")) if file.name in COMPLETE]
     known = {name for file in files for name in ConfigParser.load_config_file(file)}
     refuse_unknown([workflow.run_id], config, "the config")
     strange = {name: value for name, value in config.items() if name not in known}
     check_config(config, strange, folder.parent if folder.name == "configs" else folder)
+
+
+def _described(value: Any) -> Any:
+    """A config with an expression in place of each object that Python code has put into it."""
+    if isinstance(value, Mapping):
+        return {key: _described(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_described(each) for each in value]
+    return value if value is None or isinstance(value, (str, int, float)) else "$None"
 
 
 def _refuse_code_of_another_version(root: Path) -> None:

@@ -11,12 +11,14 @@ import monai.bundle
 import pytest
 
 from plugins import export
+from plugins.data import prepare
 from plugins.errors import InputError
 from plugins.options import command_line, refuse_unknown_options
 from plugins.preflight import check_config
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("bundles/*/docs/README.md"))]
+DATA = ROOT / "docs" / "data.md"
 PROGRAM = "/monai/bundle/__main__.py"
 
 
@@ -33,6 +35,9 @@ def check(line: str) -> None:
         options = [word for word in arguments if word.startswith("--")]
         assert set(options) <= {f"--{name}" for name in inspect.signature(export.export).parameters}
         assert Path(arguments[0], "configs").is_dir()
+        return
+    if program == "plugins.data.prepare":
+        prepare.parser().parse_args(arguments)
         return
     assert program == "monai.bundle"
     given = command_line([PROGRAM, *arguments])
@@ -59,7 +64,9 @@ def places(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("line", [pytest.param(line, id=line[:90]) for path in READMES for line in commands(path)])
+@pytest.mark.parametrize(
+    "line", [pytest.param(line, id=line[:90]) for path in (*READMES, DATA) for line in commands(path)]
+)
 def test_a_command_of_a_readme_is_one_that_works(places, line):
     check(line)
 
@@ -88,8 +95,9 @@ def test_a_readme_shows_how_to_train_infer_evaluate_export_and_fetch(bundle):
         "python -m monai.bundle ckpt_export --config_file bundles/tanq_translation/configs/inference.json --net_id x",
         "python -m monai.bundle download --name a --ulr b",
         "python -m plugins.export bundles/tanq path/to/out",
+        "python -m plugins.data.prepare crossmoda path/to/unpacked path/to/new --keep_label",
     ],
 )
 def test_the_command_check_sees(places, line):
-    with pytest.raises((InputError, KeyError, AssertionError)):
+    with pytest.raises((InputError, KeyError, AssertionError, SystemExit)):
         check(line)

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
 from monai.bundle import ConfigWorkflow
 
 import plugins
@@ -98,3 +99,9 @@ def test_right_settings_pass_from_python(tmp_path, name):
     files = [str(BUNDLE / "configs" / each) for each in (name, "cpu.json")]
     workflow = ConfigWorkflow(files, workflow_type=name.removesuffix(".json"), bundle_root=str(tmp_path), seed=1)
     workflow.initialize()
+
+
+def test_objects_from_python_pass(tmp_path):
+    files = [str(BUNDLE / "configs" / name) for name in ("train.json", "cpu.json")]
+    settings = {"device": torch.device("cpu"), "network": torch.nn.Identity(), "train::handlers": [object()]}
+    ConfigWorkflow(files, workflow_type="train", bundle_root=str(tmp_path), **settings).initialize()

@@ -1,4 +1,4 @@
-"""Lists of scans: the CrossMoDA 2021 and 2022 folders, any flat folder, and datalist files."""
+"""Lists of scans: the CrossMoDA folders, any flat folder, and datalist files."""
 
 from __future__ import annotations
 
@@ -21,14 +21,23 @@ SPLITS = {
     "training_target": ("training_target", "target_training"),
     "validation": ("validation", "target_validation", "crossmoda2022_validation"),
 }
+RELEASE_2023 = {
+    "training_source": ("TrainingSource",),
+    "training_target": ("TrainingTarget",),
+    "validation": ("crossmoda23_validation",),
+}
+"""Folders of CrossMoDA 2023, whose labels 1 and 2 are parts of the VS and 3 the cochlea."""
 
 _HELDOUT = {"validation": "validation_labels", "training_target": "training_target_labels"}
-_INNER_FOLDERS = {"crossmoda2022_training", *(name for names in SPLITS.values() for name in names)}
+_INNER_FOLDERS = {"crossmoda2022_training", "crossmoda23_training"}.union(*SPLITS.values(), *RELEASE_2023.values())
 _SEARCH_DEPTH = 3
+_PREPARE = "make a folder with merged labels from it, python -m plugins.data.prepare crossmoda, and name that one"
 _SITE = re.compile(r"crossmoda(20)?\d\d_(ldn|etz|ukm)_")
 
 
-def crossmoda_datalist(dataset_dir: str | os.PathLike[str], split: str) -> list[dict[str, str]]:
+def crossmoda_datalist(
+    dataset_dir: str | os.PathLike[str], split: str, release_2023: bool = False
+) -> list[dict[str, str]]:
     """The scans of one split of CrossMoDA 2021 or 2022, sorted naturally (``ldn_2`` before ``ldn_10``).
 
     Files end in ``.nii`` or ``.nii.gz``, in any case of letters; what macOS adds (``._*``) is left out. A warning names
@@ -37,6 +46,7 @@ def crossmoda_datalist(dataset_dir: str | os.PathLike[str], split: str) -> list[
     Args:
         dataset_dir: the folder of the data set, a parent of it, or a folder within it.
         split: ``training_source`` (ceT1 with labels), ``training_target`` or ``validation`` (hrT2).
+        release_2023: read the folders of 2023, whose labels mean something else, as they were unpacked.
 
     Returns:
         One ``{"case", "site", "image"}`` a scan, and ``"label"`` in the source; paths are absolute.
@@ -45,11 +55,12 @@ def crossmoda_datalist(dataset_dir: str | os.PathLike[str], split: str) -> list[
         InputError: if the folder is missing or ambiguous or holds no scan, if a case occurs twice, or if
             in the source a scan has no label or a label no scan.
     """
-    folder = _split_folder(Path(dataset_dir), split)
-    files = list(nifti_files(folder, nested=SPLITS[split]))
-    contrast = "ceT1" if split == "training_source" else "hrT2"
+    names = RELEASE_2023 if release_2023 else SPLITS
+    folder = _split_folder(Path(dataset_dir), split, names)
+    files = list(nifti_files(folder, nested=names[split]))
+    contrast = "ceT1" if split == "training_source" else "T2" if release_2023 else "hrT2"
     images = by_case(files, contrast)
-    report_passed_over(folder, map(str, images.values()), contrast, SPLITS[split])
+    report_passed_over(folder, map(str, images.values()), contrast, names[split])
     if not images:
         raise InputError(f"{folder}: holds no scan named *_{contrast}.nii.gz; unpack the data set there again.")
     labels = by_case(files, "Label") if split == "training_source" else {}
@@ -57,7 +68,15 @@ def crossmoda_datalist(dataset_dir: str | os.PathLike[str], split: str) -> list[
         _check_pairs(images, labels)
     elif split == "training_source":
         raise InputError(f"{folder}: holds no label named *_Label.nii.gz; unpack the data set there again.")
+    if not release_2023:
+        _refuse_other_labels(labels)
     return _items(images, labels)
+
+
+def is_release_2023(dataset_dir: str | os.PathLike[str]) -> bool:
+    """Whether a folder is, holds or belongs to CrossMoDA 2023 as it was unpacked."""
+    folder = Path(dataset_dir)
+    return folder.is_dir() and any(_find_folders(_outermost(folder), names) for names in RELEASE_2023.values())
 
 
 def scan_datalist(folder: str | os.PathLike[str], contrast: str | None = None) -> list[dict[str, str]]:
@@ -100,7 +119,9 @@ def scan_datalist(folder: str | os.PathLike[str], contrast: str | None = None) -
     twice = sorted({item["case"] for item in found} & set(images))
     if twice:
         raise InputError(f"{folder}: {twice[0]} is a file and a DICOM series; remove or rename one of them.")
-    return [*_items(images, by_case(files, "Label")), *found]
+    labels = by_case(files, "Label")
+    _refuse_other_labels(labels)
+    return [*_items(images, labels), *found]
 
 
 def label_files(folder: str | os.PathLike[str]) -> dict[str, Path]:
@@ -204,15 +225,17 @@ def _subfolders(folder: Path) -> list[Path]:
     return [child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")]
 
 
-def _split_folder(dataset_dir: Path, split: str) -> Path:
+def _split_folder(dataset_dir: Path, split: str, names: Mapping[str, Sequence[str]]) -> Path:
     if split not in SPLITS:
         raise InputError(f"{split!r} is no split of CrossMoDA; choose one of {', '.join(SPLITS)}.")
     if not dataset_dir.is_dir():
         raise InputError(f"{dataset_dir}: is not a folder; set dataset_dir to the folder of the data set.")
-    found = _find_folders(_outermost(dataset_dir), SPLITS[split])
+    found = _find_folders(_outermost(dataset_dir), names[split])
+    if not found and names is SPLITS and is_release_2023(dataset_dir):
+        raise InputError(f"{dataset_dir}: is CrossMoDA 2023 as it was unpacked; {_PREPARE}.")
     if not found:
-        names = " or ".join(SPLITS[split])
-        raise InputError(f"{dataset_dir}: has no folder {names}; set dataset_dir to the folder of the data set.")
+        either = " or ".join(names[split])
+        raise InputError(f"{dataset_dir}: has no folder {either}; set dataset_dir to the folder of the data set.")
     if len(found) > 1:
         both = " and ".join(str(folder) for folder in found)
         raise InputError(f"{dataset_dir}: holds more than one data set ({both}); set dataset_dir to one of them.")
@@ -233,6 +256,13 @@ def _check_pairs(images: Mapping[str, Path], labels: Mapping[str, Path]) -> None
     for case, path in labels.items():
         if case not in images:
             raise InputError(f"{path}: this label has no scan {case}_ceT1.nii.gz beside it; add it or move the label.")
+
+
+def _refuse_other_labels(labels: Mapping[str, Path]) -> None:
+    """In the training source of 2023, 2 is a part of the VS, where the bundles read a cochlea."""
+    for path in labels.values():
+        if path.parent.name in RELEASE_2023["training_source"]:
+            raise InputError(f"{path}: has the label values of CrossMoDA 2023; {_PREPARE}.")
 
 
 def _items(images: Mapping[str, Path], labels: Mapping[str, Path]) -> list[dict[str, str]]:

@@ -1,0 +1,133 @@
+"""Contours of a DICOM RT Structure Set as a label map of their scan; needs the extra ``dicom``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nibabel.affines import apply_affine
+from numpy.typing import NDArray
+from skimage.draw import polygon2mask
+
+from plugins.data.dicom import needed
+from plugins.errors import InputError
+
+StrPath = str | os.PathLike[str]
+Contours = list[NDArray[np.float64]]
+
+STRUCTURES = {1: ("VS", "TV", "AN"), 2: ("cochlea", "cochlea_c", "cochlea_d")}
+"""Label: the names that VS-SEG gives to the contours of it; capitals do not matter."""
+
+MAX_TILT = 0.5
+MAX_OFFSET = 0.25
+
+
+def read_contours(path: StrPath) -> dict[str, Contours]:
+    """The closed contours of every structure.
+
+    Args:
+        path: of the RT Structure Set.
+
+    Returns:
+        Name: contours of points (N, 3) in RAS mm.
+
+    Raises:
+        InputError: if the file cannot be read or is no RT Structure Set.
+    """
+    pydicom = needed("pydicom", path)
+    try:
+        content = pydicom.dcmread(path)
+        if content.get("Modality") != "RTSTRUCT":
+            raise InputError(f"{path}: is no RT Structure Set; name the file of modality RTSTRUCT.")
+        names = {int(roi.ROINumber): str(roi.ROIName).strip() for roi in content.StructureSetROISequence}
+        found: dict[str, Contours] = {}
+        for roi in content.ROIContourSequence:
+            points = found.setdefault(names[int(roi.ReferencedROINumber)], [])
+            points += [_points(contour) for contour in roi.get("ContourSequence") or [] if _is_closed(contour)]
+        return found
+    except InputError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise InputError(f"{path}: cannot be read as an RT Structure Set ({reason}); export it again.") from error
+
+
+def referenced_series(content: Any) -> str:
+    """``SeriesInstanceUID`` of the series that a structure set was drawn on; empty if it does not say."""
+    for frame in content.get("ReferencedFrameOfReferenceSequence") or []:
+        for study in frame.get("RTReferencedStudySequence") or []:
+            for series in study.get("RTReferencedSeriesSequence") or []:
+                return str(series.SeriesInstanceUID)
+    return ""
+
+
+def draw_labels(
+    path: StrPath, shape: Sequence[int], affine: NDArray[np.float64], names: Mapping[int, Sequence[str]] = STRUCTURES
+) -> tuple[NDArray[np.uint8], list[str]]:
+    """Fill contours on the grid of a scan: a voxel belongs to a structure if its centre lies within the contour.
+
+    Contours of one structure within one another in the same slice are holes. Where structures overlap, the higher
+    label stays.
+
+    Args:
+        path: of the RT Structure Set.
+        shape: (X, Y, Z) of the scan; the contours lie in the planes of X and Y.
+        affine: from voxel to RAS mm.
+        names: label: names of the structures that become it.
+
+    Returns:
+        Labels (X, Y, Z), and the names of the structures that are in no list.
+
+    Raises:
+        InputError: if the file is none, or if the contours lie outside the scan, or not in its slices.
+    """
+    contours = read_contours(path)
+    label_of = {name.casefold(): label for label, several in names.items() for name in several}
+    labels = np.zeros(shape, dtype=np.uint8)
+    for name in sorted(contours, key=lambda name: label_of.get(name.casefold(), 0)):
+        label = label_of.get(name.casefold())
+        if label and contours[name]:
+            labels[_filled(path, name, contours[name], labels.shape, np.linalg.inv(affine))] = label
+    return labels, sorted(name for name in contours if name.casefold() not in label_of)
+
+
+def _filled(
+    path: StrPath, name: str, contours: Contours, shape: tuple[int, ...], to_voxel: NDArray[np.floating[Any]]
+) -> NDArray[np.bool_]:
+    filled = np.zeros(shape, dtype=bool)
+    voxels = [apply_affine(to_voxel, contour) for contour in contours]
+    heights = np.array([float(contour[:, 2].mean()) for contour in voxels])
+    tilt = max(float(np.ptp(contour[:, 2])) for contour in voxels)
+    if tilt > MAX_TILT or abs(np.mean(heights - np.rint(heights))) > MAX_OFFSET:
+        raise InputError(f"{path}: the contours of {name} do not lie in the slices of the scan; name the scan of them.")
+    for contour, height in zip(voxels, heights, strict=True):
+        index = round(height)
+        if not 0 <= index < shape[2]:
+            raise InputError(f"{path}: the contours of {name} reach beyond the scan; name the scan they were drawn on.")
+        filled[:, :, index] ^= polygon2mask(shape[:2], contour[:, :2])
+    if not filled.any():
+        raise InputError(f"{path}: the contours of {name} hold no voxel of the scan; name the scan they were drawn on.")
+    return filled
+
+
+def _is_closed(contour: Any) -> bool:
+    return str(contour.ContourGeometricType).startswith("CLOSED") and len(contour.ContourData) >= 9
+
+
+def _points(contour: Any) -> NDArray[np.float64]:
+    lps = np.array(contour.ContourData, dtype=float).reshape(-1, 3)
+    return lps * (-1, -1, 1)
+
+
+def is_structure_set(path: Path) -> bool:
+    """Whether a file is a DICOM file of modality RTSTRUCT."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        if file.read(132)[128:] != b"DICM":
+            return False
+    header = needed("pydicom", path).dcmread(path, stop_before_pixels=True, specific_tags=["Modality"])
+    return bool(header.get("Modality") == "RTSTRUCT")

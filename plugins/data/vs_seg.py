@@ -1,0 +1,103 @@
+"""VS-SEG (TCIA, doi 10.7937/TCIA.9YTJ-5Q73): who has which series and which contours; needs the extra ``dicom``."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from plugins.data.dicom import needed
+from plugins.data.layout import Entry
+from plugins.data.rtstruct import referenced_series
+from plugins.errors import InputError
+
+Found = tuple[list[Entry], list[tuple[str, str]]]
+_TAGS = [
+    "Modality", "PatientID", "SeriesDescription", "SeriesInstanceUID", "ReferencedFrameOfReferenceSequence",
+]  # fmt: skip
+
+
+@dataclass
+class _Patient:
+    series: dict[str, tuple[Path, str]] = field(default_factory=dict)  # uid: folder, description
+    contours: dict[str, list[Path]] = field(default_factory=dict)  # uid of the series: structure sets
+
+
+def vs_seg_entries(
+    folder: Path,
+    contrasts: tuple[str, str] = ("t1", "t2"),
+    shares: tuple[float, float] = (0.43, 0.14),
+    same_patients: bool = False,
+) -> Found:
+    """The first patients give their ceT1 and contours, the next their hrT2, the last an hrT2 to be segmented.
+
+    Args:
+        folder: of the download, however deeply nested.
+        contrasts: what the descriptions of ceT1 and of hrT2 series hold; capitals do not matter.
+        shares: of the patients whose hrT2 is a target, and of those for validation.
+        same_patients: patients give both their ceT1 and their hrT2, but for those for validation.
+
+    Returns:
+        The scans, and what was left out and why. Contours of hrT2 come along, for evaluation.
+
+    Raises:
+        InputError: if the folder holds no patient, or the shares leave no source.
+    """
+    if min(shares) < 0 or sum(shares) >= 1:
+        raise InputError(f"--target and --validation are {shares[0]:g} and {shares[1]:g}; their sum must be below 1.")
+    patients = _patients(folder)
+    if not patients:
+        raise InputError(f"{folder}: holds no MR series in DICOM; name the folder with the patients of VS-SEG.")
+    names = sorted(patients, key=lambda name: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)])
+    last, middle = round(shares[1] * len(names)), round(shares[0] * len(names))
+    validation = names[len(names) - last :]
+    target = names[len(names) - last - middle : len(names) - last]
+    entries: list[Entry] = []
+    left_out: list[tuple[str, str]] = []
+    for name in names:
+        first = "validation" if name in validation else "training_target" if name in target else "training_source"
+        splits = ["training_source", "training_target"] if same_patients and first != "validation" else [first]
+        for split in splits:
+            contrast = contrasts[0] if split == "training_source" else contrasts[1]
+            try:
+                entries.append(_entry(name, patients[name], split, contrast))
+            except InputError as error:
+                left_out.append((f"{folder / name}", str(error)))
+    return entries, left_out
+
+
+def _entry(name: str, patient: _Patient, split: str, contrast: str) -> Entry:
+    wanted = [uid for uid, (_, text) in patient.series.items() if contrast.lower() in text.lower()]
+    if len(wanted) != 1:
+        texts = ", ".join(sorted(text for _, text in patient.series.values()))
+        cure = "give --ceT1 or --hrT2 a text that is in one of them only"
+        raise InputError(f"has {len(wanted)} series with {contrast!r} in their description ({texts}); {cure}.")
+    contours = patient.contours.get(wanted[0], [])
+    if split == "training_source" and not contours:
+        raise InputError("has no structure set of its ceT1; download RTSTRUCT too.")
+    if len(contours) > 1:
+        raise InputError(
+            f"has {len(contours)} structure sets of one series; keep one of {', '.join(map(str, contours))}."
+        )
+    return Entry(name, split, patient.series[wanted[0]][0], contours[0] if contours else None, "ldn")
+
+
+def _patients(folder: Path) -> dict[str, _Patient]:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is not a folder; name the folder with the patients of VS-SEG.")
+    pydicom = needed("pydicom", folder)
+    patients: dict[str, _Patient] = {}
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        for path in (Path(parent, file) for file in sorted(files) if not file.startswith(".")):
+            if not pydicom.misc.is_dicom(path):
+                continue
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+            patient = patients.setdefault(str(header.get("PatientID") or Path(parent).name), _Patient())
+            if header.get("Modality") == "MR":
+                uid = str(header.get("SeriesInstanceUID"))
+                patient.series.setdefault(uid, (Path(parent), str(header.get("SeriesDescription") or "")))
+            elif header.get("Modality") == "RTSTRUCT":
+                patient.contours.setdefault(referenced_series(header), []).append(path)
+    return {name: patient for name, patient in patients.items() if patient.series}
