@@ -73,10 +73,15 @@ def crossmoda_datalist(
     return _items(images, labels)
 
 
+def has_split(dataset_dir: str | os.PathLike[str], split: str, release_2023: bool = False) -> bool:
+    """Whether :func:`crossmoda_datalist` would find the folder of a split."""
+    folder, names = Path(dataset_dir), RELEASE_2023 if release_2023 else SPLITS
+    return folder.is_dir() and bool(_find_folders(_outermost(folder), names[split]))
+
+
 def is_release_2023(dataset_dir: str | os.PathLike[str]) -> bool:
     """Whether a folder is, holds or belongs to CrossMoDA 2023 as it was unpacked."""
-    folder = Path(dataset_dir)
-    return folder.is_dir() and any(_find_folders(_outermost(folder), names) for names in RELEASE_2023.values())
+    return any(has_split(dataset_dir, split, release_2023=True) for split in RELEASE_2023)
 
 
 def scan_datalist(folder: str | os.PathLike[str], contrast: str | None = None) -> list[dict[str, str]]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from plugins.data.crossmoda import SPLITS, crossmoda_datalist, is_release_2023
+from plugins.data.crossmoda import SPLITS, crossmoda_datalist, has_split, is_release_2023
 from plugins.data.layout import Entry, Rules, write_layout
 from plugins.data.rtstruct import STRUCTURES
 from plugins.data.vs_seg import Found, vs_seg_entries
@@ -33,14 +33,10 @@ def crossmoda_entries(folder: Path) -> Found:
     new = is_release_2023(folder)
     entries, left_out = [], []
     for split in SPLITS:
-        try:
-            items = crossmoda_datalist(folder, split, release_2023=new)
-        except InputError as error:
-            if split == "training_source" or "has no folder" not in str(error):
-                raise
-            left_out.append((split, str(error)))
+        if split != "training_source" and not has_split(folder, split, new):
+            left_out.append((split, f"{folder} has no folder of it; unpack it there if it is needed"))
             continue
-        for item in items:
+        for item in crossmoda_datalist(folder, split, new):
             label = Path(item["label"]) if "label" in item else None
             entries.append(Entry(item["case"], split, Path(item["image"]), label, item["site"]))
     return entries, left_out

@@ -103,9 +103,10 @@ def _filled(
     tilt = max(float(np.ptp(contour[:, 2])) for contour in voxels)
     if tilt > MAX_TILT or abs(np.mean(heights - np.rint(heights))) > MAX_OFFSET:
         raise InputError(f"{path}: the contours of {name} do not lie in the slices of the scan; name the scan of them.")
-    for contour, height in zip(voxels, heights, strict=True):
-        index = round(height)
-        if not 0 <= index < shape[2]:
+    indices = np.rint(heights).astype(int)
+    for contour, index in zip(voxels, indices, strict=True):
+        beyond = (contour[:, :2] < -0.5) | (contour[:, :2] > np.array(shape[:2]) - 0.5)
+        if beyond.any() or not 0 <= index < shape[2]:
             raise InputError(f"{path}: the contours of {name} reach beyond the scan; name the scan they were drawn on.")
         filled[:, :, index] ^= polygon2mask(shape[:2], contour[:, :2])
     if not filled.any():
@@ -119,6 +120,8 @@ def _is_closed(contour: Any) -> bool:
 
 def _points(contour: Any) -> NDArray[np.float64]:
     lps = np.array(contour.ContourData, dtype=float).reshape(-1, 3)
+    if not np.isfinite(lps).all():
+        raise ValueError("a point of a contour is not finite")
     return lps * (-1, -1, 1)
 
 

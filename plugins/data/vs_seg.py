@@ -46,7 +46,7 @@ def vs_seg_entries(
     """
     if min(shares) < 0 or sum(shares) >= 1:
         raise InputError(f"--target and --validation are {shares[0]:g} and {shares[1]:g}; their sum must be below 1.")
-    patients = _patients(folder)
+    patients, left_out = _patients(folder)
     if not patients:
         raise InputError(f"{folder}: holds no MR series in DICOM; name the folder with the patients of VS-SEG.")
     names = sorted(patients, key=lambda name: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)])
@@ -54,7 +54,6 @@ def vs_seg_entries(
     validation = names[len(names) - last :]
     target = names[len(names) - last - middle : len(names) - last]
     entries: list[Entry] = []
-    left_out: list[tuple[str, str]] = []
     for name in names:
         first = "validation" if name in validation else "training_target" if name in target else "training_source"
         splits = ["training_source", "training_target"] if same_patients and first != "validation" else [first]
@@ -83,21 +82,26 @@ def _entry(name: str, patient: _Patient, split: str, contrast: str) -> Entry:
     return Entry(name, split, patient.series[wanted[0]][0], contours[0] if contours else None, "ldn")
 
 
-def _patients(folder: Path) -> dict[str, _Patient]:
+def _patients(folder: Path) -> tuple[dict[str, _Patient], list[tuple[str, str]]]:
     if not folder.is_dir():
         raise InputError(f"{folder}: is not a folder; name the folder with the patients of VS-SEG.")
     pydicom = needed("pydicom", folder)
     patients: dict[str, _Patient] = {}
+    left_out = []
     for parent, folders, files in os.walk(folder):
         folders.sort()
         for path in (Path(parent, file) for file in sorted(files) if not file.startswith(".")):
-            if not pydicom.misc.is_dicom(path):
+            try:
+                if not pydicom.misc.is_dicom(path):
+                    continue
+                header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+            except Exception as error:
+                left_out.append((str(path), f"cannot be read as DICOM ({error}); copy or export it again"))
                 continue
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
             patient = patients.setdefault(str(header.get("PatientID") or Path(parent).name), _Patient())
             if header.get("Modality") == "MR":
                 uid = str(header.get("SeriesInstanceUID"))
                 patient.series.setdefault(uid, (Path(parent), str(header.get("SeriesDescription") or "")))
             elif header.get("Modality") == "RTSTRUCT":
                 patient.contours.setdefault(referenced_series(header), []).append(path)
-    return {name: patient for name, patient in patients.items() if patient.series}
+    return {name: patient for name, patient in patients.items() if patient.series}, left_out

@@ -254,6 +254,37 @@ def test_contours_of_another_scan_are_refused(tmp_path, shift, fault):
         draw_labels(write_contours(tmp_path / "rt.dcm", drawn(AXIAL, shift)), SHAPE, AXIAL)
 
 
+@pytest.mark.parametrize("shift", [(-12, 0), (14, 0), (0, -16), (0, 17)])
+def test_contours_that_reach_beyond_the_scan_are_refused(tmp_path, shift):
+    moved = AXIAL.copy()
+    moved[:3, 3] += AXIAL[:3, :2] @ shift
+    with pytest.raises(InputError, match="beyond the scan"):
+        draw_labels(write_contours(tmp_path / "rt.dcm", drawn(moved)), SHAPE, AXIAL)
+
+
+def test_contours_that_are_not_finite_are_refused(tmp_path):
+    points = np.full((5, 3), np.inf)
+    with pytest.raises(InputError, match="not finite"):
+        draw_labels(write_contours(tmp_path / "rt.dcm", {"TV": [points]}), SHAPE, AXIAL)
+
+
+def test_a_patient_without_contours_or_with_a_broken_file_is_left_out_and_named(tmp_path, capsys):
+    for number in range(1, 5):
+        write_patient(tmp_path / "in", f"VS-SEG-{number:03d}", AXIAL)
+    (tmp_path / "in" / "VS-SEG-001" / "study" / "rt_t1_mpr" / "1-1.dcm").write_bytes(
+        b"\0" * 128 + b"DICM" + b"\xff" * 99
+    )
+    series = tmp_path / "in" / "VS-SEG-003" / "study" / "t2_ci3d"
+    next(path for path in series.iterdir() if pydicom.dcmread(path).InstanceNumber == 7).unlink()
+    extra = ["--target", "0.5", "--validation", "0"]
+    assert main(["vs-seg", str(tmp_path / "in"), str(tmp_path / "data"), *extra]) == 1
+    assert [item["case"] for item in crossmoda_datalist(tmp_path / "data", "training_source")] == ["VS-SEG-002"]
+    assert [item["case"] for item in crossmoda_datalist(tmp_path / "data", "training_target")] == ["VS-SEG-004"]
+    said = capsys.readouterr().out
+    assert "VS-SEG-001: has no structure set of its ceT1" in said
+    assert "VS-SEG-003/study/t2_ci3d: its 13 slices are 1.5 to 3 mm apart" in said
+
+
 def test_contours_across_the_slices_are_refused(tmp_path):
     with pytest.raises(InputError, match="do not lie in the slices"):
         draw_labels(write_contours(tmp_path / "rt.dcm", drawn(OBLIQUE)), SHAPE, AXIAL)
@@ -401,6 +432,16 @@ def test_what_is_there_is_kept_and_never_replaced(tmp_path):
     with pytest.raises(InputError, match="holds something else"):
         write_layout(tmp_path / "mine", entries, Rules())
     assert before.items() <= state(tmp_path).items()
+
+
+def test_scans_are_copied_where_there_are_no_links(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    write_layout(tmp_path / "data", entries_in(tmp_path / "in"), Rules())
+    (item,) = crossmoda_datalist(tmp_path / "data", "training_source")
+    assert Path(item["image"]).read_bytes() == (tmp_path / "in" / "a_ceT1.nii.gz").read_bytes()
 
 
 def test_copies_are_files_of_their_own(tmp_path):
