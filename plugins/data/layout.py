@@ -14,13 +14,14 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 
 import plugins
 from plugins.data.checks import check_scan
-from plugins.data.dicom import is_series, read_series
+from plugins.data.dicom import is_series
+from plugins.data.nifti import Grid
 from plugins.data.rtstruct import STRUCTURES, draw_labels, is_structure_set
+from plugins.data.scans import read_grid, read_label, read_scan
 from plugins.errors import InputError
 from plugins.files import FULL_BYTES, read_json, whole_file, write_json
 from plugins.locks import LOCK, sole_owner
@@ -205,10 +206,10 @@ def _write(part: Path, entry: Entry, rules: Rules) -> dict[str, Any]:
     try:
         _put(entry.image, image, rules.copy)
         check_scan({"image": image})
-        stored = nib.load(image)
+        scan = read_grid(image)
         about: dict[str, Any] = {}
         if entry.label is not None:
-            label, unknown = _put_label(entry.label, label, stored, rules)
+            label, unknown = _put_label(entry.label, label, scan, rules)
             check_scan({"image": image, "label": label})
             about = {"ml": _volumes(label), "unknown": unknown}
             lacking = [name for name, volume in about["ml"].items() if volume == 0]
@@ -217,7 +218,7 @@ def _write(part: Path, entry: Entry, rules: Rules) -> dict[str, Any]:
                 raise InputError(f"{entry.label}: shows no {' and no '.join(lacking)}; {cure}.")
             if rules.keep_labels and not is_structure_set(entry.label):
                 _put(entry.label, part / RELEASED_LABELS / f"{entry.case}_Label{_ending(entry.label)}", rules.copy)
-        spacing = [round(float(size), 4) for size in voxel_sizes(stored.affine)]
+        spacing = [round(size, 4) for size in scan.spacing]
         result = {"case": entry.case, "split": entry.split, "site": entry.site, "spacing": spacing, **about}
     except InputError as error:
         shown = str(error).replace(os.fspath(image), os.fspath(entry.image))
@@ -230,16 +231,16 @@ def _write(part: Path, entry: Entry, rules: Rules) -> dict[str, Any]:
 
 
 def _volumes(label: Path) -> dict[str, float]:
-    stored = nib.load(label)
-    values = np.rint(np.asarray(stored.dataobj))
-    ml = float(abs(np.linalg.det(stored.affine[:3, :3]))) / 1000
-    return {name: float(np.count_nonzero(values == value)) * ml for name, value in (("VS", 1), ("cochlea", 2))}
+    stored = read_label(label)
+    ml = stored.voxel_mm3 / 1000
+    return {name: float(np.count_nonzero(stored.voxels == value)) * ml for name, value in (("VS", 1), ("cochlea", 2))}
 
 
 def _put(source: Path, place: Path, copy: bool) -> None:
     """Make ``place`` show the scan ``source``: a link, a copy, or a NIfTI file of a DICOM series."""
     if is_series(source):
-        _save(place, *read_series(source))
+        series = read_scan(source)
+        _save(place, series.voxels, series.affine)
         return
     if not source.is_file():
         raise InputError(f"{source}: does not exist; restore it or correct the path.")
@@ -257,7 +258,7 @@ def _put(source: Path, place: Path, copy: bool) -> None:
         shutil.copyfile(source, part)
 
 
-def _put_label(source: Path, place: Path, scan: Any, rules: Rules) -> tuple[Path, list[str]]:
+def _put_label(source: Path, place: Path, scan: Grid, rules: Rules) -> tuple[Path, list[str]]:
     """Write or link the label of a scan; return where, and the names of structures that were left out."""
     if is_structure_set(source):
         labels, unknown = draw_labels(source, scan.shape, scan.affine, rules.names)
@@ -267,13 +268,12 @@ def _put_label(source: Path, place: Path, scan: Any, rules: Rules) -> tuple[Path
         place = place.with_name(place.name.removesuffix(".nii.gz") + _ending(source))
         _put(source, place, rules.copy)
         return place, []
-    check_scan({"image": scan.get_filename(), "label": source}, [0, *rules.merge])
-    stored = nib.load(source)
-    values = np.rint(np.asarray(stored.dataobj))
-    merged = np.zeros(values.shape, dtype=np.uint8)
+    stored = read_label(source, [0, *rules.merge], of=scan)
+    merged = np.zeros(stored.shape, dtype=np.uint8)
     for value, label in rules.merge.items():
-        merged[values == value] = label
-    _save(place, merged, stored.affine)
+        merged[stored.voxels == value] = label
+    with whole_file(place) as part:
+        nib.save(stored.image(merged, np.uint8), part)
     return place, []
 
 

@@ -52,6 +52,8 @@ ONE_READER = {"data/nifti.py", "data/scans.py"}
 MAY_READ = {
     "data/dicom.py": {"ITKReader"},  # which the one reader calls for folders
     "data/loading.py": {"LoadImaged"},  # of which its transform is a kind, for tools that look for it
+    "data/rtstruct.py": {"pydicom"},  # which holds contours, no voxels
+    "data/vs_seg.py": {"pydicom"},  # what series are, by their headers
     "data/windows.py": {"from_bytes"},  # of what it has made itself
     "nnunet/selection.py": {"NibabelIOWithReorient"},  # to write
 }
