@@ -23,6 +23,15 @@ def find_input_error(error: BaseException | None) -> InputError | None:
     return None
 
 
+def sentence_of(error: BaseException, what: str) -> str:
+    """What went wrong with one of many: the :class:`InputError` behind it, or else its kind and message."""
+    cause = find_input_error(error)
+    if cause is not None:
+        return str(cause) if what in str(cause) else f"{what}: {cause}"
+    lines = str(error).strip().splitlines() or [""]
+    return f"{what}: failed ({type(error).__name__}: {lines[-1][:200]}); correct the scan or leave it out."
+
+
 def show_input_errors_as_sentences(
     place: Callable[[str], str] | None = None, explain: Callable[[BaseException], str] | None = None
 ) -> None:

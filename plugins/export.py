@@ -34,6 +34,7 @@ from plugins.files import read_json, whole_file
 from plugins.finite import refuse_broken_weights
 from plugins.options import fitting
 from plugins.runtime import VENDORED
+from plugins.store import TRAINING
 
 WEIGHTS, SCRIPT, SUMS = "model.pt", "model.ts", "SHA256SUMS"
 LOCATOR = ("locator.pt", "locator.json")  # of a segmentation that sees windows
@@ -164,7 +165,7 @@ def _add_weights(folder: Path, ckpt_dir: Path) -> None:
     refuse_broken_weights(weights, str(ckpt_dir / WEIGHTS))
     models = folder / "models"
     models.mkdir()
-    for name in (WEIGHTS, "model.json", *LOCATOR):
+    for name in (WEIGHTS, "model.json", TRAINING, *LOCATOR):
         if (ckpt_dir / name).is_file():
             shutil.copyfile(ckpt_dir / name, models / name)
     options = {

@@ -9,7 +9,30 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from plugins.errors import InputError
+
 LOCK = ".lock"
+
+
+_held: dict[str, FileLock] = {}
+
+
+def hold(folder: str | os.PathLike[str]) -> None:
+    """Hold a folder until this process ends.
+
+    Raises:
+        InputError: if another process holds it.
+    """
+    path = os.path.realpath(folder)
+    os.makedirs(path, exist_ok=True)
+    lock = _held.setdefault(path, FileLock(os.path.join(path, LOCK)))
+    if not lock.is_locked:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"{folder}: another run is at work there; wait for it, or choose another folder."
+            ) from None
 
 
 @contextmanager

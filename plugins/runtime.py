@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 from monai.utils import set_determinism
 
 import plugins
@@ -107,8 +108,10 @@ def _check_workflow(workflow: ConfigWorkflow) -> None:
     folder, config = Path(workflow.config_root_path).absolute(), _described(workflow.parser.get())
     files = [file for file in sorted(folder.glob("*.json")) if file.name in COMPLETE]
     known = {name for file in files for name in ConfigParser.load_config_file(file)}
+    known |= {*DEFAULT_MLFLOW_SETTINGS["configs"]}  # which MONAI adds for its tracking
     refuse_unknown([workflow.run_id], config, "the config")
     strange = {name: value for name, value in config.items() if name not in known}
+    config["device"] = "$None"  # its name will do for torch
     check_config(config, strange, folder.parent if folder.name == "configs" else folder)
 
 

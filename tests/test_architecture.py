@@ -11,7 +11,19 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "plugins"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-SMALL = {"errors", "export", "files", "finite", "locks", "options", "preflight", "progress", "runtime", "signatures"}
+SMALL = {
+    "errors",
+    "export",
+    "files",
+    "finite",
+    "locks",
+    "options",
+    "preflight",
+    "progress",
+    "runtime",
+    "signatures",
+    "store",
+}
 MAY_IMPORT = {
     "errors": SMALL,
     "export": SMALL,
@@ -23,6 +35,7 @@ MAY_IMPORT = {
     "progress": SMALL,
     "runtime": SMALL,
     "signatures": SMALL,
+    "store": SMALL,
     "layers": SMALL,
     "losses": SMALL,
     "data": SMALL,

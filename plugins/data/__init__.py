@@ -13,6 +13,7 @@ from plugins.data.crossmoda import (
 from plugins.data.datalists import dataset_or_phantom, inference_datalist, segmentation_datalist, unpaired_datalist
 from plugins.data.loading import LoadScand, as_tensor
 from plugins.data.nifti import Grid
+from plugins.data.outstanding import ScanDataset, ScansToDo
 from plugins.data.phantom import write_phantom
 from plugins.data.scans import (
     LABEL_VALUES,
@@ -26,7 +27,7 @@ from plugins.data.scans import (
 )
 from plugins.data.slices import UnpairedSampler, UnpairedSlices, prepare_volumes
 from plugins.data.transforms import prepared_transforms, translation_transforms
-from plugins.data.translation import SaveTranslationd, VolumeProgress, WeightsLoader, untranslated
+from plugins.data.translation import SaveTranslationd, VolumeProgress, WeightsLoader
 from plugins.data.windows import (
     WINDOW_MM,
     WINDOWS,
@@ -51,6 +52,8 @@ __all__ = [
     "LoadScand",
     "SaveTranslationd",
     "Scan",
+    "ScanDataset",
+    "ScansToDo",
     "UnpairedSampler",
     "UnpairedSlices",
     "VolumeProgress",
@@ -81,7 +84,6 @@ __all__ = [
     "segmentation_datalist",
     "translation_transforms",
     "unpaired_datalist",
-    "untranslated",
     "voxel_box",
     "whole_scan",
     "window_of_labels",

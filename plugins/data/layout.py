@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 from collections import Counter
@@ -26,6 +24,7 @@ from plugins.errors import InputError
 from plugins.files import FULL_BYTES, read_json, whole_file, write_json
 from plugins.locks import LOCK, sole_owner
 from plugins.progress import Progress
+from plugins.store import content_of, origin_of
 
 SUMMARY = "summary.json"
 PLACES = {
@@ -169,14 +168,13 @@ def _check(folder: Path, entries: Sequence[Entry]) -> None:
 
 
 def _fingerprint(entries: Sequence[Entry], rules: Rules) -> dict[str, str]:
-    """SHA-256 of the rules and of the places, sizes and times of all files."""
+    """SHA-256 of the rules and of the places and contents of all files."""
     listed: list[Any] = [{**asdict(rules), "merge": str(rules.merge), "names": str(rules.names)}]
     for entry in entries:
         files = [path for path in (entry.image, entry.label) if path is not None]
-        files += sorted(entry.image.iterdir()) if is_series(entry.image) else []
-        stamps = [(os.fspath(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
-        listed.append((entry.case, entry.split, entry.site, stamps))
-    return {"version": plugins.__version__, "files": hashlib.sha256(json.dumps(listed).encode()).hexdigest()}
+        contents = [(os.fspath(path), content_of(path)) for path in files if path.exists()]
+        listed.append((entry.case, entry.split, entry.site, contents))
+    return {"version": plugins.__version__, "files": origin_of([], listed)}
 
 
 def _write_all(part: Path, entries: Sequence[Entry], rules: Rules) -> list[dict[str, Any]]:

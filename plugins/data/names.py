@@ -122,7 +122,7 @@ def report_passed_over(folder: Path, used: Iterable[str], contrast: str | None, 
             continue
         if path.is_dir():
             if path.name in nested:
-                report_passed_over(path, used, contrast, nested)
+                report_passed_over(path, taken, contrast, nested)
             elif _holds_scans(path):
                 groups.add("name that folder, or move its scans up", path)
         elif _NIFTI.fullmatch(path.name):

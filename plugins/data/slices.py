@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +22,7 @@ from plugins.errors import InputError
 from plugins.files import read_json, whole_file, write_json
 from plugins.progress import Progress
 from plugins.signatures import Length
+from plugins.store import origin_of
 
 FORMAT = 1  # of the prepared files: raise it when their content changes for the same settings
 
@@ -112,15 +111,8 @@ def _prepare(item: Mapping[str, Any], transform: Callable[[Any], Any], volume: P
 
 
 def _key(item: Mapping[str, Any], transform: Any) -> str:
-    files = [Path(item[name]).stat() for name in ("image", "label") if name in item]
-    facts = [
-        FORMAT,
-        transform.settings,
-        bool(item.get("pseudo")),
-        item.get("window"),
-        [[file.st_size, file.st_mtime_ns] for file in files],
-    ]
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    facts = [FORMAT, transform.settings, bool(item.get("pseudo")), item.get("window")]
+    return origin_of([item[name] for name in ("image", "label") if name in item], facts)[:16]
 
 
 def _write(volume: Any, path: Path, dtype: type) -> None:

@@ -1,10 +1,9 @@
-"""Translated volumes: which are still missing, and how they reach the disk."""
+"""Translated volumes: how they reach the disk."""
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -15,15 +14,14 @@ import torch
 from ignite.engine import Engine, Events
 from monai.handlers import CheckpointLoader
 
-from plugins.data.checks import check_scans
 from plugins.data.scans import read_grid
 from plugins.errors import InputError
 from plugins.files import whole_file
 from plugins.finite import refuse_broken_weights
 from plugins.progress import Progress
+from plugins.store import Store, check_weights
 
 StrPath = str | os.PathLike[str]
-_logger = logging.getLogger(__name__)
 
 
 def translation_path(output_dir: StrPath, case: str) -> Path:
@@ -31,36 +29,11 @@ def translation_path(output_dir: StrPath, case: str) -> Path:
     return Path(output_dir) / f"{case}.nii.gz"
 
 
-def untranslated(data: Sequence[Mapping[str, Any]], output_dir: StrPath, weights: StrPath) -> list[Mapping[str, Any]]:
-    """The scans whose translation is missing, or older than the scan, its label or the weights.
-
-    Args:
-        data: scans ``{"case", "image", optional "label"}``.
-        output_dir: where the translations lie.
-        weights: file of the network's weights.
-
-    Raises:
-        InputError: if a scan that is left fails :func:`plugins.data.check_scans`.
-    """
-    left = [item for item in data if not _is_current(translation_path(output_dir, item["case"]), item, weights)]
-    if len(left) < len(data):
-        done = f"{len(data) - len(left)} of {len(data)} scans are translated already"
-        _logger.info(f"{done} in {output_dir}; remove a file there to translate that scan again.")
-    check_scans(left)
-    return left
-
-
-def _is_current(translation: Path, item: Mapping[str, Any], weights: StrPath) -> bool:
-    needed = [Path(path) for path in (item["image"], item.get("label"), weights) if path is not None]
-    if not all(path.is_file() for path in (translation, *needed)):
-        return False
-    return translation.stat().st_mtime_ns >= max(path.stat().st_mtime_ns for path in needed)
-
-
 class SaveTranslationd:
     """Write ``<output_dir>/<case>.nii.gz``, float32, with the header of the scan that ``image`` was read from.
 
-    The file appears whole or not at all, with the scan's shape, affine, sform and qform codes and units.
+    The file appears whole or not at all, with the scan's shape, affine, sform and qform codes and units, and its record
+    with it, see :mod:`plugins.store`.
 
     Shape: ``item[keys]`` is ``(1, X, Y, Z)``, the scan's own grid.
 
@@ -86,8 +59,12 @@ class SaveTranslationd:
             raise ValueError(f"{item['case']}: the translation left the scan's grid {scan.shape}: {voxels.shape}")
         if not np.isfinite(voxels).all():
             raise InputError(f"{item['case']}: the network gives values that are not finite; train it again.")
-        with whole_file(translation_path(self._output_dir, item["case"])) as part:
-            nib.save(scan.image(voxels, np.float32), part)
+        path, result = translation_path(self._output_dir, item["case"]), scan.image(voxels, np.float32)
+        if "origin" in item:
+            Store(self._output_dir).write(path, item["origin"], lambda part: nib.save(result, part))
+        else:
+            with whole_file(path) as part:
+                nib.save(result, part)
         return item
 
 
@@ -98,13 +75,20 @@ class WeightsLoader:
         load_path: file of a plain dictionary of tensors.
         network: which receives them, when the engine starts.
         map_location: device on which the tensors are read.
+        settings: that must be those of the training, see :func:`plugins.store.check_weights`.
 
     Raises:
         InputError: when the engine starts, if the file is missing, broken, not finite or of another network.
     """
 
-    def __init__(self, load_path: StrPath, network: torch.nn.Module, map_location: Any = None):
-        self._path, self._network = Path(load_path), network
+    def __init__(
+        self,
+        load_path: StrPath,
+        network: torch.nn.Module,
+        map_location: Any = None,
+        settings: Mapping[str, Any] | None = None,
+    ):
+        self._path, self._network, self._settings = Path(load_path), network, settings or {}
         self._loader = CheckpointLoader(str(load_path), {"model": network}, map_location=map_location)
 
     def attach(self, engine: Engine) -> None:
@@ -116,6 +100,7 @@ class WeightsLoader:
         """Load now."""
         if not self._path.is_file():
             raise InputError(f"{self._path}: there are no weights; train first or set ckpt_dir to their folder.")
+        check_weights(self._path, self._settings)
         try:
             self._loader(engine)
         except (RuntimeError, ValueError, TypeError, KeyError, EOFError, UnpicklingError) as error:

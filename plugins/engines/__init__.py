@@ -6,6 +6,8 @@ from plugins.engines.contrastive import ContrastiveTranslationTrainer
 from plugins.engines.cyclegan import CycleGANTrainer
 from plugins.engines.handlers import MovingAverage, Resume, SaveBest, SaveWeights, ShowProgress
 from plugins.engines.image_pool import ImagePool
+from plugins.engines.record import TrainingRecord
+from plugins.engines.scanwise import ScanwiseEvaluator
 from plugins.engines.schedules import constant_then_linear
 from plugins.engines.translation import TranslationTrainer
 
@@ -18,8 +20,10 @@ __all__ = [
     "Resume",
     "SaveBest",
     "SaveWeights",
+    "ScanwiseEvaluator",
     "ShowProgress",
     "TimeBudget",
+    "TrainingRecord",
     "TranslationTrainer",
     "constant_then_linear",
 ]

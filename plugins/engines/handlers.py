@@ -15,11 +15,13 @@ import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
 from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from plugins.errors import InputError
 from plugins.files import read_json, whole_file, write_json
 from plugins.finite import refuse_broken_weights
 from plugins.progress import Progress
+from plugins.store import seal_weights
 
 
 def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
@@ -131,6 +133,12 @@ class Resume:
             raise InputError(
                 f"{self.path} belongs to a training with other networks: remove it, or set another ckpt_dir."
             ) from error
+        for each in self.objects.values():
+            if isinstance(each, LambdaLR):  # of a training that is made longer: the rates of its new schedule
+                for group, base, factor in zip(
+                    each.optimizer.param_groups, each.base_lrs, each.lr_lambdas, strict=True
+                ):
+                    group["lr"] = base * factor(each.last_epoch)
         if content["scaler"] is not None and getattr(engine, "scaler", None) is not None:
             engine.scaler.load_state_dict(content["scaler"])
         own = self._rank_path()
@@ -186,6 +194,7 @@ class SaveWeights:
     def _save(self, engine: Engine) -> None:
         if engine.state.rank == 0:
             save_weights(self.network, self.path)
+            seal_weights(self.path)
 
 
 class SaveBest:

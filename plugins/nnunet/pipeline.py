@@ -41,6 +41,7 @@ from plugins.segmentation.anatomy import read_settings
 from plugins.segmentation.locator import copy_locator, is_copied
 from plugins.segmentation.model import DESCRIPTION, WEIGHTS
 from plugins.signatures import Length, passes_on, refused_by
+from plugins.store import content_of
 
 SELECTION = "selection.json"
 _logger = logging.getLogger(__name__)
@@ -249,7 +250,9 @@ class NnUNetTraining:
         """Dataset, plans, splits and preprocessed scans."""
         marker = self.workspace.root / "prepared.json"
         wanted = {
-            "items": [{**item, "stamps": [_stamp(item["image"]), _stamp(item["label"])]} for item in self.items],
+            "items": [
+                {**item, "contents": [content_of(item["image"]), content_of(item["label"])]} for item in self.items
+            ],
             "configurations": self.configurations,
             "num_folds": self.num_folds,
             "seed": self.settings.seed,
@@ -291,7 +294,7 @@ class NnUNetTraining:
         for name in ("max_epochs", "early_stop_patience", "save_every", "num_workers", "num_threads", "device"):
             del values[name]
         if self.settings.init_weights is not None:
-            values["init_stamp"] = str(_stamp(str(Path(self.settings.init_weights) / WEIGHTS)))
+            values["init_content"] = content_of(Path(self.settings.init_weights) / WEIGHTS)
         return {**values, "window": repr(replace(self.window, batch_size=1))}
 
     def _train(self, jobs: Sequence[tuple[Configuration, int]]) -> None:
@@ -329,9 +332,3 @@ def _freed(running: dict[Future[None], str]) -> list[str]:
                 other.cancel()
         future.result()
     return [running.pop(future) for future in done]
-
-
-def _stamp(path: str) -> list[int]:
-    """Size and time of a file, by which another one of the same name is told."""
-    status = Path(path).stat() if Path(path).is_file() else None
-    return [status.st_size, status.st_mtime_ns] if status else []

@@ -20,6 +20,7 @@ from plugins.data.dicom import is_series, write_segmentation
 from plugins.files import read_json, whole_file, write_json
 from plugins.segmentation.anatomy import choose_components, read_settings
 from plugins.segmentation.sizes import grow_to_size
+from plugins.store import Store
 
 StrPath = str | os.PathLike[str]
 
@@ -139,16 +140,6 @@ def label_path(output_dir: StrPath, case: str) -> Path:
     return Path(output_dir) / f"{case}_Label.nii.gz"
 
 
-RECORDS = "segmented.json"
-
-
-def read_records(output_dir: StrPath) -> dict[str, str]:
-    """Of what each label map in a folder was made, see :class:`plugins.segmentation.ScansToSegment`."""
-    file = Path(output_dir) / RECORDS
-    records: dict[str, str] = read_json(file) if file.is_file() else {}
-    return records
-
-
 class SaveLabelMapd(SaveImaged):
     """Write ``<output_dir>/<case>_Label.nii.gz``, uint8, on exactly the grid of the scan.
 
@@ -178,8 +169,7 @@ class SaveLabelMapd(SaveImaged):
         source, case = item["image"].meta["filename_or_obj"], item["case"]
         file = label_path(self._output_dir, case)
         affine = np.asarray(item[self._key].affine)
-        with whole_file(file) as part:
-            nib.save(_on_grid_of(source, labels, affine, np.uint8), part)
+        _save(_on_grid_of(source, labels, affine, np.uint8), file, item)
         if self._dicom_seg and is_series(source):
             try:
                 write_segmentation(labels, affine, source, file.with_name(f"{case}_Label.dcm"))
@@ -187,8 +177,6 @@ class SaveLabelMapd(SaveImaged):
                 fault = f"{source}: no DICOM Segmentation can be made ({type(error).__name__}: {error})"
                 self.refused.append(f"{fault}; take {file.name}.")
         self._record_window(case, item["image"].meta.get("window"))
-        if "origin" in item:
-            write_json(Path(self._output_dir) / RECORDS, {**read_records(self._output_dir), case: item["origin"]})
         return item
 
     def _record_window(self, case: str, window: str | None) -> None:
@@ -217,9 +205,18 @@ class SaveProbabilitiesd:
         values = item[self._key].cpu().numpy().astype(np.float32)
         values[0] += values.sum(0) == 0
         scan, affine = item["image"].meta["filename_or_obj"], np.asarray(item[self._key].affine)
-        with whole_file(Path(self._output_dir) / f"{item['case']}_Probabilities.nii.gz") as part:
-            nib.save(_on_grid_of(scan, np.moveaxis(values, 0, -1), affine, np.float32), part)
+        file = Path(self._output_dir) / f"{item['case']}_Probabilities.nii.gz"
+        _save(_on_grid_of(scan, np.moveaxis(values, 0, -1), affine, np.float32), file, item)
         return item
+
+
+def _save(image: nib.Nifti1Image, file: Path, item: Mapping[str, Any]) -> None:
+    """Write an output, with its record where it is known what it is made from."""
+    if "origin" in item:
+        Store(file.parent).write(file, item["origin"], lambda part: nib.save(image, part))
+    else:
+        with whole_file(file) as part:
+            nib.save(image, part)
 
 
 def _on_grid_of(source: str, voxels: NDArray[Any], affine: NDArray[Any], dtype: type) -> nib.Nifti1Image:

@@ -33,6 +33,7 @@ from plugins.data.tissue import TargetLevels, denoise, shares, tissue_modes
 from plugins.errors import InputError
 from plugins.files import read_json, whole_file, write_json
 from plugins.progress import Progress
+from plugins.store import content_of, origin_of
 
 StrPath = str | os.PathLike[str]
 Items = Sequence[Mapping[str, Any]]
@@ -124,7 +125,7 @@ def write_calibrated(
                 levels = TargetLevels.from_record(_of_site(by_site, item))
                 wanted = given.get(_site(item), given.get(ALL)) or default_statistics(levels)
                 _calibrate(item, levels, wanted, written[0])
-                book.add(item["case"], {"statistics": _plain(wanted)})
+                book.add(item, {"statistics": _plain(wanted)})
             progress.advance()
 
 
@@ -138,7 +139,7 @@ def _write_redrawn(source: Items, target: Items, folder: Path, root: Path, endin
             written = [folder / f"{name}{ending}.nii.gz" for name in names]
             if not book.holds(item, written):
                 levels = TargetLevels.from_record(_of_site(by_site, item))
-                book.add(case, _redraw(item, levels, written, seed))
+                book.add(item, _redraw(item, levels, written, seed))
             progress.advance()
 
 
@@ -177,15 +178,18 @@ class _Book:
         write_json(path, self._content)
 
     def holds(self, item: Mapping[str, Any], written: Iterable[Path]) -> bool:
-        """Whether a scan is done: its files are there, and newer than what they were made from."""
-        made = [path.stat().st_mtime_ns if path.is_file() else 0 for path in written]
-        needed = [Path(item[key]).stat().st_mtime_ns for key in ("image", "label", "translation") if key in item]
-        return item["case"] in self._content["scans"] and min(made) >= max(needed)
+        """Whether a scan is done: its files are there, made from what is there now."""
+        record = self._content["scans"].get(item["case"], {})
+        return all(path.is_file() for path in written) and record.get("origin") == _origin(item)
 
-    def add(self, case: str, record: Mapping[str, Any]) -> None:
+    def add(self, item: Mapping[str, Any], record: Mapping[str, Any]) -> None:
         """Note a scan whose files are written."""
-        self._content["scans"][case] = dict(record)
+        self._content["scans"][item["case"]] = {**record, "origin": _origin(item)}
         write_json(self._path, self._content)
+
+
+def _origin(item: Mapping[str, Any]) -> str:
+    return origin_of([item[key] for key in ("image", "label", "translation") if key in item], None)
 
 
 def to_lps(volume: NDArray[Any], affine: NDArray[np.float64]) -> NDArray[Any]:
@@ -268,8 +272,8 @@ def _write(volume: NDArray[np.float32], scan: Scan, path: Path) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a NIfTI file, compressed where it is not, unless a newer copy is there."""
-    if target.is_file() and target.stat().st_mtime_ns >= source.stat().st_mtime_ns:
+    """Copy a NIfTI file, compressed where it is not, unless it is there."""
+    if target.is_file() and content_of(target) == content_of(source):
         return
     with whole_file(target) as part:
         if source.suffix == ".gz":

@@ -13,6 +13,7 @@ from typing import Any
 import plugins
 from plugins.errors import InputError
 from plugins.files import read_json
+from plugins.store import content_of
 
 WITHOUT_EFFECT = frozenset({"device", "devices", "num_workers", "num_threads", "executor"})
 STAGE_FOLDER, RUN_FOLDER = "{stage}", "{run}"
@@ -33,7 +34,7 @@ class Stage:
         config_files: names in ``<bundle>/configs``, later ones override earlier ones.
         function: dotted name of the function to call instead of a bundle.
         overrides: config ids to values for a bundle, arguments for a function; JSON.
-        inputs: files from outside the run; their names, sizes and modification times enter the fingerprint.
+        inputs: files from outside the run; their names and contents enter the fingerprint.
     """
 
     name: str
@@ -74,7 +75,7 @@ def fingerprint(stage: Stage, needed: Mapping[str, str]) -> str:
         "run": stage.run_id if stage.bundle else stage.function,
         "configs": [_read_config(path) for path in stage.config_paths],
         "overrides": _with_effect(stage.overrides),
-        "inputs": sorted(_stamp(path) for path in stage.inputs),
+        "inputs": sorted((os.path.basename(path), content_of(path)) for path in stage.inputs),
         "needs": {name: needed[name] for name in stage.needs},
         "version": plugins.__version__,
     }
@@ -125,11 +126,3 @@ def _with_effect(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_with_effect(item) for item in value]
     return value
-
-
-def _stamp(path: str) -> tuple[str, int, int]:
-    try:
-        status = os.stat(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}): it is an input of the run.") from error
-    return os.path.basename(path), status.st_size, status.st_mtime_ns

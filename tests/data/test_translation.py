@@ -1,5 +1,6 @@
 import logging
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import torch
 from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 
-from plugins.data.translation import SaveTranslationd, translation_path, untranslated
+from plugins.data.outstanding import ScansToDo
+from plugins.data.translation import SaveTranslationd, translation_path
 from plugins.errors import InputError, find_input_error
 from plugins.files import read_json
 
@@ -252,24 +254,145 @@ def scan(tmp_path):
     return {"case": "a", "image": str(tmp_path / "a_ceT1.nii.gz"), "label": str(tmp_path / "a_Label.nii.gz")}
 
 
-@pytest.mark.parametrize("newer", ["image", "label", "weights", None])
-def test_translations_older_than_what_they_come_from_are_made_again(tmp_path, scan, weights, newer):
-    files = [scan["image"], scan["label"], weights]
-    for path in files:
-        os.utime(path, ns=(10, 10))
+SCALES = [1.0, 2.0]
+
+
+@pytest.fixture
+def todo(tmp_path, scan, weights):
+    """The scans that are left to do."""
+
+    def make(item=scan, settings=SCALES, **given):
+        return ScansToDo([item], tmp_path / "out", weights, settings, **given)
+
+    return make
+
+
+def translate(todo, value=0.5):
+    for item in todo.items:
+        SaveTranslationd("pred", todo.store.folder)(item | prediction(item, value))
+
+
+@pytest.mark.parametrize("changed", ["image", "label", "weights", "settings", "version", None])
+def test_a_translation_is_made_again_exactly_when_what_it_comes_from_has_changed(
+    tmp_path, scan, weights, todo, monkeypatch, changed
+):
+    translate(todo())
+    os.utime(scan["image"], ns=(9, 9))  # a time tells nothing
+    if changed == "weights":
+        weights.write_bytes(b"other")
+    elif changed == "version":
+        monkeypatch.setattr("plugins.__version__", "9.9")
+    elif changed in ("image", "label"):
+        image = nib.load(scan[changed])
+        values = np.asarray(image.dataobj).copy()
+        values.flat[0] = 1
+        nib.save(nib.Nifti1Image(values, image.affine, image.header), scan[changed])
+    again = todo(settings=[1.0, 3.0] if changed == "settings" else SCALES)
+    assert [item["case"] for item in again.items] == (["a"] if changed else [])
+    assert again.refused == []
+    translate(again)
+    assert todo(settings=[1.0, 3.0] if changed == "settings" else SCALES).items == []
+
+
+@pytest.mark.parametrize("kind", ["foreign", "changed"])
+def test_a_file_that_we_did_not_write_is_never_replaced(tmp_path, scan, todo, kind):
     output = translation_path(tmp_path / "out", "a")
-    output.parent.mkdir()
-    output.write_bytes(b"")
-    os.utime(output, ns=(20, 20))
-    if newer:
-        os.utime(weights if newer == "weights" else scan[newer], ns=(30, 30))
-    assert untranslated([scan], output.parent, weights) == ([scan] if newer else [])
+    if kind == "foreign":
+        output.parent.mkdir()
+        output.write_bytes(b"drawn by hand")
+    else:
+        translate(todo())
+        output.write_bytes(b"drawn by hand")
+    left = todo()
+    assert left.items == []
+    with pytest.raises(InputError, match=r"1 of 1 scans were not translated: .*a\.nii\.gz: was .*; move it away"):
+        left.finish()
+    with pytest.raises(InputError, match="move it away"):
+        SaveTranslationd("pred", output.parent)(scan | prediction(scan) | {"origin": "other"})
+    assert output.read_bytes() == b"drawn by hand"
 
 
-def test_scans_that_are_left_are_checked(tmp_path, scan, weights):
+def test_a_write_that_is_killed_leaves_what_can_be_made_again(tmp_path, scan, todo, monkeypatch):
+    translate(todo())
+    output = translation_path(tmp_path / "out", "a")
+    before = output.read_bytes()
+    replace = Path.replace
+
+    def killed(self, target):
+        if Path(target) == output:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        other = todo(settings=[9.0])
+        with pytest.raises(KeyboardInterrupt):
+            translate(other, 0.25)
+    assert output.read_bytes() == before
+    left = todo(settings=[9.0])
+    assert (len(left.items), left.refused) == (1, [])
+
+
+def test_scans_that_cannot_be_used_are_left_out_and_named(scan, todo):
     Path(scan["label"]).write_bytes(b"no scan")
-    with pytest.raises(InputError, match="a_Label"):
-        untranslated([scan], tmp_path / "out", weights)
+    left = todo()
+    assert left.items == []
+    with pytest.raises(InputError, match=r"1 of 1 scans were not translated: .*a_Label"):
+        left.finish()
+
+
+def test_scans_are_never_written_among_themselves(tmp_path, scan, weights):
+    with pytest.raises(InputError, match=r"where a_ceT1\.nii\.gz lies: choose another one"):
+        ScansToDo([scan], tmp_path, weights)
+
+
+@pytest.mark.parametrize("kind", ["a file", "a dangling link"])
+def test_an_output_folder_that_cannot_be_is_refused_before_the_work(tmp_path, todo, kind):
+    if kind == "a file":
+        (tmp_path / "out").write_text("")
+    else:
+        (tmp_path / "out").symlink_to(tmp_path / "away" / "gone")
+    with pytest.raises(InputError, match="out: nothing can be written there"):
+        todo()
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path, todo, scan):
+    todo()
+    code = "import sys; from plugins.locks import hold; hold(sys.argv[1])"
+    command = [sys.executable, "-c", code, str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert "another run is at work there" in done.stderr
+
+
+@pytest.mark.parametrize("step", ["reading", "network", "writing"])
+def test_one_bad_scan_does_not_stop_the_others(tmp_path, scans, weights, monkeypatch, step):
+    bad = "flipped"
+    if step == "reading":
+        file = scans / f"{bad}_ceT1.nii.gz"
+        file.write_bytes(file.read_bytes()[:-40])
+    save, forward = SaveTranslationd.__call__, Stub.forward
+    if step == "writing":
+
+        def spoilt(self, item):
+            if item["case"] == bad:
+                raise OSError("no space")
+            return save(self, item)
+
+        monkeypatch.setattr(SaveTranslationd, "__call__", spoilt)
+    calls = []
+    if step == "network":
+        monkeypatch.setattr(
+            Stub,
+            "forward",
+            lambda self, *x, **y: calls.append(1) or (1 / 0 if len(calls) == 2 else forward(self, *x, **y)),
+        )
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - MONAI wraps it
+        run(CYCLEGAN, tmp_path)
+    sentence = str(find_input_error(caught.value))
+    assert sentence.startswith(f"1 of {len(GRIDS)} scans were not translated: ")
+    assert len([*(tmp_path / "out").glob("*.nii.gz")]) == len(GRIDS) - 1
+    if step != "network":
+        assert bad in sentence
 
 
 def prediction(scan, value=0.5):

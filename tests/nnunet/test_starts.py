@@ -104,5 +104,7 @@ def test_other_weights_to_begin_from_make_another_training(
     with pytest.raises(InputError, match="holds a training of other"):
         again.run()
     before = again._settings()
-    (earlier / "model.pt").touch()
+    (earlier / "model.pt").touch()  # a time tells nothing
+    assert again._settings() == before
+    (earlier / "model.pt").write_bytes(b"others")
     assert again._settings() != before

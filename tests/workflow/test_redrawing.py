@@ -122,7 +122,13 @@ def test_what_is_drawn_is_kept_until_the_settings_or_the_scan_change(tmp_path):
     write_redrawn(source, target, str(tmp_path / "out"), seed=1)
     second = out.stat().st_mtime_ns
     assert second > first
-    (tmp_path / f"{CASE}_Label.nii.gz").touch()
+    (tmp_path / f"{CASE}_Label.nii.gz").touch()  # a time tells nothing
+    write_redrawn(source, target, str(tmp_path / "out"), seed=1)
+    assert out.stat().st_mtime_ns == second
+    label = nib.load(tmp_path / f"{CASE}_Label.nii.gz")
+    values = np.asarray(label.dataobj).copy()
+    values[0, 0, 0] = 1
+    nib.save(nib.Nifti1Image(values, label.affine), tmp_path / f"{CASE}_Label.nii.gz")
     write_redrawn(source, target, str(tmp_path / "out"), seed=1)
     third = out.stat().st_mtime_ns
     assert third > second

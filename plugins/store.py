@@ -1,0 +1,197 @@
+"""The one record of what an output was made from: content of its inputs, weights, settings, version of this package.
+
+An output is made again exactly when one of these has changed. A file that is not as this package wrote it is never
+replaced.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import plugins
+from plugins.errors import InputError
+from plugins.files import read_json, whole_file, write_json
+
+StrPath = str | os.PathLike[str]
+RECORD, TRAINING = "made.json", "training.json"
+
+
+def content_of(path: StrPath) -> str:
+    """SHA-256 of a file, or of all files in a folder with their names.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            parts = [f"{file.name} {content_of(file)}" for file in sorted(path.iterdir()) if file.is_file()]
+            return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        status = path.stat()
+        return _digest(str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ino)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); restore it.") from error
+
+
+@lru_cache(maxsize=4096)
+def _digest(path: str, *status: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def origin_of(inputs: Iterable[StrPath], settings: Any) -> str:
+    """SHA-256 of all that an output is made from.
+
+    Args:
+        inputs: files or folders, in an order that matters.
+        settings: on which the output depends; what is no JSON counts by its text.
+    """
+    facts = {"inputs": [content_of(path) for path in inputs], "settings": settings, "version": plugins.__version__}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class Store:
+    """The outputs in a folder and what they were made from, in ``made.json`` there.
+
+    Args:
+        folder: of the outputs.
+    """
+
+    def __init__(self, folder: StrPath):
+        self.folder = Path(folder)
+
+    @property
+    def _file(self) -> Path:
+        return self.folder / RECORD
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """File name to ``{"origin", "content"}``.
+
+        Raises:
+            InputError: if the record cannot be read.
+        """
+        if not self._file.is_file():
+            return {}
+        try:
+            found: dict[str, dict[str, Any]] = read_json(self._file)["outputs"]
+            for each in found.values():
+                if not (isinstance(each["origin"], str) and isinstance(each["content"], list)):
+                    raise TypeError("of another kind")
+        except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
+            cure = "choose another output_dir, or move away what this program has written there"
+            raise InputError(f"{self._file}: is no record of outputs; {cure}.") from error
+        return found
+
+    def is_current(self, file: StrPath, origin: str) -> bool:
+        """Whether an output is there as it was made, and from the same.
+
+        Raises:
+            InputError: if a file is there that is not as this package wrote it.
+        """
+        path = Path(file)
+        if not path.exists():
+            return False
+        record = self.records().get(path.name)
+        content = content_of(path)
+        if record is None or content not in record["content"]:
+            fault = "was not made by this program" if record is None else "was changed since this program made it"
+            raise InputError(f"{path}: {fault}; move it away, or choose another output_dir.")
+        return bool(record["origin"] == origin and record["content"][0] == content)
+
+    def write(self, file: StrPath, origin: str, save: Any) -> None:
+        """Write an output, whole or not at all, with its record.
+
+        Args:
+            file: within the folder.
+            origin: of :func:`origin_of`.
+            save: called with the path to write to.
+
+        Raises:
+            InputError: if a file is there that is not as this package wrote it, or the disk is full.
+        """
+        path = Path(file)
+        self.is_current(path, origin)
+        with whole_file(path) as part:
+            save(part)
+            with part.open("rb") as written:
+                content = [hashlib.file_digest(written, "sha256").hexdigest()]
+            if path.exists():  # as long as the new file has not replaced the old one, both are ours
+                content.append(content_of(path))
+            outputs = {**self.records(), path.name: {"origin": origin, "content": content}}
+            write_json(self._file, {"version": plugins.__version__, "outputs": outputs})
+
+
+def check_output_dir(output_dir: StrPath, inputs: Iterable[StrPath]) -> None:
+    """Try an output folder before the work.
+
+    Raises:
+        InputError: if inputs lie in it, or if nothing can be written there.
+    """
+    folder = Path(output_dir)
+    for path in inputs:
+        if Path(path).absolute().parent.resolve() == folder.resolve() or Path(path).resolve() == folder.resolve():
+            raise InputError(f"output_dir is {folder}, where {Path(path).name} lies: choose another one.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with whole_file(folder / ".try") as part:
+            part.write_bytes(b"")
+        (folder / ".try").unlink()
+    except OSError as error:
+        fault = f"{folder}: nothing can be written there ({error.strerror})"
+        raise InputError(f"{fault}; choose another output_dir.") from error
+
+
+def read_training(folder: StrPath) -> dict[str, Any] | None:
+    """What the training in a folder was given, as :class:`plugins.engines.TrainingRecord` keeps it; ``None`` without.
+
+    Raises:
+        InputError: if the record cannot be read.
+    """
+    file = Path(folder) / TRAINING
+    if not file.is_file():
+        return None
+    try:
+        found: dict[str, Any] = read_json(file)
+        if not (isinstance(found["settings"], dict) and isinstance(found["data"], str)):
+            raise TypeError("of another kind")
+    except (ValueError, LookupError, TypeError, OSError) as error:
+        raise InputError(f"{file}: is no record of a training; set another ckpt_dir, or train anew.") from error
+    return found
+
+
+def seal_weights(weights: StrPath) -> None:
+    """Add the SHA-256 of weights to the record of their training, if there is one beside them."""
+    record = read_training(Path(weights).parent)
+    if record is not None:
+        write_json(Path(weights).with_name(TRAINING), {**record, "weights": content_of(weights)})
+
+
+def check_weights(weights: StrPath, settings: Mapping[str, Any]) -> None:
+    """Make sure that weights are those that their training wrote, and that they are used as they were trained.
+
+    Raises:
+        InputError: if the file is another one, or if a setting differs.
+    """
+    record = read_training(Path(weights).parent)
+    if record is None:
+        return
+    if record.get("weights") not in (None, content_of(weights)):
+        raise InputError(f"{weights}: is not the file that the training wrote; copy it again, with {TRAINING}.")
+    other = difference(record["settings"], settings)
+    if other:
+        raise InputError(f"{weights}: was trained with {other}; give the settings of the training.")
+
+
+def difference(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """The first setting of ``given`` that differs, in words; empty if there is none."""
+    plain = json.loads(json.dumps(dict(given), default=str))
+    for name, value in plain.items():
+        if name in recorded and recorded[name] != value:
+            return f"{name} {recorded[name]!r}, not {value!r}"
+    return ""
