@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -303,6 +304,8 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
     if given is None:
         return
     files = given.files
+    for file in files:
+        _refuse_doubled_keys(file)
     base = given.base()
     siblings: dict[str, Any] = {}
     for sibling in sorted(files[0].parent.glob("*.json")):
@@ -328,6 +331,20 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
     refuse_unknown_ids(
         _with({**given.tracking.get("configs", {}), **known}, given.options), given.options, files[0].name, read
     )
+
+
+def _refuse_doubled_keys(file: Path) -> None:
+    """Refuse a key that a JSON file has twice, of which the first would be lost."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise InputError(f"{file} has {twice[0]!r} twice: remove one of them.")
+        return dict(pairs)
+
+    if file.suffix == ".json":
+        json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=unique)
 
 
 def _with(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:

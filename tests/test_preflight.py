@@ -405,6 +405,11 @@ def run(monkeypatch, tmp_path):
             ["--optimizer::betas", "[0.5, 1.5]"],
             "train.json: optimizer or d_optimizer (torch.optim.Adam) cannot be made",
         ),
+        ("tanq_translation", ["--class_weights", "[-1, 1, 1]"], "class_weights is [-1, 1, 1]: it must be 0 or more"),
+        ("tanq_translation", ["--learning_rate", "1e9"], "learning_rate is 1000000000.0: it must be at most 10"),
+        ("vs_cochlea_seg", ["--initial_lr", "1e9"], "initial_lr is 1000000000.0: it must be at most 10"),
+        ("vs_cochlea_seg", ["--devices", "[]"], "devices is empty: name at least one"),
+        ("tanq_translation", ["--train::handlers::0::_disabled_", "yes"], "_disabled_ is 'yes': give true or false"),
         ("tanq_translation", ["--seed", "null", "--roi_sise", "null"], "no 'roi_sise': did you mean 'roi_size'"),
         ("tanq_translation", ["--train::trainer::accumulation_steps", "4"], "no 'train::trainer::accumulation_steps'"),
         ("tanq_translation", ["--train::trainer::prepare_batch", "null"], "no 'train::trainer::prepare_batch'"),
@@ -433,6 +438,13 @@ def test_the_sentence_names_the_overlay_that_holds_the_fault(run, capsys, tmp_pa
     ):
         run("tanq_translation", "train", *option, overlays=("cpu.json", str(overlay)))
         assert capsys.readouterr().err.splitlines()[-1] == said
+
+
+def test_a_key_that_an_overlay_has_twice_is_refused(run, tmp_path_factory):
+    overlay = tmp_path_factory.mktemp("mine") / "mine.json"
+    overlay.write_text('{"max_epochs": 1, "loss_weights": {"segmentation": 1, "segmentation": 2}}')
+    said = run("tanq_translation", "train", overlays=("cpu.json", str(overlay)))
+    assert said == f"{overlay} has 'segmentation' twice: remove one of them."
 
 
 def test_processes_without_torchrun_are_refused(run):

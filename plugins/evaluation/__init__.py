@@ -1,6 +1,6 @@
 """Dice and ASSD per case, tables, pictures and the report of a run."""
 
-from plugins.evaluation.compare import compare_rounds, paired_t_test, results_table
+from plugins.evaluation.compare import compare_rounds, paired_t_test, results_table, show_metrics
 from plugins.evaluation.evaluate import evaluate_folder, summarise
 from plugins.evaluation.fidelity import evaluate_translations
 from plugins.evaluation.metrics import case_metrics
@@ -18,6 +18,7 @@ __all__ = [
     "evaluate_translations",
     "paired_t_test",
     "results_table",
+    "show_metrics",
     "slice_jump",
     "structure_contrast",
     "summarise",

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from scipy.stats import ttest_rel
@@ -83,17 +84,39 @@ def table_rows(rounds: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list
     return ["", "structure", "Dice", "ASSD [mm]", "failures"], rows
 
 
-def results_table(rounds: Mapping[str, Mapping[str, Any]], decisions: Mapping[str, str] | None = None) -> Table:
+def show_metrics(metrics: Mapping[str, Any], file: str) -> None:
+    """Print the means of an evaluation and where all of it lies.
+
+    Args:
+        metrics: of label maps, as :func:`plugins.evaluation.evaluate_folder` gives them, or of translations.
+        file: that holds them.
+    """
+    if "both" in metrics["mean"]:
+        table = results_table({"": metrics}, title="mean ± standard deviation over cases")
+    else:
+        table = Table("measure", "mean over cases", box=box.SIMPLE)
+        for name, value in metrics["mean"].items():
+            table.add_row(Text(name), _number(value) if isinstance(value, (int, float, type(None))) else str(value))
+    Console().print(table)
+    print(f"metrics: {file}", flush=True)
+
+
+def results_table(
+    rounds: Mapping[str, Mapping[str, Any]],
+    decisions: Mapping[str, str] | None = None,
+    title: str = "hrT2 validation scans, mean ± standard deviation over cases",
+) -> Table:
     """The results of all rounds as a table for the terminal; below it what a failure is, and the decisions.
 
     Args:
         rounds: name of the round to the content of its metrics file, in order.
         decisions: name of the round to a sentence on whether its model was accepted.
+        title: above the table.
     """
     heads, rows = table_rows(rounds)
     # narrow enough for 80 columns
     table = Table(
-        title="hrT2 validation scans, mean ± standard deviation over cases",
+        title=title,
         box=box.SIMPLE,
         show_edge=False,
         pad_edge=False,
@@ -126,6 +149,8 @@ def round_title(name: str) -> str:
         ('before self-training', 'self-training, round 2')
     """
     number = name.removeprefix("round_")
+    if not number:
+        return ""
     return "before self-training" if number == "0" else f"self-training, round {number}"
 
 

@@ -45,6 +45,8 @@ def evaluate_folder(
             pred, truth = read_pair(preds[case], truths[case])
             cases[case] = case_metrics(pred.voxels, truth.voxels, truth.spacing)
             progress.advance()
+    if os.path.samefile(pred_dir, label_dir or pred_dir):
+        raise InputError(f"pred_dir and label_dir are both {pred_dir}: give the references as label_dir.")
     content = {"cases": cases, "mean": summarise(cases), "not_compared": sorted(preds.keys() ^ truths.keys())}
     write_json(output_file, content)
     return content

@@ -76,7 +76,7 @@ def case_picture(
         for axis, (head, volume) in zip(line[1:], maps.items(), strict=True):
             _draw_slice(axis, image, index, spacing, window)
             _draw_contours(axis, volume, index, spacing, window)
-            axis.set_title(head)
+            axis.set_title(head, parse_math=False)
         line[0].set_title("hrT2")
     _save(figure, output_file, title)
 
@@ -105,8 +105,8 @@ def translation_picture(
             volume, spacing = read_axial(path)
             _draw_slice(axis, volume, index, spacing)
             _draw_contours(axis, label, index, spacing)
-            axis.set_title(head)
-        line[0].set_ylabel(f"{case['case']}\nslice {index + 1}", fontsize=6)
+            axis.set_title(head, parse_math=False)
+        line[0].set_ylabel(f"{case['case']}\nslice {index + 1}", fontsize=6, parse_math=False)
     _save(figure, output_file, title)
 
 
@@ -174,6 +174,6 @@ def _draw_contours(
 
 def _save(figure: Figure, output_file: str | os.PathLike[str], title: str) -> None:
     if title:
-        figure.suptitle(title, fontsize=9)
+        figure.suptitle(title, fontsize=9, parse_math=False)
     with whole_file(output_file) as part:
         figure.savefig(part)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 from rich.console import Console
@@ -97,7 +98,8 @@ def _page(
         parts += ["<h2>Paired t-tests</h2>", _html_table(*_test_rows(tests))]
     parts.append(f"<h2>Pictures</h2><p>Contours: {_legend()}. The patient's right is on the left.</p>")
     parts += [
-        f"<h3>{html.escape(title)}</h3><img src={quoteattr(path)} alt={quoteattr(title)}>" for title, path in pictures
+        f"<h3>{html.escape(title)}</h3><img src={quoteattr(quote(path))} alt={quoteattr(title)}>"
+        for title, path in pictures
     ]
     body = "\n".join(parts)
     head = f'<meta charset="utf-8"><title>Report</title><style>{STYLE}</style>'

@@ -155,7 +155,12 @@ def _check_expressions(parser: ConfigParser) -> None:
 
 
 def _check_special_keys(path: str, value: Any) -> None:
-    """Refuse a misspelt ``_target_`` and its like, which would make a component a plain dictionary."""
+    """Refuse a misspelt ``_target_`` and its like, which would make a component a plain dictionary, and a
+    ``_disabled_`` that MONAI takes for no.
+    """
+    disabled = value.get("_disabled_", False) if isinstance(value, Mapping) else False
+    if not (isinstance(disabled, bool) or is_computed(disabled) or str(disabled).lower() in ("true", "false")):
+        raise InputError(f"{path}::_disabled_ is {disabled!r}: give true or false.")
     for key in map(str, value if isinstance(value, Mapping) else ()):
         misspelt = key.startswith("_") and key not in OF_COMPONENTS | SECTIONS
         if misspelt and get_close_matches(key, OF_COMPONENTS, n=1, cutoff=0.7):

@@ -23,7 +23,9 @@ POSITIVE = frozenset(
     )
 )  # fmt: skip
 SIZES = frozenset(("crop_size", "patch_size", "roi_size"))  # a -1 in a component of MONAI's means all
-NOT_NEGATIVE = frozenset(("num_workers", "seed", "rounds", "pool_size", "seg_classes", "lr"))
+RATES, LARGEST_RATE = frozenset(("learning_rate", "d_learning_rate", "initial_lr", "lr")), 10
+NOT_EMPTY = frozenset(("devices", "configurations", "views"))
+NOT_NEGATIVE = frozenset(("class_weights", "num_workers", "seed", "rounds", "pool_size", "seg_classes", "lr"))
 SHARES = frozenset(
     (
         "foreground_probability", "oversample_foreground", "tile_step_size", "constant_fraction",
@@ -44,11 +46,15 @@ def check_number(path: str, value: Any) -> None:
     """
     name = path.split("::")[-1]
     positive = name in POSITIVE or path in SIZES
+    if name in NOT_EMPTY and value == []:
+        raise InputError(f"{path} is empty: name at least one.")
     for number in _numbers(value):
         if not math.isfinite(number) and not isinstance(value, Mapping):  # what it holds is checked by itself
             raise InputError(f"{path} is {value!r}: give a finite number.")
         if (positive and number <= 0) or (name in NOT_NEGATIVE and number < 0):
             raise InputError(f"{path} is {value!r}: it must be {'more than 0' if positive else '0 or more'}.")
+        if name in RATES and number > LARGEST_RATE:
+            raise InputError(f"{path} is {value!r}: it must be at most {LARGEST_RATE}, or the training diverges.")
         if name in SHARES and not 0 <= number <= 1:
             raise InputError(f"{path} is {value!r}: it must lie between 0 and 1.")
 

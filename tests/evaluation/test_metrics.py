@@ -11,7 +11,15 @@ from rich.console import Console
 from scipy import ndimage, stats
 
 from plugins.errors import InputError
-from plugins.evaluation import case_metrics, compare_rounds, evaluate_folder, paired_t_test, results_table, summarise
+from plugins.evaluation import (
+    case_metrics,
+    compare_rounds,
+    evaluate_folder,
+    paired_t_test,
+    results_table,
+    show_metrics,
+    summarise,
+)
 
 TURN = np.linalg.svd([[-0.39, 0.06, 0.05], [0.08, -0.4, 0.07], [0.05, 0.07, 0.4]])
 OBLIQUE = from_matvec(TURN[0] @ TURN[2] @ np.diag([0.4, 0.41, 1.5]), [5, -7, 11])
@@ -173,6 +181,25 @@ def test_undefined_t_tests_are_none(a, b):
     assert found["t"] is None
     assert found["p"] is None
     assert all(value is None or math.isfinite(value) for value in found.values())
+
+
+def test_a_folder_is_not_evaluated_against_itself(tmp_path):
+    save(tmp_path / "pred" / "a_Label.nii.gz", np.eye(4, dtype=np.uint8)[:, :, None], np.eye(4))
+    for other in (tmp_path / "pred", tmp_path / "pred" / ".." / "pred"):
+        with pytest.raises(InputError, match=r"are both .*pred: give the references as label_dir"):
+            evaluate_folder(tmp_path / "pred", other, tmp_path / "m.json")
+
+
+def test_an_evaluation_says_its_means_and_where_they_are(capsys):
+    content = {"cases": {}, "mean": summarise({"a": case_metrics(np.ones((3, 3, 3)), np.ones((3, 3, 3)), (1, 1, 1))})}
+    show_metrics(content, "out/metrics.json")
+    show_metrics({"mean": {"vs_contrast": -0.05, "segmenter": None}}, "out/translated.json")
+    said = capsys.readouterr().out
+    assert "1.0000" in said
+    assert "vs_contrast" in said
+    assert "-0.0500" in said
+    assert "metrics: out/metrics.json" in said
+    assert "metrics: out/translated.json" in said
 
 
 def test_rounds_are_paired_by_case_and_shown():

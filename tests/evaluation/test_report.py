@@ -1,5 +1,10 @@
 """The report on small oblique scans."""
 
+import html
+import re
+import shutil
+from urllib.parse import unquote
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -57,6 +62,26 @@ def test_report_is_complete_and_links_what_exists(run):
     table = (run / "report" / "table.txt").read_text()
     assert "before self-training" in table
     assert "self-training, round 1: accepted <b>, nothing falls" in table
+
+
+@pytest.mark.parametrize("case", ["$x_{$", "a#1", "50%20", "why?", "<b>&", "[bold]", "\\frac", "ü" * 90, "n" * 200])
+def test_names_of_cases_are_text_everywhere(run, case):
+    label = run / "round_1" / f"{case}_Label.nii.gz"
+    shutil.copyfile(run / "truth" / "v_Label.nii.gz", label)
+    shutil.copyfile(run / "tanq" / "s.nii.gz", run / "tanq" / f"{case}.nii.gz")
+    write_report(
+        validation=[{"case": case, "image": run / "scan.nii.gz"}],
+        pred_dirs={"round_1": run / "round_1"},
+        metrics_files={},
+        output_dir=run / "report",
+        source=[{"case": case, "image": run / "scan.nii.gz", "label": label}],
+        translations={"tanq": run / "tanq"},
+    )
+    page = (run / "report" / "index.html").read_text()
+    sources = [unquote(html.unescape(link)) for link in re.findall(r'<img src="([^"]*)"', page)]
+    assert sources == ["pictures/translations.png", f"pictures/{case}.png"]
+    assert all((run / "report" / source).read_bytes().startswith(b"\x89PNG") for source in sources)
+    assert f"<h3>{html.escape(case)}</h3>" in page
 
 
 def test_report_without_references_says_so(run):
