@@ -23,6 +23,11 @@ RUN_IDS = {TRAIN: "training", INFERENCE: "inference", EVALUATE: "evaluate", "loc
 MODELS, METRICS, EVALUATION = "models", "metrics.json", "evaluation"
 LOCATOR = "locator.json"
 REDRAWN, TRUE_SOURCE, LABELLED_TARGET = "redrawn", "true_hrT2", "labelled_hrT2"
+GIVEN = frozenset(
+    ("bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir", "cache_dir", "model_dir", "locator_dir",
+     "plans_from", "init_weights", "pred_dir", "label_dir")
+)  # fmt: skip
+"""Settings of a stage that say where things lie."""
 MADE_HERE = (UNTRANSLATED, REDRAWN, TRUE_SOURCE, LABELLED_TARGET)
 
 
@@ -96,6 +101,7 @@ class Plan:
             InputError: for a view, an overlay, a bundle or a setting that does not exist, with the nearest name.
         """
         self._check()
+        self._check_settings()
         stages = [self._dataset(), *self._windows()]
         if REDRAWN in self.views:
             stages.append(self._redrawn())
@@ -264,12 +270,28 @@ class Plan:
             stages.append(self._evaluation(name))
         return stages
 
+    def _check_settings(self) -> None:
+        """Refuse settings of a bundle that the driver gives itself, and more folds than there are patients."""
+        for bundle, values in self.settings.items():
+            for name in values:
+                if name.lstrip("+") in GIVEN:
+                    raise InputError(f"settings::{bundle}::{name} is given by the driver itself: remove it.")
+        patients = len(self.scans["target" if LABELLED_TARGET in self.views else "source"])
+        folds = self._config["num_folds"]
+        if isinstance(folds, int) and folds > patients:
+            raise InputError(f"num_folds is {folds}, but there are {patients} patients: give at most {patients}.")
+
+    @property
+    def _config(self) -> dict[str, Any]:
+        """Of the training of the segmentation."""
+        folder = self.bundles_dir / SEGMENTATION / "configs"
+        overlays = [folder / name for name in self.overlays if (folder / name).is_file()]
+        return {**merged([folder / TRAIN, *overlays]), **self.settings.get(SEGMENTATION, {})}
+
     @property
     def _folds(self) -> list[int]:
         """The folds that a segmentation has a network of."""
-        folder = self.bundles_dir / SEGMENTATION / "configs"
-        overlays = [folder / name for name in self.overlays if (folder / name).is_file()]
-        config = {**merged([folder / TRAIN, *overlays]), **self.settings.get(SEGMENTATION, {})}
+        config = self._config
         folds = config.get("folds")
         return [folds] if isinstance(folds, int) else list(range(config["num_folds"]) if folds is None else folds)
 

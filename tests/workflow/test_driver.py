@@ -188,6 +188,7 @@ def test_the_multi_gpu_overlay_gives_independent_trainings_their_own_gpus(
     parser = ConfigParser()
     parser.read_config([str(root / "configs" / name) for name in ("train.json", "multi_gpu_train.json")])
     parser.update({"bundle_root": str(root), "dataset_dir": str(dataset), "runs_dir": str(tmp_path)})
+    parser.update({"settings::vs_cochlea_seg::num_folds": 2})
     driver = parser.get_parsed_content("train::trainer")
     stages = {stage.name: stage for stage in driver.plan().stages()}
     assert driver.executor._max_workers == 2
@@ -411,3 +412,20 @@ def test_what_is_given_to_the_driver_wins_over_the_overlays_in_every_stage(bundl
     ((name, value),) = given.items()
     for stage in ours:
         assert str(value) in str(stage.overrides[name]), stage.name
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"vs_cochlea_seg": {"num_folds": 50}}, "num_folds is 50, but there are 2 patients: give at most 2"),
+        ({"vs_cochlea_seg": {"output_dir": "x"}}, "settings::vs_cochlea_seg::output_dir is given by the driver itself"),
+        ({"vs_cochlea_seg": {"datalist": "x"}}, "settings::vs_cochlea_seg::datalist is given by the driver itself"),
+        ({"tanq_translation": {"dataset_dir": "x"}}, "settings::tanq_translation::dataset_dir is given by the driver"),
+    ],
+)
+def test_settings_that_no_stage_could_follow_are_refused_at_the_start(
+    bundles, dataset, tmp_path, work, settings, words
+):
+    with pytest.raises(InputError, match=words):
+        workflow(bundles, dataset, tmp_path, settings=settings).run()
+    assert work == []
