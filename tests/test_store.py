@@ -1,0 +1,104 @@
+"""The one record of what outputs were made from."""
+
+import ast
+import os
+from pathlib import Path
+
+import pytest
+
+import plugins
+from plugins.errors import InputError
+from plugins.files import write_json
+from plugins.store import RECORD, Store, check_output_dir, content_of, difference, origin_of
+
+PACKAGE = Path(plugins.__file__).parent
+TIMES = {"st_mtime", "st_mtime_ns", "st_ctime", "st_ctime_ns", "getmtime", "getctime"}
+
+
+def test_no_other_part_decides_by_times_whether_something_is_fresh():
+    found = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and node.attr in TIMES
+    }
+    assert found == {"store.py"}
+
+
+def test_the_content_of_a_file_is_its_bytes_and_of_a_folder_its_files(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.dcm").write_bytes(b"slice")
+    assert content_of(tmp_path / "a" / "1.dcm") == content_of(tmp_path / "b" / "1.dcm")
+    assert content_of(tmp_path / "a") == content_of(tmp_path / "b")
+    (tmp_path / "b" / "1.dcm").rename(tmp_path / "b" / "2.dcm")
+    assert content_of(tmp_path / "a") != content_of(tmp_path / "b")
+    with pytest.raises(InputError, match="gone: cannot be read"):
+        content_of(tmp_path / "gone")
+
+
+def test_another_content_of_the_same_size_is_noticed(tmp_path):
+    file = tmp_path / "scan"
+    file.write_bytes(b"one")
+    before = content_of(file)
+    file.write_bytes(b"two")
+    os.utime(file, ns=(5, 5))
+    assert content_of(file) != before
+
+
+def test_an_origin_depends_on_inputs_settings_and_version(tmp_path, monkeypatch):
+    for name in "ab":
+        (tmp_path / name).write_text(name)
+    a, b = tmp_path / "a", tmp_path / "b"
+    marks = [origin_of([a], 1), origin_of([b], 1), origin_of([a, b], 1), origin_of([b, a], 1), origin_of([a], 2)]
+    assert origin_of([str(a)], 1) == marks[0]
+    monkeypatch.setattr("plugins.__version__", "9.9")
+    marks.append(origin_of([a], 1))
+    assert len(set(marks)) == len(marks)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"outputs": {"a": 1}}', '{"outputs": {"a": {"origin": 1}}}'])
+def test_a_torn_record_is_named_and_nothing_is_replaced(tmp_path, content):
+    (tmp_path / "a").write_text("hand-made")
+    (tmp_path / RECORD).write_text(content)
+    store = Store(tmp_path)
+    with pytest.raises(InputError, match=r"made\.json: is no record of outputs; choose another output_dir"):
+        store.write(tmp_path / "a", "x", lambda part: part.write_text("ours"))
+    assert (tmp_path / "a").read_text() == "hand-made"
+
+
+def test_records_of_others_stay(tmp_path):
+    store = Store(tmp_path)
+    for name in "ab":
+        store.write(tmp_path / name, f"from {name}", lambda part, name=name: part.write_text(name))
+    assert {name: each["origin"] for name, each in store.records().items()} == {"a": "from a", "b": "from b"}
+    assert store.is_current(tmp_path / "a", "from a")
+    assert not store.is_current(tmp_path / "a", "from elsewhere")
+    assert not store.is_current(tmp_path / "c", "from c")
+
+
+def test_a_write_that_fails_changes_nothing(tmp_path):
+    store = Store(tmp_path)
+    store.write(tmp_path / "a", "x", lambda part: part.write_text("good"))
+    with pytest.raises(ZeroDivisionError):
+        store.write(tmp_path / "a", "y", lambda part: 1 / 0)
+    assert (tmp_path / "a").read_text() == "good"
+    assert store.is_current(tmp_path / "a", "x")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", RECORD]
+
+
+def test_settings_are_compared_as_json_tells_them():
+    assert difference({"a": [1, 2]}, {"a": (1, 2), "b": 3}) == ""
+    assert difference({"a": None}, {"a": 1}) == "a None, not 1"
+
+
+@pytest.mark.parametrize("inside", ["scan", "series"])
+def test_an_output_folder_that_holds_inputs_is_refused(tmp_path, inside):
+    series = tmp_path / "series"
+    series.mkdir()
+    write_json(series / "scan", 1)
+    path = series / "scan" if inside == "scan" else series
+    with pytest.raises(InputError, match="choose another one"):
+        check_output_dir(series, [path])
+    check_output_dir(tmp_path / "out", [path])
+    assert [*(tmp_path / "out").iterdir()] == []
