@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import inspect
 import logging
@@ -40,7 +41,7 @@ def keep_freed_memory() -> None:
 
 
 def join_processes() -> None:
-    """Join the processes that ``torchrun`` has started: by NCCL where there are GPUs, else by Gloo.
+    """Join the processes that ``torchrun`` has started, by NCCL or without GPUs by Gloo, until this one ends.
 
     Raises:
         InputError: if there is no ``torchrun``.
@@ -50,6 +51,12 @@ def join_processes() -> None:
     except ValueError as error:
         cure = "start with `torchrun --nproc_per_node <GPUs> -m monai.bundle run`, or leave out multi_gpu_train.json"
         raise InputError(f"this process belongs to no group of processes: {cure}.") from error
+    atexit.register(_leave_processes)
+
+
+def _leave_processes() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def start(seed: int | None = 0, num_threads: int | None = None) -> None:

@@ -53,3 +53,20 @@ def test_a_loader_works_with_workers_that_are_started_anew(parsed, start):
     dataset = inference(parsed, "vs_cochlea_seg")
     loader = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context=start)
     assert sorted(item["case"] for item in loader) == sorted(item["case"] for item in dataset)
+
+
+@pytest.mark.parametrize(("rank", "writers"), [(None, 2), (0, 2), (1, 0)])
+@pytest.mark.parametrize("bundle", ["tanq_translation", "cyclegan_translation"])
+def test_the_first_rank_alone_writes_for_tensorboard(parsed, monkeypatch, bundle, rank, writers):
+    if rank is not None:
+        monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+        monkeypatch.setattr("torch.distributed.get_rank", lambda *group: rank)
+    parser = parsed(bundle, "train.json", "cpu.json")
+    handlers = [
+        each
+        for name in ("train::handlers", "validate::handlers")
+        for index, each in enumerate(parser[name])
+        if each["_target_"] == "TensorBoardStatsHandler"
+        and parser.get_parsed_content(f"{name}::{index}", instantiate=True) is not None
+    ]
+    assert len(handlers) == writers
