@@ -7,9 +7,25 @@ import types
 import pytest
 from monai.engines import SupervisedTrainer
 
-from plugins.engines import ContrastiveTranslationTrainer, CycleGANTrainer
+from plugins.engines import ContrastiveTranslationTrainer, CycleGANTrainer, TranslationTrainer
+from plugins.engines.translation import UNUSED
+from plugins.errors import InputError
 from plugins.nnunet import NnUNetTraining
 from plugins.signatures import argument_names, importable, locate, passes_on, signature
+
+NEEDED = dict.fromkeys(
+    (
+        "device",
+        "max_epochs",
+        "train_data_loader",
+        "network",
+        "optimizer",
+        "discriminators",
+        "d_optimizer",
+        "adversarial_loss",
+        "loss_weights",
+    )
+)
 
 
 def shout(text: str, times: int = 1, loud: bool = True): ...
@@ -40,12 +56,14 @@ def test_a_subclass_has_a_signature_of_its_own():
 
 
 @pytest.mark.parametrize("trainer", [ContrastiveTranslationTrainer, CycleGANTrainer])
-def test_trainers_take_what_monais_take(trainer):
+def test_trainers_take_what_monais_take_and_their_steps_use(trainer):
     names, takes_more = argument_names(trainer)
     assert not takes_more
     assert {"amp", "train_handlers", "clip_norm", "loss_weights"} <= names
-    assert not {"discriminators", "loss_function"} & names
-    assert set(inspect.signature(SupervisedTrainer).parameters) - {"loss_function"} <= names
+    assert not {"discriminators", *UNUSED} & names
+    assert set(inspect.signature(SupervisedTrainer).parameters) - UNUSED <= names
+    with pytest.raises(InputError, match=f"{trainer.__name__} has no 'accumulation_steps'"):
+        TranslationTrainer.__init__(trainer.__new__(trainer), **NEEDED, accumulation_steps=2)
 
 
 def test_nnunets_settings_are_arguments_of_the_training():
