@@ -13,19 +13,10 @@ from plugins.errors import InputError
 from plugins.nnunet import NnUNetTraining
 from plugins.signatures import argument_names, importable, locate, passes_on, signature
 
-NEEDED = dict.fromkeys(
-    (
-        "device",
-        "max_epochs",
-        "train_data_loader",
-        "network",
-        "optimizer",
-        "discriminators",
-        "d_optimizer",
-        "adversarial_loss",
-        "loss_weights",
-    )
-)
+NEEDED = {
+    **dict.fromkeys(("device", "max_epochs", "train_data_loader", "network", "optimizer", "discriminators")),
+    **dict.fromkeys(("d_optimizer", "adversarial_loss", "loss_weights")),
+}
 
 
 def shout(text: str, times: int = 1, loud: bool = True): ...
