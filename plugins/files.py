@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from typing import Any
 from plugins.errors import InputError
 
 FULL_BYTES = 2**16
+PART = re.compile(r"\.part-\d+-\d+-.")
+"""Names of the temporary files of :func:`whole_file`."""
 
 
 @contextmanager

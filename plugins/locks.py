@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from plugins.errors import InputError
+from plugins.files import PART
 
 LOCK = ".lock"
 
@@ -18,7 +19,7 @@ _held: dict[str, FileLock] = {}
 
 
 def hold(folder: str | os.PathLike[str]) -> None:
-    """Hold a folder until this process ends.
+    """Hold a folder until this process ends; what a killed run left there half written is removed.
 
     Raises:
         InputError: if another process holds it.
@@ -33,6 +34,9 @@ def hold(folder: str | os.PathLike[str]) -> None:
             raise InputError(
                 f"{folder}: another run is at work there; wait for it, or choose another folder."
             ) from None
+        for name in os.listdir(path):
+            if PART.match(name):
+                os.unlink(os.path.join(path, name))
 
 
 @contextmanager
