@@ -125,6 +125,7 @@ def read_model(model_dir: str | os.PathLike[str], folds: Sequence[int] | int | N
         used = [name for names in model.members_of.values() for name in names]
         if set(model.members_of) != set(LABELS) - {"background"} or set(used) != set(members):
             raise ValueError(f"members_of is {dict(model.members_of)}")
+        _check(model)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{file}: describes no model ({error}); give the model_dir of a training.") from error
     if folds is None:
@@ -133,3 +134,43 @@ def read_model(model_dir: str | os.PathLike[str], folds: Sequence[int] | int | N
     if absent or not folds:
         raise InputError(f"folds is {list(folds)}, but {file} has {list(model.folds)}: choose among these.")
     return replace(model, folds=list(folds))
+
+
+def _check(model: SegmentationModel) -> None:
+    """Refuse what a training does not write.
+
+    Raises:
+        ValueError: naming the first such entry.
+    """
+    for name, member in model.members.items():
+        axes = len(member.patch_size)
+        right = {
+            "patch_size": axes in (2, 3) and all(_is_whole(size) and size > 0 for size in member.patch_size),
+            "spacing": len(member.spacing) == 3 and all(mm is None or _is_length(mm) for mm in member.spacing),
+            "mirror_axes": all(_is_whole(axis) and 0 <= axis < axes for axis in member.mirror_axes),
+            "architecture": isinstance(member.architecture, str),
+            "arguments": isinstance(member.arguments, dict),
+        }
+        for key, is_right in right.items():
+            if not is_right:
+                raise ValueError(f"{key} of {name} is {getattr(member, key)!r}")
+    structures = {value for value in LABELS.values() if value}
+    entries = {
+        "folds": bool(model.folds) and all(_is_whole(fold) and fold >= 0 for fold in model.folds),
+        "axes": sorted(model.axes) == [0, 1, 2],
+        "nonzero": isinstance(model.nonzero, bool),
+        "keep_largest_component_of": all({*step} <= structures and step for step in model.keep_largest_component_of),
+        "anatomy": model.anatomy is None or isinstance(model.anatomy, dict),
+        "results": isinstance(model.results, dict),
+    }
+    for key, is_right in entries.items():
+        if not is_right:
+            raise ValueError(f"{key} is {getattr(model, key)!r}")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_length(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1000

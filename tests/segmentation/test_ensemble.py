@@ -8,7 +8,7 @@ from dynamic_network_architectures.architectures.unet import PlainConvUNet, Resi
 from monai.data import MetaTensor
 
 from plugins.errors import InputError
-from plugins.files import write_json
+from plugins.files import read_json, write_json
 from plugins.segmentation import EnsembleInferer, FoldEnsemble, Member, SegmentationModel, combine, read_model
 from plugins.segmentation.model import NOMINAL
 from plugins.segmentation.networks import UNet, make_unet
@@ -133,6 +133,33 @@ def test_a_model_is_read_as_it_was_written(tmp_path):
 def test_another_file_is_no_model(tmp_path, content):
     write_json(tmp_path / "model.json", content)
     with pytest.raises(InputError, match=r"model\.json"):
+        read_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("members::2d::patch_size", [8]), ("members::2d::patch_size", [8, 0]), ("members::2d::patch_size", "88"),
+        ("members::2d::patch_size", [8.5, 8]), ("members::2d::spacing", [None, 1]),
+        ("members::2d::spacing", [1, 1, -1]),
+        ("members::2d::spacing", [1, 1, "1"]), ("members::2d::mirror_axes", [2]), ("members::2d::mirror_axes", [True]),
+        ("members::2d::architecture", 3), ("members::2d::arguments", []), ("members::2d", {}), ("members", {}),
+        ("folds", []), ("folds", [-1]), ("folds", ["0"]), ("folds", [True]), ("folds", 0), ("axes", [0, 0, 1]),
+        ("axes", "210"), ("nonzero", "false"), ("nonzero", 1), ("keep_largest_component_of", [["VS"]]),
+        ("keep_largest_component_of", [[3]]), ("keep_largest_component_of", [[]]), ("anatomy", []), ("results", 1),
+        ("members_of", {"VS": ["2d"]}), ("members_of", {"VS": ["2d"], "cochlea": ["4d"]}), ("surplus", 1),
+    ],
+)  # fmt: skip
+def test_an_edited_model_is_refused_in_a_sentence(tmp_path, place, value):
+    BOTH.write(tmp_path)
+    content = read_json(tmp_path / "model.json")
+    *path, last = place.split("::")
+    level = content
+    for key in path:
+        level = level[key]
+    level[last] = value
+    write_json(tmp_path / "model.json", content)
+    with pytest.raises(InputError, match=r"model\.json: describes no model \(.*\); give the model_dir of a training"):
         read_model(tmp_path)
 
 
