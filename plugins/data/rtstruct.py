@@ -22,7 +22,9 @@ STRUCTURES = {1: ("VS", "TV", "AN"), 2: ("cochlea", "cochlea_c", "cochlea_d")}
 """Label: the names that VS-SEG gives to the contours of it; capitals do not matter."""
 
 MAX_TILT = 0.5
+"""Slices from the lowest to the highest point of a contour."""
 MAX_OFFSET = 0.25
+"""Slices from any contour to the nearest slice."""
 
 
 def read_contours(path: StrPath) -> dict[str, Contours]:
@@ -82,7 +84,7 @@ def draw_labels(
         Labels (X, Y, Z), and the names of the structures that are in no list.
 
     Raises:
-        InputError: if the file is none, or if the contours lie outside the scan, or not in its slices.
+        InputError: if the file is none, or if the contours lie outside the scan, not in its slices or in few of them.
     """
     contours = read_contours(path)
     label_of = {name.casefold(): label for label, several in names.items() for name in several}
@@ -101,9 +103,13 @@ def _filled(
     voxels = [apply_affine(to_voxel, contour) for contour in contours]
     heights = np.array([float(contour[:, 2].mean()) for contour in voxels])
     tilt = max(float(np.ptp(contour[:, 2])) for contour in voxels)
-    if tilt > MAX_TILT or abs(np.mean(heights - np.rint(heights))) > MAX_OFFSET:
-        raise InputError(f"{path}: the contours of {name} do not lie in the slices of the scan; name the scan of them.")
     indices = np.rint(heights).astype(int)
+    if tilt > MAX_TILT or np.abs(heights - indices).max() > MAX_OFFSET:
+        raise InputError(f"{path}: the contours of {name} do not lie in the slices of the scan; name the scan of them.")
+    steps = np.diff(np.unique(indices))
+    if len(steps) > 1 and steps.min() > 1:
+        cure = "name the scan they were drawn on, or draw every slice"
+        raise InputError(f"{path}: the contours of {name} are {steps.min()} slices of the scan apart; {cure}.")
     for contour, index in zip(voxels, indices, strict=True):
         beyond = (contour[:, :2] < -0.5) | (contour[:, :2] > np.array(shape[:2]) - 0.5)
         if beyond.any() or not 0 <= index < shape[2]:

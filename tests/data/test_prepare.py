@@ -254,6 +254,30 @@ def test_contours_of_another_scan_are_refused(tmp_path, shift, fault):
         draw_labels(write_contours(tmp_path / "rt.dcm", drawn(AXIAL, shift)), SHAPE, AXIAL)
 
 
+def drawn_every(distance: float) -> dict[str, list]:
+    """A tumour over most of the scan, whose contours are so many slices apart."""
+    return {"TV": [ellipse(VS, height, AXIAL) for height in np.arange(0, SHAPE[2] - 2, distance)]}
+
+
+@pytest.mark.parametrize("distance", [0.25, 0.4, 0.5, 0.6, 2 / 3, 0.75, 0.8, 0.9, 1.1, 1.25, 4 / 3, 1.5, 1.75, 2, 3])
+def test_contours_of_a_scan_with_other_slices_are_refused(tmp_path, distance):
+    with pytest.raises(InputError, match=r"do not lie in the slices|slices of the scan apart"):
+        draw_labels(write_contours(tmp_path / "rt.dcm", drawn_every(distance)), SHAPE, AXIAL)
+
+
+@pytest.mark.parametrize("distance", [0.99, 0.999, 1, 1.001, 1.01])
+def test_contours_on_slices_but_for_rounding_fill_every_slice(tmp_path, distance):
+    contours = drawn_every(distance)
+    labels, _ = draw_labels(write_contours(tmp_path / "rt.dcm", contours), SHAPE, AXIAL)
+    assert np.array_equal(np.flatnonzero(labels.any((0, 1))), np.arange(len(contours["TV"])))
+
+
+def test_two_structures_of_one_slice_each_may_be_slices_apart(tmp_path):
+    both = {"cochlea": [ellipse(COCHLEA, height, AXIAL) for height in (3, 9)]}
+    labels, _ = draw_labels(write_contours(tmp_path / "rt.dcm", both), SHAPE, AXIAL)
+    assert np.flatnonzero(labels.any((0, 1))).tolist() == [3, 9]
+
+
 @pytest.mark.parametrize("shift", [(-12, 0), (14, 0), (0, -16), (0, 17)])
 def test_contours_that_reach_beyond_the_scan_are_refused(tmp_path, shift):
     moved = AXIAL.copy()
