@@ -20,7 +20,6 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from pickle import UnpicklingError
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -34,10 +33,11 @@ from plugins.files import read_json, whole_file
 from plugins.finite import refuse_broken_weights
 from plugins.options import fitting
 from plugins.runtime import VENDORED
+from plugins.state import SUM, read_tensors
 from plugins.store import TRAINING
 
 WEIGHTS, SCRIPT, SUMS = "model.pt", "model.ts", "SHA256SUMS"
-LOCATOR = ("locator.pt", "locator.json")  # of a segmentation that sees windows
+LOCATOR = ("locator.pt", "locator.pt" + SUM, "locator.json")  # of a segmentation that sees windows
 LARGE_BYTES = 25 * 2**20  # what the zoo keeps in git
 LEFT_OUT = ("eval", "models", "__pycache__", "runs", "mlruns")
 BOOTSTRAP = {"imports": ["$import sys"], "code_path": "$sys.path.insert(1, @bundle_root)"}
@@ -158,14 +158,11 @@ def _settle(folder: Path, overlays: Sequence[str]) -> None:
 def _add_weights(folder: Path, ckpt_dir: Path) -> None:
     if not (ckpt_dir / WEIGHTS).is_file():
         raise InputError(f"{ckpt_dir} holds no {WEIGHTS}: give the ckpt_dir of a finished training.")
-    try:
-        weights = torch.load(ckpt_dir / WEIGHTS, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, ValueError, EOFError, UnpicklingError) as error:
-        raise InputError(f"{ckpt_dir / WEIGHTS} cannot be read: copy it again or train again.") from error
+    weights = read_tensors(ckpt_dir / WEIGHTS, "Copy it again, or train again", mmap=True)
     refuse_broken_weights(weights, str(ckpt_dir / WEIGHTS))
     models = folder / "models"
     models.mkdir()
-    for name in (WEIGHTS, "model.json", TRAINING, *LOCATOR):
+    for name in (WEIGHTS, WEIGHTS + SUM, "model.json", TRAINING, *LOCATOR):
         if (ckpt_dir / name).is_file():
             shutil.copyfile(ckpt_dir / name, models / name)
     options = {
@@ -205,7 +202,7 @@ def export_onnx(folder: Path) -> Path:
     parser.read_config(str(folder / "configs" / "inference.json"))
     parser.update({"bundle_root": str(folder), "device": "$torch.device('cpu')"})
     network = parser.get_parsed_content("network_def").eval()
-    network.load_state_dict(torch.load(folder / "models" / WEIGHTS, map_location="cpu", weights_only=True))
+    network.load_state_dict(read_tensors(folder / "models" / WEIGHTS, "Export again"))
     tensors = read_json(folder / "configs" / "metadata.json")["network_data_format"]["inputs"]
     inputs = tuple(
         torch.zeros(1, tensor["num_channels"], *_sizes(tensor["spatial_shape"])) for tensor in tensors.values()

@@ -14,9 +14,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 import plugins
 from plugins.errors import InputError
-from plugins.files import read_json, whole_file, write_json
+from plugins.files import whole_file, write_json
+from plugins.state import SUM, check_tensors, read_state
 
 StrPath = str | os.PathLike[str]
 RECORD, TRAINING = "made.json", "training.json"
@@ -45,6 +48,35 @@ def _digest(path: str, *status: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class Mark(TypedDict):
+    """A file as it was written: bytes, time of change in ns, content."""
+
+    size: int
+    changed: int
+    sha256: str
+
+
+def mark_of(path: StrPath) -> Mark:
+    """The mark of a file as it is now.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    status = Path(path).stat()
+    return {"size": status.st_size, "changed": status.st_mtime_ns, "sha256": content_of(path)}
+
+
+def is_as_marked(path: StrPath, mark: Mark) -> bool:
+    """Whether a file is there as it was; one of the same size and time of change is taken for the same, as by Git."""
+    path = Path(path)
+    if not path.is_file():
+        return False
+    status = path.stat()
+    if status.st_size != mark["size"]:
+        return False
+    return status.st_mtime_ns == mark["changed"] or content_of(path) == mark["sha256"]
+
+
 def origin_of(inputs: Iterable[StrPath], settings: Any) -> str:
     """SHA-256 of all that an output is made from.
 
@@ -54,6 +86,22 @@ def origin_of(inputs: Iterable[StrPath], settings: Any) -> str:
     """
     facts = {"inputs": [content_of(path) for path in inputs], "settings": settings, "version": plugins.__version__}
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class _Output(TypedDict):
+    origin: str
+    content: list[str]
+
+
+class _Outputs(TypedDict):
+    outputs: dict[str, _Output]
+
+
+class TrainingFacts(TypedDict):
+    """``training.json``: what a training was given."""
+
+    settings: dict[str, Any]
+    data: str
 
 
 class Store:
@@ -70,7 +118,7 @@ class Store:
     def _file(self) -> Path:
         return self.folder / RECORD
 
-    def records(self) -> dict[str, dict[str, Any]]:
+    def records(self) -> dict[str, _Output]:
         """File name to ``{"origin", "content"}``.
 
         Raises:
@@ -78,15 +126,8 @@ class Store:
         """
         if not self._file.is_file():
             return {}
-        try:
-            found: dict[str, dict[str, Any]] = read_json(self._file)["outputs"]
-            for each in found.values():
-                if not (isinstance(each["origin"], str) and isinstance(each["content"], list)):
-                    raise TypeError("of another kind")
-        except (ValueError, LookupError, TypeError, AttributeError, OSError) as error:
-            cure = "choose another output_dir, or move away what this program has written there"
-            raise InputError(f"{self._file}: is no record of outputs; {cure}.") from error
-        return found
+        cure = "Choose another output_dir, or move away what this program has written there"
+        return read_state(self._file, _Outputs, cure)["outputs"]
 
     def is_current(self, file: StrPath, origin: str) -> bool:
         """Whether an output is there as it was made, and from the same.
@@ -147,7 +188,7 @@ def check_output_dir(output_dir: StrPath, inputs: Iterable[StrPath]) -> None:
         raise InputError(f"{fault}; choose another output_dir.") from error
 
 
-def read_training(folder: StrPath) -> dict[str, Any] | None:
+def read_training(folder: StrPath) -> TrainingFacts | None:
     """What the training in a folder was given, as :class:`plugins.engines.TrainingRecord` keeps it; ``None`` without.
 
     Raises:
@@ -156,33 +197,19 @@ def read_training(folder: StrPath) -> dict[str, Any] | None:
     file = Path(folder) / TRAINING
     if not file.is_file():
         return None
-    try:
-        found: dict[str, Any] = read_json(file)
-        if not (isinstance(found["settings"], dict) and isinstance(found["data"], str)):
-            raise TypeError("of another kind")
-    except (ValueError, LookupError, TypeError, OSError) as error:
-        raise InputError(f"{file}: is no record of a training; set another ckpt_dir, or train anew.") from error
-    return found
-
-
-def seal_weights(weights: StrPath) -> None:
-    """Add the SHA-256 of weights to the record of their training, if there is one beside them."""
-    record = read_training(Path(weights).parent)
-    if record is not None:
-        write_json(Path(weights).with_name(TRAINING), {**record, "weights": content_of(weights)})
+    return read_state(file, TrainingFacts, "Set another ckpt_dir, or train anew")
 
 
 def check_weights(weights: StrPath, settings: Mapping[str, Any]) -> None:
-    """Make sure that weights are those that their training wrote, and that they are used as they were trained.
+    """Make sure that weights are whole, and that they are used as they were trained.
 
     Raises:
-        InputError: if the file is another one, or if a setting differs.
+        InputError: if the file is damaged or another than its SHA-256 was written for, or if a setting differs.
     """
+    check_tensors(weights, f"Copy it again, with {Path(weights).name}{SUM}, or train again")
     record = read_training(Path(weights).parent)
     if record is None:
         return
-    if record.get("weights") not in (None, content_of(weights)):
-        raise InputError(f"{weights}: is not the file that the training wrote; copy it again, with {TRAINING}.")
     other = difference(record["settings"], settings)
     if other:
         raise InputError(f"{weights}: was trained with {other}; give the settings of the training.")

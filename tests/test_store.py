@@ -62,7 +62,7 @@ def test_a_torn_record_is_named_and_nothing_is_replaced(tmp_path, content):
     (tmp_path / "a").write_text("hand-made")
     (tmp_path / RECORD).write_text(content)
     store = Store(tmp_path)
-    with pytest.raises(InputError, match=r"made\.json: is no record of outputs; choose another output_dir"):
+    with pytest.raises(InputError, match=r"made\.json is damaged \(.*\)\. Choose another output_dir"):
         store.write(tmp_path / "a", "x", lambda part: part.write_text("ours"))
     assert (tmp_path / "a").read_text() == "hand-made"
 

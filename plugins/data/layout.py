@@ -21,9 +21,10 @@ from plugins.data.nifti import Grid
 from plugins.data.rtstruct import STRUCTURES, draw_labels, is_structure_set
 from plugins.data.scans import read_grid, read_label, read_scan
 from plugins.errors import InputError
-from plugins.files import FULL_BYTES, read_json, whole_file, write_json
+from plugins.files import FULL_BYTES, whole_file, write_json
 from plugins.locks import LOCK, sole_owner
 from plugins.progress import Progress
+from plugins.state import read_state, recall_state
 from plugins.store import content_of, origin_of
 
 SUMMARY = "summary.json"
@@ -122,7 +123,7 @@ def write_layout(
 
 
 def _earlier(folder: Path, made_from: Mapping[str, str]) -> dict[str, Any]:
-    summary: dict[str, Any] = _read_state(folder / SUMMARY)
+    summary = read_state(folder / SUMMARY, dict[str, Any], _cure(folder))
     if summary.get("made_from") != made_from:
         raise InputError(f"{folder}: was made from other files or with other options; choose another folder.")
     return summary
@@ -133,7 +134,7 @@ def _begin(part: Path, folder: Path, made_from: Mapping[str, str]) -> None:
     present = [path for path in part.iterdir() if path.name != LOCK and not path.name.startswith(".part-")]
     if present and part / _MADE_FROM not in present:
         raise InputError(f"{part}: is where {folder} is prepared, but holds something else; rename it.")
-    if present and _read_state(part / _MADE_FROM) != made_from:
+    if present and read_state(part / _MADE_FROM, dict[str, str], _cure(part)) != made_from:
         for path in present:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     write_json(part / _MADE_FROM, made_from)
@@ -149,11 +150,8 @@ def _finish(part: Path, folder: Path, summary: Mapping[str, Any]) -> None:
     part.rename(folder)
 
 
-def _read_state(path: Path) -> Any:
-    try:
-        return read_json(path)
-    except ValueError as error:
-        raise InputError(f"{path}: is damaged ({error}); remove {path.parent} and give the command again.") from error
+def _cure(folder: Path) -> str:
+    return f"Remove {folder}, and give the command again"
 
 
 def _check(folder: Path, entries: Sequence[Entry]) -> None:
@@ -182,7 +180,8 @@ def _write_all(part: Path, entries: Sequence[Entry], rules: Rules) -> list[dict[
     with Progress(total=len(entries), description="preparing scans") as progress:
         for entry in entries:
             done = part / _DONE / f"{entry.split}-{entry.case}.json"
-            if not done.is_file():
+            result = recall_state(done, dict[str, Any], "The scan is prepared again")
+            if result is None:
                 try:
                     result = _write(part, entry, rules)
                 except (InputError, OSError) as error:
@@ -190,7 +189,7 @@ def _write_all(part: Path, entries: Sequence[Entry], rules: Rules) -> list[dict[
                         raise
                     result = {"file": os.fspath(entry.image), "why": " ".join(str(error).split())}
                 write_json(done, result)
-            measured.append(read_json(done))
+            measured.append(result)
             progress.advance()
     return measured
 

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from plugins.data.phantom_anatomy import Head, lps_affine, paint
 from plugins.data.phantom_signal import acquire
 from plugins.errors import InputError
-from plugins.files import read_json, write_json
+from plugins.files import write_json
 from plugins.progress import Progress
+from plugins.state import recall_state
 
 Spacing = tuple[float, float, float]
 Shape = tuple[int, int, int]
@@ -96,7 +97,7 @@ def write_phantom(
 
 def _is_complete(folder: Path, record: dict[str, int]) -> bool:
     path = folder / _RECORD
-    return path.is_file() and bool(read_json(path) == record)
+    return recall_state(path, dict[str, Any], "The phantom counts as unfinished") == record
 
 
 def _install(part: Path, folder: Path, record: dict[str, int]) -> None:

@@ -15,16 +15,25 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
+from typing_extensions import TypedDict
 
 from plugins.data.checks import check_scans
 from plugins.data.scans import read_slice
 from plugins.errors import InputError
-from plugins.files import read_json, whole_file, write_json
+from plugins.files import whole_file, write_json
 from plugins.progress import Progress
 from plugins.signatures import Length
+from plugins.state import read_state, recall_state
 from plugins.store import origin_of
 
-FORMAT = 1  # of the prepared files: raise it when their content changes for the same settings
+FORMAT = 2  # of the prepared files: raise it when their content changes for the same settings
+
+
+class SliceRecord(TypedDict):
+    """What is kept of a prepared volume: for each slice, whether it holds foreground, and the sizes of the files."""
+
+    foreground: list[bool]
+    bytes: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -47,13 +56,17 @@ class PreparedVolume:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all files are there."""
-        return all(path.is_file() for path in (self.image, self.label, self.record) if path is not None)
+        """Whether all files are there, and as long as they were written."""
+        record = recall_state(self.record, SliceRecord, "The scan is prepared again")
+        files = [path for path in (self.image, self.label) if path is not None]
+        return record is not None and all(
+            path.is_file() and path.stat().st_size == record["bytes"].get(path.name) for path in files
+        )
 
     @cached_property
     def foreground(self) -> list[bool]:
         """For each slice, whether its label holds anything."""
-        return list(read_json(self.record)["foreground"])
+        return read_state(self.record, SliceRecord, "Remove its folder, and give the command again")["foreground"]
 
     @property
     def n_slices(self) -> int:
@@ -107,7 +120,9 @@ def _prepare(item: Mapping[str, Any], transform: Callable[[Any], Any], volume: P
     if volume.label is not None:
         _write(tensors["label"], volume.label, np.uint8)
         foreground = (tensors["label"] > 0).any(0).any(0).any(0).tolist()
-    write_json(volume.record, {"foreground": foreground})
+    written = [path for path in (volume.image, volume.label) if path is not None]
+    sizes = {path.name: path.stat().st_size for path in written}
+    write_json(volume.record, {"foreground": foreground, "bytes": sizes})
 
 
 def _key(item: Mapping[str, Any], transform: Any) -> str:

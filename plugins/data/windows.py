@@ -23,8 +23,9 @@ from numpy.typing import ArrayLike, NDArray
 from plugins.data.nifti import affine_of
 from plugins.data.scans import read_grid, read_stored
 from plugins.errors import InputError
-from plugins.files import read_json, whole_file, write_json
+from plugins.files import whole_file, write_json
 from plugins.signatures import Length
+from plugins.state import read_state
 
 StrPath = str | os.PathLike[str]
 Box = tuple[slice, slice, slice]
@@ -229,10 +230,12 @@ def read_windows(folder: StrPath) -> dict[str, Window]:
         InputError: if the file is missing or is no such record.
     """
     file = Path(folder) / WINDOWS
+    cure = f"Remove {folder}, and give the command again"
+    records = read_state(file, dict[str, dict[str, Any]], cure)
     try:
-        return {case: Window.from_record(record) for case, record in read_json(file).items()}
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-        raise InputError(f"{file}: holds no windows ({type(error).__name__}); write them again.") from error
+        return {case: Window.from_record(record) for case, record in records.items()}
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise InputError(f"{file} holds no windows ({type(error).__name__}). {cure}.") from error
 
 
 _LAYOUT = {

@@ -10,15 +10,24 @@ from pathlib import Path
 import ignite.distributed as idist
 from ignite.engine import Engine, Events
 from torch.optim.lr_scheduler import LambdaLR
+from typing_extensions import TypedDict
 
 from plugins.engines.schedules import linear_factor
 from plugins.errors import InputError
-from plugins.files import read_json, write_json
+from plugins.files import write_json
+from plugins.state import read_state
 
 MEASURED = 2
 """Epochs before the number of epochs is set; the second one is timed, for the first one warms up."""
 UNKNOWN = 10**9
 """Epochs for which the rate stays at its start until the number is known."""
+
+
+class Budget(TypedDict):
+    """``budget.json``, or however the file is called: the minutes that were given, the epochs that fit into them."""
+
+    max_minutes: float
+    max_epochs: int
 
 
 class TimeBudget:
@@ -62,11 +71,8 @@ class TimeBudget:
             engine.state.max_epochs = MEASURED
 
     def _recorded(self) -> int:
-        try:
-            record = read_json(self.path)
-            minutes, epochs = record["max_minutes"], int(record["max_epochs"])
-        except (ValueError, LookupError, TypeError) as error:
-            raise InputError(f"{self.path} cannot be read: remove it, or set another ckpt_dir.") from error
+        record = read_state(self.path, Budget, "Restore it, remove the folder to begin anew, or set another ckpt_dir")
+        minutes, epochs = record["max_minutes"], record["max_epochs"]
         if minutes != self.minutes:
             raise InputError(
                 f"{self.path} is of a training of {minutes} minutes, but max_minutes is {self.minutes}: set another "

@@ -7,7 +7,6 @@ import os
 import random
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -16,29 +15,34 @@ from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
+from typing_extensions import TypedDict
 
 from plugins.errors import InputError
-from plugins.files import read_json, whole_file, write_json
+from plugins.files import write_json
 from plugins.finite import refuse_broken_weights
 from plugins.progress import Progress
-from plugins.store import seal_weights
+from plugins.state import read_state, read_tensors, write_tensors, write_weights
+
+ANEW = "Restore it, remove the folder to begin anew, or set another ckpt_dir"
 
 
-def save_tensors(content: Any, path: str | os.PathLike[str]) -> None:
-    """``torch.save`` to a file that appears whole or not at all."""
-    with whole_file(path) as part:
-        torch.save(content, part)
+class BestRecord(TypedDict):
+    """``best.json``: what :class:`SaveBest` says of ``best.pt``."""
+
+    epoch: int
+    key_metric: float
+    metrics: dict[str, float]
 
 
 def save_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Write the ``state_dict`` of a network as a plain tensor dictionary, whole or not at all.
+    """Write the ``state_dict`` of a network as a plain tensor dictionary, whole or not at all, with its SHA-256.
 
     Raises:
         InputError: if weights are not finite.
     """
     weights = {name: value.cpu() for name, value in network.state_dict().items()}
     refuse_broken_weights(weights, f"{path} is not written")
-    save_tensors(weights, path)
+    write_weights(weights, path)
 
 
 def random_state() -> dict[str, Any]:
@@ -110,17 +114,16 @@ class Resume:
             scaler = getattr(engine, "scaler", None)
             content["scaler"] = scaler.state_dict() if scaler is not None else None
             refuse_broken_weights(content["objects"], f"epoch {state.epoch} of the training")
-        save_tensors(content, self._rank_path())
+        write_tensors(content, self._rank_path())
 
     def _load(self, engine: Engine) -> None:
         if engine.state.epoch > 0 or not self.path.exists():
             return
+        content = read_tensors(self.path, ANEW, engine.state.device)
         try:
-            content = torch.load(self.path, map_location=engine.state.device, weights_only=True)
             epoch = content["epoch"]
-        except (RuntimeError, ValueError, EOFError, UnpicklingError, LookupError, TypeError, OSError) as error:
-            cure = "remove it to begin anew, or set another ckpt_dir"
-            raise InputError(f"{self.path} cannot be read: {cure}.") from error
+        except (LookupError, TypeError) as error:
+            raise InputError(f"{self.path} is no checkpoint of this program. {ANEW}.") from error
         if epoch > (engine.state.max_epochs or 0):
             raise InputError(
                 f"{self.path} is of a training of {epoch} epochs, but max_epochs is "
@@ -144,7 +147,7 @@ class Resume:
         own = self._rank_path()
         if not own.exists():
             raise InputError(f"{own} is missing: go on with as many processes as before, or set another ckpt_dir.")
-        own_random = content if own == self.path else torch.load(own, map_location="cpu", weights_only=True)
+        own_random = content if own == self.path else read_tensors(own, ANEW)
         set_random_state(own_random["random"])
         engine.state.epoch, engine.state.iteration = content["epoch"], content["iteration"]
 
@@ -194,7 +197,6 @@ class SaveWeights:
     def _save(self, engine: Engine) -> None:
         if engine.state.rank == 0:
             save_weights(self.network, self.path)
-            seal_weights(self.path)
 
 
 class SaveBest:
@@ -220,13 +222,9 @@ class SaveBest:
     def _remember(self, engine: Engine) -> None:
         state: Any = engine.state
         if state.best_metric_epoch == -1 and self._record.is_file():
-            try:
-                record = read_json(self._record)
-                epoch, metric = record["epoch"], record["key_metric"]
-            except (ValueError, LookupError, TypeError) as error:
-                raise InputError(f"{self._record} cannot be read: remove it, or set another ckpt_dir.") from error
-            if epoch < state.max_epochs:  # which MONAI sets to the training's epoch
-                state.best_metric, state.best_metric_epoch = metric, epoch
+            record = read_state(self._record, BestRecord, ANEW)
+            if record["epoch"] < state.max_epochs:  # which MONAI sets to the training's epoch
+                state.best_metric, state.best_metric_epoch = record["key_metric"], record["epoch"]
 
     def _save(self, engine: Engine) -> None:
         state: Any = engine.state

@@ -16,7 +16,8 @@ from plugins.evaluation.compare import MEASURES, compare_rounds, decision_lines,
 from plugins.evaluation.labels import LABEL_ENDING
 from plugins.evaluation.metrics import STRUCTURE_TITLES
 from plugins.evaluation.pictures import case_picture, translation_picture
-from plugins.files import read_json, whole_file, write_json
+from plugins.files import whole_file, write_json
+from plugins.state import read_state
 
 MEASURE_TITLES = dict(zip(MEASURES, ("Dice", "ASSD [mm]"), strict=True))
 TRANSLATED_CASES = 4
@@ -56,7 +57,7 @@ def write_report(
         The content of ``metrics.json``: round to metrics, and ``paired_t_test``.
     """
     output_dir, truth = Path(output_dir), truth or {}
-    rounds = {name: read_json(path) for name, path in metrics_files.items()}
+    rounds = {name: read_state(path, dict[str, Any], "Evaluate again") for name, path in metrics_files.items()}
     tests = compare_rounds(rounds)
     content: dict[str, Any] = {**rounds, "paired_t_test": tests}
     write_json(output_dir / "metrics.json", content)

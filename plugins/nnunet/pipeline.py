@@ -14,7 +14,7 @@ import torch
 
 from plugins.data import check_scans
 from plugins.errors import InputError
-from plugins.files import read_json, write_json
+from plugins.files import write_json
 from plugins.locks import sole_owner
 from plugins.nnunet.augmentation import Augmentation, make_augmentation
 from plugins.nnunet.dataset import (
@@ -35,12 +35,13 @@ from plugins.nnunet.trainer import Configuration, TrainerSettings
 from plugins.nnunet.training import is_done, train_fold
 from plugins.nnunet.watch import TrainingWatch
 from plugins.nnunet.workers import ended_with, process_pool
-from plugins.nnunet.workspace import PLANS, Workspace
+from plugins.nnunet.workspace import ANEW, PLANS, Workspace
 from plugins.segmentation import SlidingWindow
 from plugins.segmentation.anatomy import read_settings
 from plugins.segmentation.locator import copy_locator, is_copied
 from plugins.segmentation.model import DESCRIPTION, WEIGHTS
 from plugins.signatures import Length, passes_on, refused_by
+from plugins.state import read_state, recall_state
 from plugins.store import content_of
 
 SELECTION = "selection.json"
@@ -204,7 +205,8 @@ class NnUNetTraining:
             "members": self.members,
             "select_per_structure": self.select_per_structure,
         }
-        if not marker.exists() or read_json(marker)["request"] != request:
+        chosen = recall_state(marker, dict[str, Any], "The folds are validated and selected again")
+        if chosen is None or chosen.get("request") != request:
             self._train([(name, fold) for fold in self.folds for name in self.configurations])
             with self.workspace.active():
                 selection = select(
@@ -215,8 +217,9 @@ class NnUNetTraining:
                     self.members,
                     self.select_per_structure,
                 )
-            write_json(marker, {**selection, "request": request})
-        selection = {key: value for key, value in read_json(marker).items() if key != "request"}
+            chosen = {**selection, "request": request}
+            write_json(marker, chosen)
+        selection = {key: value for key, value in chosen.items() if key != "request"}
         if self.anatomy is not None:
             known = {"cochleae_mm3": cochleae_volume(self.items), **self.anatomy}
             selection |= {"anatomy": known, "keep_largest_component_of": []}
@@ -232,8 +235,8 @@ class NnUNetTraining:
         description = self.model_dir / DESCRIPTION
         if not (description.is_file() and (self.model_dir / WEIGHTS).is_file()):
             return False
-        exported = read_json(description)
-        return all(exported[key] == value for key, value in selection.items())
+        exported = recall_state(description, dict[str, Any], "It is written again")
+        return exported is not None and all(exported.get(key) == value for key, value in selection.items())
 
     def _check(self) -> None:
         check_items(self.items)
@@ -262,6 +265,8 @@ class NnUNetTraining:
         }
         wanted = json.loads(json.dumps(wanted))
         if not marker.exists():
+            if any(self.workspace.results.rglob("checkpoint_*")):
+                raise InputError(f"{marker} is missing, but trained networks are there. {ANEW}.")
             for origin in dict.fromkeys(item["origin"] for item in self.items):
                 check_scans([item for item in self.items if item["origin"] == origin], label_values(origin))
             with self.workspace.active(num_workers=1), pools_on(self.executor):  # with 0 workers the planner crashes
@@ -270,17 +275,21 @@ class NnUNetTraining:
                     make_plans(self.workspace, self.configurations, **self.plan)
                 else:
                     adopt_plans(self.plans_from, self.workspace)
-                check_extents(self.items, read_json(self.workspace.preprocessed / f"{PLANS}.json"))
+                check_extents(
+                    self.items, read_state(self.workspace.preprocessed / f"{PLANS}.json", dict[str, Any], ANEW)
+                )
             splits = make_splits(self.items, self.num_folds, self.settings.seed)
             write_json(self.workspace.preprocessed / "splits_final.json", splits)
             write_json(marker, wanted)
-        elif read_json(marker) != wanted:
+        elif read_state(marker, dict[str, Any], ANEW) != wanted:
             raise InputError(
                 f"{self.output_dir} holds a training of other scans, plans or settings: choose another output_dir."
             )
         if self.settings.init_weights is not None:
             compare_start(self.workspace, Path(self.settings.init_weights), self.configurations, self.folds[0])
-        folds = check_splits(self.items, read_json(self.workspace.preprocessed / "splits_final.json"))
+        folds = check_splits(
+            self.items, read_state(self.workspace.preprocessed / "splits_final.json", list[dict[str, list[str]]], ANEW)
+        )
         write_json(self.output_dir / "splits.json", {"folds": folds})
         for fold in folds:
             sides = [f"{fold[side]['views']} views of {fold[side]['patients']} patients" for side in ("train", "val")]

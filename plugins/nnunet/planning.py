@@ -21,12 +21,13 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from plugins.errors import InputError
-from plugins.files import read_json, write_json
+from plugins.files import write_json
 from plugins.nnunet.workers import exit_with_parent
-from plugins.nnunet.workspace import DATASET, PLANS, Workspace
+from plugins.nnunet.workspace import ANEW, DATASET, PLANS, Workspace
 from plugins.options import nodes, refuse_unknown
 from plugins.progress import Progress
 from plugins.segmentation import LABELS
+from plugins.state import read_state
 
 FINGERPRINT = "dataset_fingerprint.json"
 STAGE_KEYS = ("features_per_stage", "kernel_sizes", "strides")
@@ -178,13 +179,10 @@ def adopt_plans(model_dir: Path, workspace: Workspace) -> None:
     for name in (f"{PLANS}.json", FINGERPRINT):
         if not (model_dir / name).is_file():
             raise InputError(f"plans_from: {model_dir} has no {name}; give the model_dir of a finished training.")
-        try:
-            whole = {"configurations", "dataset_name"} if name != FINGERPRINT else {"spacings", "shapes_after_crop"}
-            readable = whole <= {*read_json(model_dir / name)}
-        except (ValueError, TypeError):
-            readable = False
-        if not readable:
-            raise InputError(f"plans_from: {model_dir / name} is no plan of nnU-Net's; copy that model_dir again.")
+        whole = {"configurations", "dataset_name"} if name != FINGERPRINT else {"spacings", "shapes_after_crop"}
+        cure = "Copy that model_dir, which plans_from names, again"
+        if not whole <= {*read_state(model_dir / name, dict[str, Any], cure)}:
+            raise InputError(f"{model_dir / name} is no plan of nnU-Net's. {cure}.")
         workspace.preprocessed.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(model_dir / name, workspace.preprocessed / name)
 
@@ -196,7 +194,7 @@ def _preprocess_case(workspace: Workspace, configuration: str, case: str) -> Non
     manager = plans.get_configuration(configuration)
     folder = workspace.preprocessed / manager.data_identifier
     folder.mkdir(parents=True, exist_ok=True)
-    dataset = read_json(workspace.raw / "dataset.json")
+    dataset = read_state(workspace.raw / "dataset.json", dict[str, Any], ANEW)
     entry = dataset["dataset"][case]
     label = (workspace.raw / entry["label"]).resolve()
     part = folder / f".part-{case}"
@@ -210,7 +208,7 @@ def _preprocess_case(workspace: Workspace, configuration: str, case: str) -> Non
 def preprocess(workspace: Workspace, configurations: Sequence[str], executor: Executor, output_dir: Path) -> None:
     """Preprocess what is not preprocessed yet, one case and configuration a job."""
     plans = PlansManager(str(workspace.preprocessed / f"{PLANS}.json"))
-    cases = sorted(read_json(workspace.raw / "dataset.json")["dataset"])
+    cases = sorted(read_state(workspace.raw / "dataset.json", dict[str, Any], ANEW)["dataset"])
     jobs = [(name, case) for name in configurations for case in cases]
     folders = {name: workspace.preprocessed / plans.get_configuration(name).data_identifier for name in configurations}
     missing = [(name, case) for name, case in jobs if not (folders[name] / f"{case}.pkl").exists()]

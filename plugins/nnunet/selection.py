@@ -21,7 +21,7 @@ from nnunetv2.utilities.file_path_utilities import folds_tuple_to_string, get_en
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from plugins.errors import InputError
-from plugins.files import read_json, whole_file, write_json
+from plugins.files import write_json
 from plugins.finite import refuse_broken_weights
 from plugins.nnunet.augmentation import Structure
 from plugins.nnunet.checkpoints import FINAL
@@ -30,10 +30,11 @@ from plugins.nnunet.planning import FINGERPRINT
 from plugins.nnunet.processes import pools_on
 from plugins.nnunet.trainer import Configuration
 from plugins.nnunet.training import DONE
-from plugins.nnunet.workspace import DATASET, PLANS, TRAINER, Workspace
+from plugins.nnunet.workspace import ANEW, DATASET, PLANS, TRAINER, Workspace
 from plugins.segmentation import LABELS, FoldEnsemble, Member, SegmentationModel, combine
 from plugins.segmentation.model import DESCRIPTION, WEIGHTS
 from plugins.segmentation.networks import UNet
+from plugins.state import read_state, read_tensors, write_weights
 
 STRUCTURES = get_args(Structure)
 Members = Sequence[Configuration] | Mapping[Structure, Sequence[Configuration]]
@@ -79,7 +80,7 @@ def select(
             determine_postprocessing(
                 str(source), str(workspace.labels), str(source / "plans.json"), str(source / "dataset.json"), 1
             )
-    postprocessing = read_json(source / "postprocessing.json")
+    postprocessing = read_state(source / "postprocessing.json", dict[str, Any], ANEW)
     keep = [step["labels_or_regions"] for step in postprocessing["postprocessing_kwargs"]]
     return {
         "folds": list(folds),
@@ -151,7 +152,7 @@ def _predict_by_structure(workspace: Workspace, chosen: Mapping[str, Sequence[st
     for name in ("plans.json", "dataset.json"):
         shutil.copyfile(workspace.configuration(names[0]) / name, folder / name)
     foreground = [LABELS[name] for name in STRUCTURES]
-    ignored = read_json(folder / "dataset.json")["labels"].get(IGNORE)
+    ignored = read_state(folder / "dataset.json", dict[str, Any], ANEW)["labels"].get(IGNORE)
     compute_metrics_on_folder(
         str(workspace.labels), str(folder), str(folder / "summary.json"), writer, ".nii.gz", foreground, ignored
     )
@@ -182,7 +183,7 @@ def describe(workspace: Workspace, selection: Mapping[str, Any]) -> Segmentation
         nonzero |= set(configuration.use_mask_for_norm)
         arguments = configuration.network_arch_init_kwargs
         file = workspace.fold(name, selection["folds"][0]) / FINAL
-        mirror_axes = torch.load(file, map_location="cpu", weights_only=True)["inference_allowed_mirroring_axes"]
+        mirror_axes = read_tensors(file, ANEW)["inference_allowed_mirroring_axes"]
         members[name] = Member(
             spacing=[None] * (3 - len(configuration.spacing)) + list(configuration.spacing),
             patch_size=[*configuration.patch_size],
@@ -218,17 +219,16 @@ def export(workspace: Workspace, selection: Mapping[str, Any], model_dir: Path) 
     for name, member in model.members.items():
         networks = ensemble.folds_2d if len(member.patch_size) == 2 else ensemble.folds_3d
         for fold in model.folds:
-            checkpoint = torch.load(workspace.fold(name, fold) / FINAL, map_location="cpu", weights_only=True)
+            checkpoint = read_tensors(workspace.fold(name, fold) / FINAL, ANEW)
             trained = nnUNetTrainer.build_network_architecture(
                 plans, plans.get_configuration(name), 1, len(LABELS), False
             )
             trained.load_state_dict(checkpoint["network_weights"])
             networks[f"fold_{fold}"].load_state_dict(UNet(trained).state_dict())
     refuse_broken_weights(ensemble.state_dict(), f"{model_dir / WEIGHTS} is not written")
-    with whole_file(model_dir / WEIGHTS) as part:
-        torch.save(ensemble.state_dict(), part)
+    write_weights(ensemble.state_dict(), model_dir / WEIGHTS)
     for name in (f"{PLANS}.json", FINGERPRINT):
-        write_json(model_dir / name, read_json(workspace.preprocessed / name))
+        write_json(model_dir / name, read_state(workspace.preprocessed / name, dict[str, Any], ANEW))
     model.write(model_dir)
 
 

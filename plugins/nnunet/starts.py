@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from plugins.nnunet.workspace import PLANS, Workspace
 from plugins.segmentation import LABELS, read_model
 from plugins.segmentation.model import DESCRIPTION, WEIGHTS
 from plugins.segmentation.networks import UNet
+from plugins.state import read_tensors
 
 
 def check_start(model_dir: Path, configurations: Sequence[str], folds: Sequence[int]) -> None:
@@ -71,10 +71,8 @@ def _weights(model_dir: Path, configuration: str, fold: int) -> dict[str, Tensor
     check_start(model_dir, [configuration], [fold])
     axes = len(read_model(model_dir).members[configuration].patch_size)
     prefix = f"folds_{axes}d.fold_{fold}."
-    try:
-        content: dict[str, Tensor] = torch.load(model_dir / WEIGHTS, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-        raise InputError(f"init_weights: {model_dir / WEIGHTS} cannot be read; copy that model_dir again.") from error
+    cure = "Copy that model_dir, which init_weights names, again"
+    content: dict[str, Tensor] = read_tensors(model_dir / WEIGHTS, cure, mmap=True)
     return {key.removeprefix(prefix): value for key, value in content.items() if key.startswith(prefix)}
 
 

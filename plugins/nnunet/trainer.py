@@ -20,11 +20,11 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as StockModule
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as StockTrainer
 
 from plugins.errors import InputError
-from plugins.files import read_json
 from plugins.finite import refuse_broken_weights, refuse_diverged
 from plugins.nnunet.augmentation import Augmentation, make_augmentation
-from plugins.nnunet.checkpoints import FINAL, LATEST, PREVIOUS, plain, random_states, write_checkpoint
-from plugins.nnunet.workspace import PLANS, TRAINER, WEIGHTS, Workspace
+from plugins.nnunet.checkpoints import FINAL, FOLD_ANEW, LATEST, PREVIOUS, plain, random_states, write_checkpoint
+from plugins.nnunet.workspace import ANEW, PLANS, TRAINER, WEIGHTS, Workspace
+from plugins.state import read_state, read_tensors
 
 Configuration = Literal["2d", "3d_fullres"]
 _swapping = threading.Lock()
@@ -200,7 +200,7 @@ class nnUNetTrainer(StockTrainer):  # noqa: N801 - nnU-Net's name
             self.initialize()
         checkpoint = filename_or_checkpoint
         if isinstance(checkpoint, str):
-            checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=True)
+            checkpoint = read_tensors(checkpoint, FOLD_ANEW)
         bare(self.network).load_state_dict(checkpoint["network_weights"])
         self.optimizer.load_state_dict(checkpoint["optimizer_state"])
         if self.grad_scaler is not None and checkpoint["grad_scaler_state"] is not None:
@@ -257,10 +257,10 @@ def bare(network: torch.nn.Module) -> torch.nn.Module:
 
 def make_trainer(workspace: Workspace, configuration: str, fold: int, settings: TrainerSettings) -> nnUNetTrainer:
     """A trainer that is not initialized yet; must run inside ``workspace.active``."""
-    plans = read_json(workspace.preprocessed / f"{PLANS}.json") | {"continue_training": False}
-    dataset = read_json(workspace.preprocessed / "dataset.json")
+    plans = read_state(workspace.preprocessed / f"{PLANS}.json", dict[str, Any], ANEW) | {"continue_training": False}
+    dataset = read_state(workspace.preprocessed / "dataset.json", dict[str, Any], ANEW)
     os.makedirs(workspace.fold(configuration, fold), exist_ok=True)
     trainer = nnUNetTrainer(plans, configuration, fold, dataset, torch.device(settings.device))
     trainer.apply(settings)
-    trainer.weights = read_json(workspace.preprocessed / WEIGHTS)
+    trainer.weights = read_state(workspace.preprocessed / WEIGHTS, dict[str, float], ANEW)
     return trainer

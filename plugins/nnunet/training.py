@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from monai.handlers import TensorBoardStatsHandler
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 
-from plugins.files import read_json, write_json
-from plugins.nnunet.checkpoints import newest_checkpoint, restore_random_states
+from plugins.errors import InputError
+from plugins.files import write_json
+from plugins.nnunet.checkpoints import FOLD_ANEW, newest_checkpoint, restore_random_states
 from plugins.nnunet.processes import InlineExecutor, pools_on
 from plugins.nnunet.starts import begin_from
 from plugins.nnunet.trainer import TrainerSettings, bare, make_trainer, nnUNetTrainer
@@ -25,6 +26,7 @@ from plugins.nnunet.workers import exit_with_parent
 from plugins.nnunet.workspace import Workspace
 from plugins.progress import FILE_NAME
 from plugins.segmentation import LABELS, SlidingWindow
+from plugins.state import recall_state
 
 DONE = "done.json"
 
@@ -111,8 +113,9 @@ def report(folder: Path, name: str, done: int, total: int, shown: dict[str, Any]
 
 def is_done(workspace: Workspace, configuration: str, fold: int, max_epochs: int) -> bool:
     """Whether a training has reached ``max_epochs`` and been validated."""
-    done = workspace.fold(configuration, fold) / DONE
-    return done.is_file() and bool(read_json(done)["epochs"] == max_epochs)
+    file = workspace.fold(configuration, fold) / DONE
+    done = recall_state(file, dict[str, int], "The fold is validated again")
+    return done is not None and done.get("epochs") == max_epochs
 
 
 def train_fold(
@@ -153,7 +156,7 @@ def train_fold(
         checkpoint = newest_checkpoint(folder)
         trainer.initialize()
         if checkpoint is not None:
-            trainer.load_checkpoint(checkpoint)
+            take_up(trainer, checkpoint, folder)
         elif settings.init_weights is not None:
             begin_from(bare(trainer.network), Path(settings.init_weights), configuration, fold)
         name = f"{configuration} fold {fold}"
@@ -170,6 +173,18 @@ def train_fold(
         trainer.on_train_end()
         validate(trainer, window, save_probabilities)
     write_json(folder / DONE, {"epochs": settings.max_epochs})
+
+
+def take_up(trainer: nnUNetTrainer, checkpoint: Mapping[str, Any], folder: Path) -> None:
+    """Load a checkpoint.
+
+    Raises:
+        InputError: if it is not one of such a training.
+    """
+    try:
+        trainer.load_checkpoint(checkpoint)
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder} holds no checkpoint of this training. {FOLD_ANEW}.") from error
 
 
 def _tensorboard(folder: Path) -> TensorBoardStatsHandler:

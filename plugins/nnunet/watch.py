@@ -11,13 +11,21 @@ from types import TracebackType
 from typing import Any
 
 from ignite.engine import Engine, Events
+from typing_extensions import TypedDict
 
-from plugins.files import read_json
 from plugins.nnunet.training import is_done
 from plugins.nnunet.workspace import Workspace
 from plugins.progress import FILE_NAME, Progress
+from plugins.state import recall_state
 
 _logger = logging.getLogger(__name__)
+
+
+class Shown(TypedDict):
+    """``progress.json``: epochs that are done, and the latest values."""
+
+    done: int
+    shown: dict[str, float]
 
 
 class TrainingWatch:
@@ -66,9 +74,9 @@ class TrainingWatch:
         if error is None:
             self._engine.fire_event(Events.COMPLETED)
 
-    def _state(self, job: tuple[str, int]) -> dict[str, Any]:
+    def _state(self, job: tuple[str, int]) -> Shown:
         file = self._workspace.fold(*job) / FILE_NAME
-        state: dict[str, Any] = read_json(file) if file.exists() else {"done": 0, "shown": {}}
+        state = recall_state(file, Shown, "It is shown as 0") or {"done": 0, "shown": {}}
         if is_done(self._workspace, *job, self._max_epochs):  # maybe stopped early
             state["done"] = self._max_epochs
         return state

@@ -12,6 +12,7 @@ DATASET = "Dataset001_VSCochlea"
 PLANS = "nnUNetPlans"
 TRAINER = "nnUNetTrainer"
 WEIGHTS = "weights.json"
+ANEW = "Restore it, or choose another output_dir to train anew"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Annotated, Any
 
 import numpy as np
@@ -26,9 +25,10 @@ from torch.nn.functional import interpolate, pad
 
 from plugins.data import WINDOW_MM, Window, as_tensor, check_window_size, read_scan, voxel_box, whole_scan
 from plugins.errors import InputError
-from plugins.files import read_json, whole_file
+from plugins.files import whole_file
 from plugins.progress import Progress
 from plugins.signatures import Length, refused_by
+from plugins.state import copy_weights, read_state, read_tensors
 
 StrPath = str | os.PathLike[str]
 WEIGHTS, DESCRIPTION = "locator.pt", "locator.json"
@@ -290,15 +290,15 @@ def read_locator(model_dir: StrPath, device: Any = "cpu", enabled: bool = True) 
     weights, description = Path(model_dir) / WEIGHTS, Path(model_dir) / DESCRIPTION
     if not (enabled and weights.is_file()):
         return None
+    cure = f"Copy {WEIGHTS} and {DESCRIPTION} of one training there"
+    content, state = read_state(description, dict[str, Any], cure), read_tensors(weights, cure, device)
     try:
-        content = read_json(description)
         network = LocatorNetwork(**content["network"]).to(device)
-        network.load_state_dict(torch.load(weights, map_location=device, weights_only=True))
+        network.load_state_dict(state)
         settings = {key: content[key] for key in ("spacing", "window_size", "threshold", "percentiles")}
         return Locator(network.eval(), **settings)
-    except (OSError, RuntimeError, ValueError, TypeError, LookupError, EOFError, UnpicklingError) as error:
-        fault = f"holds no locator ({type(error).__name__})"
-        raise InputError(f"{model_dir}: {fault}; copy {WEIGHTS} and {DESCRIPTION} of one training there.") from error
+    except (RuntimeError, ValueError, TypeError, LookupError) as error:
+        raise InputError(f"{model_dir} holds no locator ({type(error).__name__}). {cure}.") from error
 
 
 def copy_locator(locator_dir: StrPath, model_dir: StrPath) -> None:
@@ -309,9 +309,9 @@ def copy_locator(locator_dir: StrPath, model_dir: StrPath) -> None:
     """
     if read_locator(locator_dir) is None:
         raise InputError(f"{locator_dir}: holds no {WEIGHTS}; train the locator first, or set locator_dir to null.")
-    for name in (DESCRIPTION, WEIGHTS):
-        with whole_file(Path(model_dir) / name) as part:
-            shutil.copyfile(Path(locator_dir) / name, part)
+    with whole_file(Path(model_dir) / DESCRIPTION) as part:
+        shutil.copyfile(Path(locator_dir) / DESCRIPTION, part)
+    copy_weights(Path(locator_dir) / WEIGHTS, Path(model_dir) / WEIGHTS)
 
 
 def is_copied(locator_dir: StrPath, model_dir: StrPath) -> bool:

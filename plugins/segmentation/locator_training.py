@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import conv3d, leaky_relu, pad
 
-from plugins.files import whole_file, write_json
+from plugins.files import write_json
 from plugins.segmentation.locator import DESCRIPTION, SIDES, WEIGHTS, Locator, StrPath, coarse, normalised
 from plugins.segmentation.model import LABELS
 from plugins.signatures import Length
+from plugins.state import write_weights
 
 Item = Mapping[Hashable, Any]
 TWO_SIDES_MM = 30.0  # one cochlea is smaller, two are farther apart
@@ -218,5 +219,5 @@ class SaveLocator:
             record["last_loss"] = round(float(last["loss"]), 4)
         record["cases"] = self._cases
         write_json(self._folder / DESCRIPTION, {**self._locator.description(), "training": record})
-        with whole_file(self._folder / WEIGHTS) as part:
-            torch.save({name: value.cpu() for name, value in self._locator.network.state_dict().items()}, part)
+        weights = {name: value.cpu() for name, value in self._locator.network.state_dict().items()}
+        write_weights(weights, self._folder / WEIGHTS)

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from plugins.errors import InputError
-from plugins.files import read_json, write_json
+from plugins.files import write_json
+from plugins.state import read_state
 
 LABELS = {"background": 0, "VS": 1, "cochlea": 2}
 DESCRIPTION, WEIGHTS = "model.json", "model.pt"
@@ -118,8 +119,8 @@ def read_model(model_dir: str | os.PathLike[str], folds: Sequence[int] | int | N
     folds = [folds] if isinstance(folds, int) else folds
     if not file.is_file():
         return NOMINAL if folds is None else replace(NOMINAL, folds=list(folds))
+    content = read_state(file, dict[str, Any], "Give the model_dir of a training")
     try:
-        content = read_json(file)
         members = {name: Member(**member) for name, member in content.pop("members").items()}
         model = SegmentationModel(members=members, **content)
         used = [name for names in model.members_of.values() for name in names]

@@ -17,9 +17,10 @@ from scipy.ndimage import binary_fill_holes, generate_binary_structure, label
 
 from plugins.data import WINDOWS, read_grid
 from plugins.data.dicom import is_series, write_segmentation
-from plugins.files import read_json, whole_file, write_json
+from plugins.files import whole_file, write_json
 from plugins.segmentation.anatomy import choose_components, read_settings
 from plugins.segmentation.sizes import grow_to_size
+from plugins.state import recall_state
 from plugins.store import Store
 
 StrPath = str | os.PathLike[str]
@@ -181,7 +182,7 @@ class SaveLabelMapd(SaveImaged):
 
     def _record_window(self, case: str, window: str | None) -> None:
         file = Path(self._output_dir) / WINDOWS
-        before: dict[str, Any] = read_json(file) if file.is_file() else {}
+        before = recall_state(file, dict[str, Any], "It is begun anew") or {}
         after = {name: record for name, record in before.items() if name != case}
         if window is not None:
             after[case] = json.loads(window)

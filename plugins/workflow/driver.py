@@ -14,14 +14,15 @@ from plugins.data import crossmoda_datalist, dataset_or_phantom, heldout_labels,
 from plugins.errors import InputError
 from plugins.evaluation import results_table
 from plugins.evaluation.labels import labels_in
-from plugins.files import read_json
 from plugins.locks import sole_owner
 from plugins.options import tracking_settings
+from plugins.state import read_state
 from plugins.workflow.functions import SPLITS
-from plugins.workflow.gate import ACCEPTED
+from plugins.workflow.gate import ACCEPTED, decisions_in
 from plugins.workflow.graph import check_stages, run_stages
 from plugins.workflow.plan import Plan, find_bundles
 from plugins.workflow.process import CommandError
+from plugins.workflow.records import REMAKE
 from plugins.workflow.segment import final_model
 from plugins.workflow.tracking import DriverRun
 
@@ -245,11 +246,12 @@ class UdaWorkflow:
 
     def _decisions(self) -> dict[str, str]:
         files = {f"round_{n}": self.run_dir / f"round_{n}" / "acceptance" / ACCEPTED for n in range(1, self.rounds + 1)}
-        return {name: read_json(file)["sentence"] for name, file in files.items() if self.gate is not None}
+        return {} if self.gate is None else decisions_in(files)
 
     def _print_results(self, has_truth: bool) -> None:
         if has_truth:
-            metrics = {key: value for key, value in read_json(self.run_dir / REPORT_METRICS).items() if key != TESTS}
+            content = read_state(self.run_dir / REPORT_METRICS, dict[str, Any], REMAKE)
+            metrics = {key: value for key, value in content.items() if key != TESTS}
             Console().print(results_table(metrics, self._decisions()))
         else:
             print("no reference label maps of the validation scans are known (truth_dir), so there are no metrics")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import pydoc
@@ -16,16 +17,27 @@ from typing import TYPE_CHECKING, Any
 from monai.bundle import ConfigParser
 
 from plugins.errors import InputError
-from plugins.files import read_json, write_json
+from plugins.files import write_json
 from plugins.options import merged, refuse_unknown_ids
 from plugins.preflight import check_config
 from plugins.workflow.process import die_with_parent, run_command
+from plugins.workflow.records import (
+    LOG,
+    OVERRIDES,
+    RECORD,
+    TRACKING,
+    lost_results,
+    read_record,
+    recorded_fingerprint,
+    results_in,
+    write_record,
+)
 from plugins.workflow.stage import Stage, fill_in, fingerprint
 
 if TYPE_CHECKING:
     from plugins.workflow.tracking import Tracking
 
-RECORD, LOG, OVERRIDES, TRACKING = "stage.json", "log.txt", "overrides.json", "tracking.json"
+_logger = logging.getLogger(__name__)
 
 
 def complete_folder(name: str, run_dir: str | os.PathLike[str]) -> Path:
@@ -36,15 +48,6 @@ def complete_folder(name: str, run_dir: str | os.PathLike[str]) -> Path:
 def working_folder(name: str, run_dir: str | os.PathLike[str]) -> Path:
     """Where a stage lies while it is being made."""
     return Path(run_dir, f"{name}.partial")
-
-
-def recorded_fingerprint(folder: Path) -> str | None:
-    """The fingerprint in a stage's folder, ``None`` if there is none."""
-    try:
-        value = read_json(folder / RECORD)["fingerprint"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return str(value)
 
 
 def current_fingerprint(stage: Stage, run_dir: str | os.PathLike[str]) -> str:
@@ -64,8 +67,18 @@ def current_fingerprint(stage: Stage, run_dir: str | os.PathLike[str]) -> str:
 
 
 def is_complete(stage: Stage, run_dir: str | os.PathLike[str]) -> bool:
-    """Whether the stage's results exist and are those of its settings; the stages that it needs must be complete."""
-    return recorded_fingerprint(complete_folder(stage.name, run_dir)) == current_fingerprint(stage, run_dir)
+    """Whether the stage's results exist and are those of its settings; the stages that it needs must be complete.
+
+    Raises:
+        InputError: if its record is damaged.
+    """
+    folder = complete_folder(stage.name, run_dir)
+    if recorded_fingerprint(folder) != current_fingerprint(stage, run_dir):
+        return False
+    lost = lost_results(folder)
+    if lost:
+        _logger.warning("%s is missing or was changed. The stage makes it again.", folder / lost[0])
+    return not lost
 
 
 def run_stage(
@@ -75,8 +88,9 @@ def run_stage(
 
     The work happens in ``<run>/<stage>.partial``. What an earlier attempt left there is continued if its fingerprint
     is the same, else removed. When all is done the folder becomes ``<run>/<stage>`` in one step and takes the place of
-    what a stage with other settings left there. ``stage.json`` in it has ``fingerprint``, ``command`` and ``seconds``
-    (of work; attempts that were killed are not counted).
+    what a stage with other settings left there. ``stage.json`` in it has ``fingerprint``, ``command``, ``seconds``
+    (of work; attempts that were killed are not counted) and ``results``. A complete stage that has lost some of these
+    is continued without them.
 
     Args:
         stage: the stage; those it needs must be complete.
@@ -99,6 +113,10 @@ def run_stage(
     refuse_foreign_folder(stage.name, run_dir)
     check_overrides(stage)
     mark = current_fingerprint(stage, run_dir)
+    if recorded_fingerprint(complete) == mark and not partial.exists():  # some of its results are lost
+        for name in lost_results(complete):
+            (complete / name).unlink(missing_ok=True)
+        complete.rename(partial)
     continued = recorded_fingerprint(partial) == mark
     if not continued:
         shutil.rmtree(partial, ignore_errors=True)
@@ -106,15 +124,17 @@ def run_stage(
     command = _command(stage, partial)
     if tracking is not None and stage.bundle is not None:
         command += ["--tracking", str(partial / TRACKING)]
-    before = read_json(partial / RECORD)["seconds"] if (partial / RECORD).is_file() else 0.0
+    record = read_record(partial)
+    before = 0.0 if record is None else record["seconds"]
     start = time.monotonic()
-    write_json(partial / RECORD, {"fingerprint": mark, "command": command, "seconds": before})
+    write_record(partial, mark, command, before)
     try:
         with nullcontext() if tracking is None else tracking.stage_run(stage.name, partial, continued):
             _work(stage, command, partial, run_dir, stop_file)
     finally:
         seconds = round(before + time.monotonic() - start, 3)
-        write_json(partial / RECORD, {"fingerprint": mark, "command": command, "seconds": seconds})
+        write_record(partial, mark, command, seconds)
+    write_record(partial, mark, command, seconds, results_in(partial))
     _replace(complete, partial)
     return seconds
 
@@ -126,12 +146,13 @@ def bundle_command(bundle: str, run_id: str, config_files: list[str]) -> list[st
 
 
 def refuse_foreign_folder(name: str, run_dir: Path) -> None:
-    """Refuse to work where the stage's folder was not made by a stage.
+    """Refuse to work where the stage's folder was not made by a stage, or where its record is damaged.
 
     Raises:
-        InputError: naming the folder.
+        InputError: naming the folder, or the record.
     """
     for folder in (complete_folder(name, run_dir), working_folder(name, run_dir)):
+        read_record(folder)
         foreign = folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file())
         if foreign:
             raise InputError(f"{folder} was not made by this workflow: choose another runs_dir or run_name.")

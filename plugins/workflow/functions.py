@@ -9,7 +9,11 @@ from typing import Any
 
 from plugins.data import check_scans, crossmoda_datalist, read_datalist
 from plugins.evaluation import write_report
-from plugins.files import read_json, write_json
+from plugins.files import write_json
+from plugins.state import read_state
+from plugins.workflow.gate import Gate, decisions_in
+from plugins.workflow.records import REMAKE
+from plugins.workflow.views import Views
 
 SPLITS = {"source": "training_source", "target": "training_target", "validation": "validation"}
 UNTRANSLATED = "ceT1"
@@ -53,7 +57,8 @@ def write_training_list(
     """
     items: list[dict[str, Any]] = []
     scans = read_datalist(source)
-    view_weights = {} if weights is None else {name: row["weight"] for name, row in read_json(weights).items()}
+    known = {} if weights is None else read_state(weights, Views, REMAKE)
+    view_weights = {name: row["weight"] for name, row in known.items()}
     for view, folder in views.items():
         weight = view_weights.get(view, 1.0)
         if weight == 0:
@@ -64,7 +69,7 @@ def write_training_list(
             item = {"case": f"{case}_{view}", "patient": case, "image": image, "label": scan["label"]}
             items.append({**item, "origin": "translated", **({"weight": weight} if weight != 1 else {})})
     if target is not None and pseudo_labels is not None:
-        verdicts = {} if gate is None else {row["case"]: row for row in read_json(gate)["cases"]}
+        verdicts = {} if gate is None else {row["case"]: row for row in read_state(gate, Gate, REMAKE)["cases"]}
         for scan in read_datalist(target):
             case = scan["case"]
             label = os.path.join(pseudo_labels, f"{case}_Label.nii.gz")
@@ -95,7 +100,7 @@ def write_run_report(
         truth=truth,
         source=read_datalist(source),
         translations=translations,
-        decisions={name: read_json(file)["sentence"] for name, file in (accepted_files or {}).items()},
+        decisions=decisions_in(accepted_files or {}),
     )
 
 

@@ -13,16 +13,45 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
+from typing_extensions import TypedDict
 
 from plugins.data import read_grid
 from plugins.errors import InputError
 from plugins.evaluation.labels import LABEL_ENDING
-from plugins.files import read_json, whole_file, write_json
+from plugins.files import whole_file, write_json
 from plugins.progress import Progress
+from plugins.state import StrPath, read_state
+from plugins.workflow.records import REMAKE
 from plugins.workflow.scoring import STRUCTURES, Case, Rules, cases_of, mean_rows, read_case
 
 IGNORE = 3
 GATE, SCORE, ACCEPTED = "gate.json", "score.json", "accepted.json"
+
+
+class Decision(TypedDict):
+    """``accepted.json``, as far as others read it."""
+
+    model: str
+    sentence: str
+
+
+def decisions_in(files: Mapping[str, StrPath]) -> dict[str, str]:
+    """Round to the sentence of its ``accepted.json``."""
+    return {name: read_state(file, Decision, REMAKE)["sentence"] for name, file in files.items()}
+
+
+class Verdict(TypedDict):
+    """One scan of ``gate.json``, as far as others read it."""
+
+    case: str
+    kept: bool
+    weight: float
+
+
+class Gate(TypedDict):
+    """``gate.json``, as far as others read it."""
+
+    cases: list[Verdict]
 
 
 @dataclass(frozen=True)
@@ -256,7 +285,7 @@ def accept_round(
     Raises:
         InputError: if a file is none of these, or they have no scan in common.
     """
-    old, new = read_json(before), read_json(after)
+    old, new = (read_state(file, dict[str, Any], REMAKE) for file in (before, after))
     try:
         earlier, later = ({str(row["case"]): row for row in content["cases"]} for content in (old, new))
         common = [case for case in later if case in earlier]
@@ -307,5 +336,5 @@ def gate_accepted(
     Returns:
         The content of ``gate.json``.
     """
-    name = next(iter(models)) if accepted is None else str(read_json(accepted)["model"])
+    name = next(iter(models)) if accepted is None else read_state(accepted, Decision, REMAKE)["model"]
     return gate_pseudo_labels(**models[name], output_dir=output_dir, thresholds=thresholds)

@@ -31,8 +31,9 @@ from plugins.data.redraw import cystic, redraw_shares
 from plugins.data.scans import read_stored
 from plugins.data.tissue import TargetLevels, denoise, shares, tissue_modes
 from plugins.errors import InputError
-from plugins.files import read_json, whole_file, write_json
+from plugins.files import whole_file, write_json
 from plugins.progress import Progress
+from plugins.state import recall_state
 from plugins.store import content_of, origin_of
 
 StrPath = str | os.PathLike[str]
@@ -171,10 +172,9 @@ class _Book:
 
     def __init__(self, path: Path, settings: Mapping[str, Any]):
         self._path, self._content = path, {**settings, "scans": {}}
-        if path.is_file():
-            old = read_json(path)
-            if {key: value for key, value in old.items() if key != "scans"} == dict(settings):
-                self._content = old
+        old = recall_state(path, dict[str, Any], "All scans are made again")
+        if old is not None and {key: value for key, value in old.items() if key != "scans"} == dict(settings):
+            self._content = old
         write_json(path, self._content)
 
     def holds(self, item: Mapping[str, Any], written: Iterable[Path]) -> bool:

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from plugins.data import Grid, read_datalist, read_label, read_probabilities
 from plugins.errors import InputError
 from plugins.evaluation.labels import LABEL_ENDING
-from plugins.files import read_json
 from plugins.segmentation import LABELS, AnatomySettings, Choice, SourceStatistics, choose
 from plugins.segmentation.plausibility import judge
+from plugins.state import read_state
 
 STRUCTURES = {name: value for name, value in LABELS.items() if value}
 PROBABILITIES_ENDING = "_Probabilities.nii.gz"
@@ -48,7 +48,7 @@ class Rules:
         Raises:
             InputError: if the file is neither, a label map cannot be read, or a setting does not exist.
         """
-        content = read_json(statistics)
+        content = read_state(statistics, dict[str, Any], "Give a datalist, or statistics of the source")
         if isinstance(content, Mapping) and "training" in content:
             labels = dict.fromkeys(str(item["label"]) for item in read_datalist(statistics) if "label" in item)
             found = SourceStatistics.measure((drawn.voxels, drawn.affine) for drawn in map(read_label, labels))

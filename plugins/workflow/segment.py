@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from plugins.errors import InputError
-from plugins.files import read_json, write_json
-from plugins.workflow.execution import bundle_command, recorded_fingerprint
-from plugins.workflow.gate import ACCEPTED
+from plugins.files import write_json
+from plugins.state import read_state
+from plugins.workflow.execution import bundle_command
+from plugins.workflow.gate import ACCEPTED, Decision
 from plugins.workflow.plan import INFERENCE, MODELS, RUN_IDS, SEGMENTATION, find_bundles
 from plugins.workflow.process import CommandError, run_command
+from plugins.workflow.records import REMAKE, recorded_fingerprint
 
 StrPath = str | os.PathLike[str]
 
@@ -105,5 +107,5 @@ def final_model(run_dir: StrPath) -> Path:
     last = rounds[max(rounds)]
     decision = last.parent / "acceptance"
     if recorded_fingerprint(decision) is not None:
-        last = run / str(read_json(decision / ACCEPTED)["model"]) / "segmentation"
+        last = run / read_state(decision / ACCEPTED, Decision, REMAKE)["model"] / "segmentation"
     return last / MODELS

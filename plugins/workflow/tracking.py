@@ -14,10 +14,12 @@ from ignite.engine import Engine, Events
 from monai.handlers import MLFlowHandler
 
 from plugins.evaluation.compare import MEASURES
-from plugins.files import read_json, write_json
-from plugins.workflow.execution import RECORD, TRACKING, complete_folder
+from plugins.files import write_json
+from plugins.state import read_state, recall_state
+from plugins.workflow.execution import complete_folder
 from plugins.workflow.plan import EVALUATION, METRICS
 from plugins.workflow.process import Stopped
+from plugins.workflow.records import REMAKE, TRACKING, read_record
 
 if TYPE_CHECKING:  # an extra, and slow to import
     from mlflow import MlflowClient
@@ -168,10 +170,11 @@ class DriverRun:
         round_name, _, kind = name.partition("/")
         if kind == EVALUATION:
             self._engine.state.epoch = int(round_name.removeprefix("round_"))
-            self._engine.state.metrics = _means(read_json(folder / METRICS)["mean"])
+            self._engine.state.metrics = _means(read_state(folder / METRICS, dict[str, Any], REMAKE)["mean"])
             self._engine.fire_event(Events.EPOCH_COMPLETED)
         if self._mlflow is not None and self.stages is not None:
-            seconds = read_json(folder / RECORD)["seconds"] if seconds is None else seconds
+            if seconds is None and (record := read_record(folder)) is not None:
+                seconds = record["seconds"]
             self._mlflow.client.log_metric(self.stages.parent, key, seconds)
             self._disconnect()
 
@@ -207,10 +210,11 @@ class DriverRun:
         from mlflow.exceptions import MlflowException
 
         file = self._run_dir / RUN_FILE
-        if not file.is_file():
+        known = recall_state(file, dict[str, str], "A new run is begun in MLflow")
+        if known is None or "run_id" not in known:
             return None
         try:
-            run = client.get_run(read_json(file)["run_id"])
+            run = client.get_run(known["run_id"])
         except MlflowException:  # of another store
             return None
         params = {name: run.data.params.get(name) for name in self._parameters}

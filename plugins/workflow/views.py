@@ -7,12 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from plugins.data import check_same_grid, read_datalist, read_label, read_scan
 from plugins.evaluation.labels import in_lps
 from plugins.evaluation.translation import structure_contrast
 from plugins.files import write_json
 
+
+class View(TypedDict):
+    """What ``views.json`` says of a view."""
+
+    contrast: dict[str, float | None]
+    error: float | None
+    weight: float
+
+
+Views = dict[str, View]
 CONTRASTS = {"vs": (-0.2, 0.1), "cochlea": (0.15, 0.45)}
 """Of the structures to their rings in hrT2, as shares of the scan's .5-99.5 % range: what any reader of hrT2 knows."""
 

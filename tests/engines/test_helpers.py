@@ -104,7 +104,7 @@ class TestSaveBest:
     @pytest.mark.parametrize("content", ["{oops", "{}", "[1]"])
     def test_a_broken_record_is_refused_by_name(self, tmp_path, content):
         (tmp_path / "best.json").write_text(content)
-        with pytest.raises(InputError, match=r"best\.json cannot be read: remove it"):
+        with pytest.raises(InputError, match=r"best\.json is damaged \(.*\)\. Restore it, remove the folder"):
             self.validate(tmp_path, [1.0], epochs=1)
 
     def test_a_new_training_does_not_inherit_the_best_of_an_old_one(self, tmp_path):

@@ -341,14 +341,14 @@ def test_checkpoint_loads_as_plain_tensors(trainer, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"no checkpoint at all", b"PK\x03\x04 half of a file"])
 def test_a_broken_checkpoint_is_refused_by_name(tanq_trainer, tmp_path, content):
     (tmp_path / "resume.pt").write_bytes(content)
-    with pytest.raises(InputError, match=r"resume\.pt cannot be read: remove it"):
+    with pytest.raises(InputError, match=r"resume\.pt is damaged \(no file of tensors\)\. Restore it"):
         tanq_trainer(tmp_path, max_epochs=1).run()
 
 
 @pytest.mark.parametrize("content", [{"stem.weight": torch.zeros(1)}, [1, 2], torch.zeros(3)])
 def test_another_file_in_place_of_a_checkpoint_is_refused_by_name(tanq_trainer, tmp_path, content):
     torch.save(content, tmp_path / "resume.pt")
-    with pytest.raises(InputError, match=r"resume\.pt cannot be read: remove it"):
+    with pytest.raises(InputError, match=r"resume\.pt is no checkpoint of this program\. Restore it"):
         tanq_trainer(tmp_path, max_epochs=1).run()
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from plugins.errors import InputError
 from plugins.nnunet.checkpoints import (
     FINAL,
     LATEST,
@@ -52,6 +53,9 @@ def test_a_torn_checkpoint_falls_back_to_the_previous(tmp_path: Path):
     (tmp_path / LATEST).write_bytes(content[: len(content) // 2])
     assert newest_checkpoint(tmp_path) == {"current_epoch": 2}
     (tmp_path / PREVIOUS).unlink()
+    with pytest.raises(InputError, match=r"latest\.pth is damaged .*to train this fold anew"):
+        newest_checkpoint(tmp_path)
+    (tmp_path / LATEST).unlink()
     assert newest_checkpoint(tmp_path) is None
 
 

@@ -243,7 +243,7 @@ def test_a_locator_is_read_as_it_was_written(tmp_path):
     assert read_json(tmp_path / "locator.json")["training"] == {"epochs": 3, "iterations": 6, "cases": ["a", "b"]}
     assert read_locator(tmp_path, enabled=False) is None
     assert read_locator(tmp_path / "nowhere") is None
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["locator.json", "locator.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["locator.json", "locator.pt", "locator.pt.sha256"]
 
 
 @pytest.mark.parametrize("broken", ["locator.pt", "locator.json"])

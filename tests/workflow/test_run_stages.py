@@ -184,3 +184,65 @@ def test_a_partial_stage_of_other_settings_is_begun_anew(tmp_path):
     write_json(partial / "stale.json", 1)
     run([function("a", "a")], tmp_path / "run")
     assert not (tmp_path / "run" / "a" / "stale.json").exists()
+
+
+def results(run_dir):
+    return {str(p.relative_to(run_dir)): read_json(p) for p in sorted(run_dir.rglob("out.json"))}
+
+
+@pytest.mark.parametrize("content", [None, "", '"\\u0061', '"c"'])
+def test_a_result_that_is_gone_cut_or_changed_is_made_again_with_a_warning(tmp_path, capsys, caplog, content):
+    run(chain(), tmp_path / "run")
+    whole, file = results(tmp_path / "run"), tmp_path / "run" / "round_0" / "b" / "out.json"
+    file.unlink() if content is None else file.write_text(content)
+    capsys.readouterr()
+    run(chain(), tmp_path / "run")
+    assert results(tmp_path / "run") == whole
+    assert capsys.readouterr().out.count("already complete") == 3
+    assert "round_0/b/out.json is missing or was changed. The stage makes it again." in caplog.text
+
+
+def test_a_flipped_bit_of_a_result_is_noticed(tmp_path, caplog):
+    run(chain(), tmp_path / "run")
+    file = tmp_path / "run" / "a" / "out.json"
+    content = bytearray(file.read_bytes())
+    content[1] ^= 1
+    file.write_bytes(content)
+    run(chain(), tmp_path / "run")
+    assert read_json(file) == "a"
+    assert "a/out.json is missing or was changed" in caplog.text
+
+
+def test_a_result_that_is_copied_back_counts_as_there(tmp_path, capsys):
+    run(chain(), tmp_path / "run")
+    file = tmp_path / "run" / "a" / "out.json"
+    content = file.read_bytes()
+    file.unlink()
+    file.write_bytes(content)
+    os.utime(file, (1, 1))
+    capsys.readouterr()
+    run(chain(), tmp_path / "run")
+    assert capsys.readouterr().out.count("already complete") == 4
+
+
+@pytest.mark.parametrize("folder", ["a", "a.partial"])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"fingerprint": 1, "command": [], "seconds": 1}', '{"finger'])
+def test_a_damaged_record_of_a_stage_is_named_and_nothing_is_begun_anew(tmp_path, folder, content):
+    run(chain(), tmp_path / "run")
+    if folder == "a.partial":
+        (tmp_path / "run" / "a").rename(tmp_path / "run" / "a.partial")
+    (tmp_path / "run" / folder / "stage.json").write_text(content)
+    with pytest.raises(
+        InputError, match=rf"{folder}/stage\.json is damaged \(.+\)\. Restore it, or remove .*/{folder} "
+    ):
+        run(chain(), tmp_path / "run")
+    assert (tmp_path / "run" / folder / "out.json").is_file()
+
+
+def test_records_of_older_versions_without_results_are_read(tmp_path, capsys):
+    run(chain(), tmp_path / "run")
+    for file in (tmp_path / "run").rglob("stage.json"):
+        write_json(file, {key: value for key, value in read_json(file).items() if key != "results"})
+    capsys.readouterr()
+    run(chain(), tmp_path / "run")
+    assert capsys.readouterr().out.count("already complete") == 4
