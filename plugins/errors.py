@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from types import TracebackType
 
+from plugins.interrupts import SENTENCE, asked, end
+
 _logger = logging.getLogger(__name__)
 
 
@@ -46,7 +48,10 @@ def show_input_errors_as_sentences(
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if issubclass(kind, KeyboardInterrupt):
-            print("stopped: give the same command to go on.", file=sys.stderr)
+            print(SENTENCE, file=sys.stderr)
+            return
+        if asked():  # what Ctrl-C broke off tells of itself
+            end()
             return
         cause = find_input_error(error)
         sentence = str(cause) if cause else explain(error) if explain else ""

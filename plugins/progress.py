@@ -9,6 +9,7 @@ from types import TracebackType
 from tqdm import tqdm
 
 from plugins.files import write_json
+from plugins.interrupts import check
 
 FILE_NAME = "progress.json"
 
@@ -41,7 +42,12 @@ class Progress:
         self._write()
 
     def advance(self, steps: int = 1, **shown: float | str) -> None:
-        """Count ``steps`` as done and show the latest values."""
+        """Count ``steps`` as done and show the latest values.
+
+        Raises:
+            KeyboardInterrupt: if Ctrl-C was pressed, and something has swallowed it.
+        """
+        check()
         self._done += steps
         self._shown.update(shown)
         if shown:

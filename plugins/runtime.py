@@ -19,8 +19,10 @@ from monai.utils import set_determinism
 
 import plugins
 from plugins.errors import InputError, show_input_errors_as_sentences
+from plugins.interrupts import obey
 from plugins.options import COMPLETE, CommandLine, command_line, refuse_unknown, refuse_unknown_options
 from plugins.preflight import building_fault, check_config, check_tracking
+from plugins.shared_memory import shared_memory_fault
 
 _logger = logging.getLogger(__name__)
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -80,6 +82,7 @@ def start(seed: int | None = 0, num_threads: int | None = None) -> None:
     if given is None and workflow is not None:
         _check_workflow(workflow)
     if given is not None:
+        obey()
         meant = given.misread()
         if workflow is not None and meant:
             workflow.parser.update(meant)
@@ -89,7 +92,11 @@ def start(seed: int | None = 0, num_threads: int | None = None) -> None:
         _warn_of_accidental_root(given)
         config = given.config()
         running = {"run", "training", "inference", "evaluate", *given.sections}
-        show_input_errors_as_sentences(given.place, lambda error: building_fault(error, config, running))
+
+        def explain(error: BaseException) -> str:
+            return shared_memory_fault(error) or building_fault(error, config, running)
+
+        show_input_errors_as_sentences(given.place, explain)
         check_config(given.config(), given.base(), given.root)
         check_tracking(given.tracking)
     if seed is not None:

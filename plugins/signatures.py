@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 from monai.bundle import ComponentLocator
 
+from plugins.interrupts import check
+
 Class = TypeVar("Class", bound=type)
 Component = TypeVar("Component", bound=Callable[..., Any])
 _LOCATOR = ComponentLocator()
@@ -45,6 +47,7 @@ def locate(target: str) -> Any:
     try:
         return pydoc.locate(f"{module}.{target}" if module else target)
     except pydoc.ErrorDuringImport:
+        check()  # it may have been Ctrl-C
         return None
 
 

@@ -15,6 +15,7 @@ import torch
 from plugins.data import check_scans
 from plugins.errors import InputError
 from plugins.files import write_json
+from plugins.interrupts import obeyed
 from plugins.locks import sole_owner
 from plugins.nnunet.augmentation import Augmentation, make_augmentation
 from plugins.nnunet.dataset import (
@@ -193,7 +194,7 @@ class NnUNetTraining:
             what the cross-validation has chosen, see :func:`plugins.nnunet.selection.select`.
         """
         self._check()
-        with sole_owner(self.output_dir, "training"), ended_with(self.executor):
+        with obeyed(), sole_owner(self.output_dir, "training"), ended_with(self.executor):
             return self._run()
 
     def _run(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from plugins.evaluation.labels import labels_in
 from plugins.locks import sole_owner
 from plugins.options import tracking_settings
 from plugins.state import read_state
+from plugins.workflow.beforehand import check_crops
 from plugins.workflow.functions import SPLITS
 from plugins.workflow.gate import ACCEPTED, decisions_in
 from plugins.workflow.graph import check_stages, run_stages
@@ -197,6 +198,7 @@ class UdaWorkflow:
         plan = self.plan()
         stages = plan.stages()
         check_stages(stages, self.run_dir)
+        check_crops(stages, [str(scan["label"]) for scan in plan.scans["source"] if "label" in scan])
         print(f"run folder: {self.run_dir}", flush=True)
         try:
             with sole_owner(self.run_dir, "driver"), self._tracked(plan) as tracked:

@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+from plugins.interrupts import check
 from plugins.workflow.display import Display, make_display
 from plugins.workflow.execution import check_overrides, is_complete, refuse_foreign_folder, run_stage
 from plugins.workflow.stage import Stage
@@ -88,6 +89,7 @@ def _collect(running: dict[Future[float], str], finished: Finished, display: Dis
     """Show what is running until something has finished, and tell of that."""
     done: set[Future[float]] = set()
     while running and not done:
+        check()
         done, _ = wait(running, timeout=UPDATE_SECONDS, return_when=FIRST_COMPLETED)
         for future in done:
             finished(running.pop(future), future.result())

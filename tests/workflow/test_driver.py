@@ -277,6 +277,28 @@ def test_wrong_settings_are_refused_before_anything_is_made(bundles, dataset, tm
     assert not (tmp_path / "runs").exists()
 
 
+def crops(bundles, size, spacing):
+    file = bundles / "tanq_translation" / "configs" / "train.json"
+    config = read_json(file)
+    run = [*config["run"], "@crop_size", "@spacing"]
+    write_json(file, {**config, "crop_size": size, "spacing": spacing, "run": run})
+
+
+def test_a_crop_that_would_cut_a_label_is_refused_before_anything_is_made(bundles, dataset, tmp_path, work):
+    crops(bundles, [256, 20], [0.41, 0.41, 1.5])
+    words = r"tanq_translation: crop_size is \[256, 20\], but the structures of .* need \[\d+, \d+\] voxels"
+    with pytest.raises(InputError, match=words):
+        workflow(bundles, dataset, tmp_path).run()
+    assert work == []
+
+
+@pytest.mark.parametrize("spacing", [None, [None, None, 1.5], [0.41, 0.41, 1.5], "$[0.4] * 3"])
+def test_a_crop_that_holds_all_labels_passes(bundles, dataset, tmp_path, work, spacing):
+    crops(bundles, [256, 256], spacing)
+    workflow(bundles, dataset, tmp_path, rounds=0, views="tanq").run()
+    assert work != []
+
+
 def test_runs_do_not_land_in_the_data_set(bundles, dataset, tmp_path):
     with pytest.raises(InputError, match="overlap"):
         workflow(bundles, dataset, tmp_path, runs_dir=dataset.parent).run()
