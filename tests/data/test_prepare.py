@@ -492,7 +492,7 @@ def test_a_damaged_summary_is_named(tmp_path):
     entries = entries_in(tmp_path / "in")
     write_layout(tmp_path / "data", entries, Rules())
     (tmp_path / "data" / "summary.json").write_text("[")
-    with pytest.raises(InputError, match=r"summary\.json: is damaged"):
+    with pytest.raises(InputError, match=r"summary\.json is damaged"):
         write_layout(tmp_path / "data", entries, Rules())
 
 

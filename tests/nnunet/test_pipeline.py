@@ -458,20 +458,20 @@ def test_a_failure_or_ctrl_c_ends_what_is_at_work_and_begins_nothing(tmp_path: P
         "import sys, time\n"
         "from concurrent.futures import wait\n"
         "from pathlib import Path\n"
-        "from plugins.nnunet import NnUNetTraining, process_pool\n"
         "folder = Path(sys.argv[1])\n"
         "def job(index):\n"
         "    (folder / str(index)).touch()\n"
         "    time.sleep(600)\n"
-        "class Training(NnUNetTraining):\n"
-        "    def _check(self): ...\n"
-        "    def _run(self):\n"
-        "        jobs = [self.executor.submit(job, index) for index in range(4)]\n"
-        "        while len(list(folder.glob('[0-9]'))) < 2: time.sleep(0.1)\n"
-        "        print('at work', flush=True)\n"
-        "        if sys.argv[2] == 'failure': raise RuntimeError('no memory')\n"
-        "        wait(jobs)\n"
         "if __name__ == '__main__':\n"
+        "    from plugins.nnunet import NnUNetTraining, process_pool\n"
+        "    class Training(NnUNetTraining):\n"
+        "        def _check(self): ...\n"
+        "        def _run(self):\n"
+        "            jobs = [self.executor.submit(job, index) for index in range(4)]\n"
+        "            while len(list(folder.glob('[0-9]'))) < 2: time.sleep(0.1)\n"
+        "            print('at work', flush=True)\n"
+        "            if sys.argv[2] == 'failure': raise RuntimeError('no memory')\n"
+        "            wait(jobs)\n"
         "    Training([], folder, folder, executor=process_pool(2)).run()\n"
     )
     (tmp_path / "parent.py").write_text(script)
@@ -482,9 +482,8 @@ def test_a_failure_or_ctrl_c_ends_what_is_at_work_and_begins_nothing(tmp_path: P
     assert parent.stdout is not None
     assert parent.stdout.readline() == "at work\n"
     if end == "ctrl-c":
-        time.sleep(0.5)
         os.killpg(parent.pid, signal.SIGINT)
-    _, said = parent.communicate(timeout=60)
+    _, said = parent.communicate(timeout=600)
     assert {"failure": "no memory", "ctrl-c": "KeyboardInterrupt"}[end] in said
     assert sorted(path.name for path in tmp_path.glob("[0-9]")) == ["0", "1"]
     ended = threading.Event()
