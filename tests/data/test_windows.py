@@ -260,7 +260,7 @@ def test_a_case_that_occurs_twice_is_refused(tmp_path):
 
 
 def test_a_record_that_is_none_is_refused_in_a_sentence(tmp_path):
-    with pytest.raises(InputError, match="windows.json is missing"):
+    with pytest.raises(InputError, match=r"windows\.json is missing"):
         read_windows(tmp_path)
     (tmp_path / "windows.json").write_text('{"a": {"size": 3}}')
     with pytest.raises(InputError, match="holds no windows"):
