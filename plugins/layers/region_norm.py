@@ -15,14 +15,26 @@ from plugins.layers.regions import Regions, over_batch
 Statistics = Literal["sample", "batch"]
 
 
-def _blocks(x: Tensor, max_terms: int = 256) -> Tensor:
+def _blocks(x: Tensor) -> Tensor:
     """``(N, C, L)`` as ``(N, C, L / B, B)``: torch's norms and other runtimes' sums add one by one, and 65536 terms in
     float32 leave an error of 1e-4.
     """
-    block = max_terms
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return _whole_blocks(x)
+    else:
+        return _padded_blocks(x) if torch.compiler.is_exporting() else _whole_blocks(x)
+
+
+def _whole_blocks(x: Tensor, block: int = 256) -> Tensor:
     while x.shape[2] % block != 0:
         block -= 1
     return x.view(x.shape[0], x.shape[1], x.shape[2] // block, block)
+
+
+def _padded_blocks(x: Tensor, block: int = 256) -> Tensor:
+    """Blocks with zeros behind the last terms: their number follows the size of ``x`` in an exported program."""
+    number = x.shape[2] // block + 2  # never 1, which would be frozen
+    return F.pad(x, [0, number * block - x.shape[2]]).view(x.shape[0], x.shape[1], number, block)
 
 
 def _centred_rest(x: Tensor, regions: Regions) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -45,6 +45,28 @@ def one_hot_regions(label: Tensor, num_classes: int = 3) -> Tensor:
     return torch.cat([rounded == value for value in range(num_classes)], dim=1)
 
 
+def _shrunk(masks: Tensor, size: list[int], reduction: str) -> Tensor:
+    if reduction == "nearest":
+        return F.interpolate(masks, size=size, mode="nearest")
+    if torch.jit.is_scripting():  # type: ignore[attr-defined]
+        return _pooled(masks, size)
+    else:
+        return _pooled_evenly(masks, size) if torch.compiler.is_exporting() else _pooled(masks, size)
+
+
+def _pooled(masks: Tensor, size: list[int]) -> Tensor:
+    return F.adaptive_max_pool3d(masks, size) if masks.dim() == 5 else F.adaptive_max_pool2d(masks, size)
+
+
+def _pooled_evenly(masks: Tensor, size: list[int]) -> Tensor:
+    """:func:`_pooled` where all blocks are equal: an exported program would freeze the sizes of adaptive pooling."""
+    before = list(masks.shape[2:])
+    block = [axis // blocks for axis, blocks in zip(before, size, strict=True)]
+    if [length * blocks for length, blocks in zip(block, size, strict=True)] != before:
+        return _pooled(masks, size)
+    return F.max_pool3d(masks, block) if masks.dim() == 5 else F.max_pool2d(masks, block)
+
+
 def list_regions(targets: Tensor, size: list[int], reduction: str = "any", min_pixels: int = 1) -> Regions:
     r"""List the pixels of the target regions at the resolution ``size``.
 
@@ -62,12 +84,7 @@ def list_regions(targets: Tensor, size: list[int], reduction: str = "any", min_p
         raise ValueError("Reduction must be 'any' or 'nearest', not '" + reduction + "'.")
     masks = targets.to(torch.float32)
     if list(masks.shape[2:]) != list(size):
-        if reduction == "nearest":
-            masks = F.interpolate(masks, size=size, mode="nearest")
-        elif masks.dim() == 5:
-            masks = F.adaptive_max_pool3d(masks, size)
-        else:
-            masks = F.adaptive_max_pool2d(masks, size)
+        masks = _shrunk(masks, size, reduction)
     num_samples, num_targets = masks.shape[0], masks.shape[1]
     masks = masks.flatten(2) > 0
     num_pixels = masks.shape[2]

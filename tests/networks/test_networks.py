@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.export import Dim, export
 
 from plugins.layers import RAIN, RegionNorm
 from plugins.networks import FeatureProjector, PatchDiscriminator, ResnetGenerator, initialise
@@ -71,6 +72,48 @@ def test_scripted_equals_eager_with_and_without_label(anti_aliased):
     scripted = torch.jit.script(network)
     torch.testing.assert_close(scripted(x, label), network(x, label), rtol=0, atol=1e-6)
     torch.testing.assert_close(scripted(x), network(x), rtol=0, atol=1e-6)
+
+
+def labelled(samples, *size):
+    """Noise with a VS and, in the last sample, a cochlea."""
+    label = torch.zeros(samples, 1, *size)
+    label[..., 2:7, 3:9], label[-1, ..., 10:12, 12:15] = 1, 2
+    return torch.rand(samples, 1, *size) * 2 - 1, label
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"region_reduction": "nearest", "encoder_separates_vs": True},
+        {"region_statistics": "batch"},
+        {"min_region_pixels": 7, "residual": True, "anti_aliased": False},
+        {"spatial_dims": 3},
+        {"anti_aliased": False, **INSTANCE},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("step", [4, None], ids=["named", "dynamic"])
+def test_an_exported_program_is_the_network_at_every_size(settings, step):
+    network, dims = small(**settings).eval(), settings.get("spatial_dims", 2)
+    for name, weight in network.named_parameters():
+        if "norm" in name:
+            torch.nn.init.uniform_(weight, -1.0, 1.0)
+    depth = [] if dims == 2 else [8]
+    axes = {axis: Dim.DYNAMIC if step is None else step * Dim(f"axis_{axis}") for axis in range(2, 2 + dims)}
+    sizes = {0: Dim.DYNAMIC if step is None else Dim("batch"), **axes}
+    with_label = settings.get("encoder_norm") != "instance"
+    inputs = labelled(2, *depth, 16, 24)[: 2 if with_label else 1]
+    program = export(network, inputs, dynamic_shapes=(sizes,) * len(inputs)).module()
+    for samples, size in ((1, [*depth, 40, 20]), (3, [12 for _ in depth] + [20, 64])):
+        x, label = labelled(samples, *size)
+        for condition in (label, 0 * label)[: 2 if with_label else 1]:
+            given = (x, condition)[: len(inputs)]
+            with torch.no_grad():
+                expected = network(*given)
+                torch.testing.assert_close(program(*given), expected, atol=1e-5, rtol=0)
+        if with_label:
+            assert (network(x, label) - expected).abs().max() > 0.01
 
 
 def test_features_come_from_five_depths_and_the_rest_is_left_out():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from monai.data import MetaTensor
+from torch.export import Dim, export
 
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
@@ -58,6 +59,18 @@ def test_logits_are_averaged_over_folds_also_as_torchscript():
             expected = (folds["fold_0"](image) + folds["fold_1"](image)) / 2
             torch.testing.assert_close(ensemble(image), expected)
             torch.testing.assert_close(loaded(image), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("dims", "strides"), [(2, (4, 4)), (3, (2, 4, 4))])
+def test_an_exported_program_is_the_ensemble_at_every_size_that_its_strides_allow(dims, strides):
+    ensemble = FoldEnsemble(BOTH).eval()
+    sizes = {0: Dim("batch")} | {axis: step * Dim(f"axis_{axis}") for axis, step in enumerate(strides, start=2)}
+    image = torch.randn(2, 1, *(4 * step for step in strides))
+    program = export(ensemble, (image,), dynamic_shapes=(sizes,)).module()
+    for samples, steps in ((1, (3, 5, 2)), (3, (5, 2, 6))):
+        image = torch.randn(samples, 1, *(step * times for step, times in zip(strides, steps, strict=False)))
+        with torch.no_grad():
+            torch.testing.assert_close(program(image), ensemble(image), atol=1e-5, rtol=0)
 
 
 def test_weights_of_other_folds_are_left_and_missing_ones_are_errors():
