@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 from monai.bundle.utils import merge_kv
+from torch.export import Dim
 
 import plugins
 from plugins.errors import InputError, show_input_errors_as_sentences
@@ -33,6 +35,8 @@ from plugins.files import read_json, whole_file
 from plugins.finite import refuse_broken_weights
 from plugins.options import fitting
 from plugins.runtime import VENDORED
+from plugins.segmentation import Member, read_model
+from plugins.segmentation.model import DESCRIPTION
 from plugins.state import SUM, read_tensors
 from plugins.store import TRAINING
 
@@ -41,6 +45,8 @@ LOCATOR = ("locator.pt", "locator.pt" + SUM, "locator.json")  # of a segmentatio
 LARGE_BYTES = 25 * 2**20  # what the zoo keeps in git
 LEFT_OUT = ("eval", "models", "__pycache__", "runs", "mlruns")
 BOOTSTRAP = {"imports": ["$import sys"], "code_path": "$sys.path.insert(1, @bundle_root)"}
+AXES = ("depth", "height", "width")
+TRANSLATORS_STEPS = [4, 4]  # their networks halve their maps twice
 PARTS = ("cyclegan_translation", "tanq_translation", "vs_cochlea_seg")  # of the driver
 
 
@@ -104,6 +110,9 @@ def _build(folder: Path, bundle: Path, overlays: Sequence[str], ckpt_dir: Path |
     _settle(folder, overlays)
     if ckpt_dir is not None:
         _add_weights(folder, ckpt_dir)
+    _describe(folder)
+    if ckpt_dir is not None:
+        _export_script(folder, ckpt_dir)
         if onnx:
             export_onnx(folder)
 
@@ -162,9 +171,13 @@ def _add_weights(folder: Path, ckpt_dir: Path) -> None:
     refuse_broken_weights(weights, str(ckpt_dir / WEIGHTS))
     models = folder / "models"
     models.mkdir()
-    for name in (WEIGHTS, WEIGHTS + SUM, "model.json", TRAINING, *LOCATOR):
+    for name in (WEIGHTS, WEIGHTS + SUM, DESCRIPTION, TRAINING, *LOCATOR):
         if (ckpt_dir / name).is_file():
             shutil.copyfile(ckpt_dir / name, models / name)
+
+
+def _export_script(folder: Path, ckpt_dir: Path) -> None:
+    models = folder / "models"
     options = {
         "net_id": "network_def",
         "bundle_root": folder,
@@ -182,16 +195,17 @@ def _add_weights(folder: Path, ckpt_dir: Path) -> None:
         raise InputError(f"{fault}; give weights of this bundle, and the overlays that they were trained with.")
 
 
-def export_onnx(folder: Path) -> Path:
-    """Write ``models/model.onnx`` with all inputs that the metadata names, at its shapes.
+def export_onnx(folder: Path) -> list[Path]:
+    """Write the network as ONNX, with all inputs that the metadata names and for images of any size.
 
-    MONAI's ``onnx_export`` gives the first input only.
+    A translator becomes ``models/model.onnx``; the networks of a segmentation become ``models/model_2d.onnx`` and
+    ``models/model_3d.onnx``, each the mean of its folds. MONAI's ``onnx_export`` gives the first input only.
 
     Args:
         folder: of an exported bundle with weights.
 
     Returns:
-        the file.
+        the files.
 
     Raises:
         InputError: if onnx or onnxscript is not installed.
@@ -204,26 +218,55 @@ def export_onnx(folder: Path) -> Path:
     network = parser.get_parsed_content("network_def").eval()
     network.load_state_dict(read_tensors(folder / "models" / WEIGHTS, "Export again"))
     tensors = read_json(folder / "configs" / "metadata.json")["network_data_format"]["inputs"]
-    inputs = tuple(
-        torch.zeros(1, tensor["num_channels"], *_sizes(tensor["spatial_shape"])) for tensor in tensors.values()
-    )
-    with whole_file(folder / "models" / "model.onnx") as part:
-        torch.onnx.export(
-            network,
-            inputs,
-            str(part),
-            input_names=[*tensors],
-            output_names=["pred"],
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
-    return folder / "models" / "model.onnx"
+    files = []
+    for name, steps in _networks(folder).items():
+        file = folder / "models" / name
+        sizes = {0: Dim("batch")} | {2 + axis: step * Dim(AXES[-len(steps) :][axis]) for axis, step in enumerate(steps)}
+        inputs = tuple(torch.zeros(2, each["num_channels"], *(4 * step for step in steps)) for each in tensors.values())
+        with whole_file(file) as part:
+            torch.onnx.export(
+                network,
+                inputs,
+                str(part),
+                input_names=[*tensors],
+                output_names=["pred"],
+                dynamic_shapes=(sizes,) * len(inputs),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        files.append(file)
+    return files
 
 
-def _sizes(shape: Sequence[int | str]) -> list[int]:
-    """Numbers for a shape of metadata such as ``["64*n", 256]``: the smallest multiples."""
-    return [int(str(size).split("*")[0]) for size in shape]
+def _networks(folder: Path) -> dict[str, list[int]]:
+    """Name of each ONNX file to the numbers that the sides of its images must be multiples of."""
+    if not (folder / "models" / DESCRIPTION).is_file():
+        return {"model.onnx": TRANSLATORS_STEPS}
+    members = read_model(folder / "models").members.values()
+    return {f"model_{len(member.patch_size)}d.onnx": _steps(member) for member in members}
+
+
+def _steps(member: Member) -> list[int]:
+    """The product of a network's strides along each of its axes."""
+    axes = len(member.patch_size)
+    strides = [each if isinstance(each, Sequence) else [each] * axes for each in member.arguments["strides"]]
+    return [math.prod(each[axis] for each in strides) for axis in range(axes)]
+
+
+def _describe(folder: Path) -> None:
+    """Give the metadata the sizes of the networks that are exported, which overlays and plans decide."""
+    file = folder / "configs" / "metadata.json"
+    metadata = read_json(file)
+    sizes = read_json(folder / "configs" / "inference.json").get("patch_size")
+    if (folder / "models" / DESCRIPTION).is_file():
+        sizes = [f"{step}*n" for step in max(_networks(folder).values(), key=len)]
+    if not isinstance(sizes, list):
+        return
+    for tensors in metadata["network_data_format"].values():
+        for tensor in tensors.values():
+            tensor["spatial_shape"] = sizes
+    file.write_text(json.dumps(metadata, indent=4) + "\n", encoding="utf-8")
 
 
 def _list_large_files(folder: Path, url: str) -> list[Path]:

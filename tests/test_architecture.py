@@ -29,7 +29,7 @@ SMALL = {
 }
 MAY_IMPORT = {
     "errors": SMALL,
-    "export": SMALL,
+    "export": SMALL | {"segmentation"},
     "files": SMALL,
     "finite": SMALL,
     "interrupts": SMALL,

@@ -1,10 +1,14 @@
 """Exported bundles stand alone: own code, configs that find it, sums, and a zip that is always the same."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import onnxruntime
@@ -17,7 +21,15 @@ from plugins.errors import InputError
 from plugins.export import check_sums, export, export_onnx
 from plugins.files import read_json
 from plugins.options import COMPLETE, nodes
-from plugins.segmentation import FoldEnsemble, Locator, LocatorNetwork, Member, SaveLocator, SegmentationModel
+from plugins.segmentation import (
+    FoldEnsemble,
+    Locator,
+    LocatorNetwork,
+    Member,
+    SaveLocator,
+    SegmentationModel,
+    read_model,
+)
 
 ROOT = Path(__file__).parents[1] / "bundles"
 SMALL = ["cpu.json"]
@@ -38,6 +50,29 @@ def weights(tmp_path_factory):
 def exported(weights, tmp_path_factory):
     output = tmp_path_factory.mktemp("out")
     return export(ROOT / "tanq_translation", output, weights, SMALL)
+
+
+@pytest.fixture(scope="module")
+def ensemble(tmp_path_factory):
+    """Two folds of a 2D and a 3D network, untrained, as a training of the segmentation leaves them."""
+    folder = tmp_path_factory.mktemp("ensemble")
+    settings = {
+        "n_conv_per_stage": [1, 1],
+        "n_conv_per_stage_decoder": [1],
+        "n_stages": 2,
+        "features_per_stage": [2, 3],
+    }
+    flat = {**settings, "kernel_sizes": [3, 3], "strides": [1, 2]}
+    deep = {**settings, "kernel_sizes": [[1, 3, 3], [3, 3, 3]], "strides": [[1, 1, 1], [1, 4, 4]]}
+    members = {
+        "2d": Member((None, 1.0, 1.0), (8, 8), (0, 1), "PlainConvUNet", flat),
+        "3d_fullres": Member((1.5, 1.0, 1.0), (4, 8, 8), (0, 1, 2), "PlainConvUNet", deep),
+    }
+    model = SegmentationModel(members, (0, 1), dict.fromkeys(("VS", "cochlea"), ("2d", "3d_fullres")))
+    model.write(folder)
+    torch.manual_seed(0)
+    torch.save(FoldEnsemble(model).state_dict(), folder / "model.pt")
+    return folder
 
 
 def test_the_zip_holds_one_folder_with_all_that_a_bundle_needs(exported):
@@ -108,21 +143,47 @@ def test_onnx_is_the_network_with_and_without_regions(exported, weights):
     parser["bundle_root"] = str(folder)
     network = parser.get_parsed_content("network_def").eval()
     network.load_state_dict(torch.load(weights / "model.pt", weights_only=True))
-    file = export_onnx(folder)
+    (file,) = export_onnx(folder)
+    assert file.name == "model.onnx"
     session = onnxruntime.InferenceSession(file)
     assert [each.name for each in session.get_inputs()] == ["image", "condition"]
+    assert all(isinstance(size, str) for each in session.get_inputs() for size in (each.shape[0], *each.shape[2:]))
     torch.manual_seed(1)
-    image = torch.rand(1, 1, 256, 256) * 2 - 1
-    for vs, cochlea in ((1, 2), (1, 0), (0, 2)):
-        label = torch.zeros(1, 1, 256, 256)
-        label[:, :, 20:30, 20:30], label[:, :, 40:43, 40:43] = vs, cochlea
-        (found,) = session.run(None, {"image": image.numpy(), "condition": label.numpy()})
-        with torch.no_grad():
-            torch.testing.assert_close(torch.from_numpy(found), network(image, label), atol=1e-4, rtol=0)
-    (found,) = session.run(None, {"image": image.numpy(), "condition": torch.zeros_like(image).numpy()})
-    with torch.no_grad():
-        torch.testing.assert_close(torch.from_numpy(found), network(image), atol=1e-4, rtol=0)
+    for samples, height, width in ((1, 96, 96), (3, 64, 132)):
+        image = torch.rand(samples, 1, height, width) * 2 - 1
+        for vs, cochlea in ((1, 2), (1, 0), (0, 2), (0, 0)):
+            label = torch.zeros_like(image)
+            label[:, :, 20:30, 20:30], label[-1, :, 40:43, 40:43] = vs, cochlea
+            (found,) = session.run(None, {"image": image.numpy(), "condition": label.numpy()})
+            with torch.no_grad():
+                torch.testing.assert_close(torch.from_numpy(found), network(image, label), atol=1e-5, rtol=0)
     file.unlink()
+
+
+def test_onnx_of_a_segmentation_has_a_file_for_each_kind_of_network(ensemble, tmp_path):
+    export(ROOT / "vs_cochlea_seg", tmp_path, ensemble, onnx=True)
+    folder = tmp_path / "vs_cochlea_seg"
+    assert sorted(path.name for path in (folder / "models").glob("*.onnx")) == ["model_2d.onnx", "model_3d.onnx"]
+    network = FoldEnsemble(read_model(ensemble)).eval()
+    network.load_state_dict(torch.load(ensemble / "model.pt", weights_only=True))
+    torch.manual_seed(1)
+    shapes = {"model_2d.onnx": [(1, 8, 6), (3, 10, 12)], "model_3d.onnx": [(1, 4, 8, 8), (2, 5, 12, 8)]}
+    for name, sizes in shapes.items():
+        session = onnxruntime.InferenceSession(folder / "models" / name)
+        for samples, *size in sizes:
+            image = torch.randn(samples, 1, *size)
+            (found,) = session.run(None, {"image": image.numpy()})
+            with torch.no_grad():
+                torch.testing.assert_close(torch.from_numpy(found), network(image), atol=1e-5, rtol=0)
+    check_sums(folder)
+
+
+def test_the_metadata_has_the_sizes_of_the_networks_that_are_exported(exported, ensemble, tmp_path):
+    formats = read_json(exported.parent / "tanq_translation" / "configs" / "metadata.json")["network_data_format"]
+    assert [each["spatial_shape"] for kind in formats.values() for each in kind.values()] == [[96, 96]] * 3
+    export(ROOT / "vs_cochlea_seg", tmp_path, ensemble)
+    formats = read_json(tmp_path / "vs_cochlea_seg" / "configs" / "metadata.json")["network_data_format"]
+    assert [each["spatial_shape"] for kind in formats.values() for each in kind.values()] == [["1*n", "4*n", "4*n"]] * 2
 
 
 def test_the_copy_takes_the_settings_of_its_training(exported):
@@ -145,6 +206,55 @@ def test_monais_load_and_the_torchscripts_archive_give_back_what_was_exported(ex
     assert config["_meta_"]["version"] == "0.1.0"
     assert config["channels"] == 16
     assert list(tmp_path.iterdir()) == []
+
+
+HIDDEN = """
+import sys
+sys.path = [path for path in sys.path if path not in ("", {root!r})]
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in str(finder)]
+"""
+
+
+def snippet(bundle, folder):
+    """The Python lines of a README, for bundles in ``folder``."""
+    text = (ROOT / bundle / "docs" / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    return code.replace("path/to/bundles", str(folder))
+
+
+@pytest.mark.parametrize("with_line", [True, False])
+def test_the_lines_of_the_readme_load_a_bundle_from_any_folder(exported, tmp_path, with_line):
+    code = snippet("tanq_translation", exported.parent)
+    if not with_line:
+        code = code.split("\n", 1)[1]
+    program = HIDDEN.format(root=str(ROOT.parent)) + code + "\nimport plugins; print(plugins.__file__)"
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode == 0) == with_line, done.stderr
+    if with_line:
+        place = exported.parent / "tanq_translation" / "plugins" / "__init__.py"
+        assert done.stdout.splitlines()[-1].strip() == str(place)
+
+
+def test_the_commands_of_the_readme_fetch_an_export_whose_large_files_lie_elsewhere(weights, tmp_path):
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+    offered = tmp_path / "offered"
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(offered))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        place = f"http://127.0.0.1:{server.server_port}"
+        archive = export(ROOT / "tanq_translation", offered, weights, SMALL, url=f"{place}/tanq_translation")
+        readme = (ROOT / "tanq_translation" / "docs" / "README.md").read_text(encoding="utf-8")
+        lines = re.findall(r"^(?:python -m monai\.bundle download|\(cd ).*$", readme, flags=re.MULTILINE)
+        assert len(lines) == 3
+        for line in lines:
+            command = line.replace("https://example.org/tanq_translation_v0.1.0.zip", f"{place}/{archive.name}")
+            command = command.replace("path/to", str(tmp_path)).replace("python ", f"{sys.executable} ")
+            subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, capture_output=True)
+        server.shutdown()
+    fetched = tmp_path / "bundles" / "tanq_translation" / "models" / "model.pt"
+    assert fetched.read_bytes() == (weights / "model.pt").read_bytes()
 
 
 def test_the_code_comes_from_the_copy_wherever_it_is_run(exported, tmp_path):
