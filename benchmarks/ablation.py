@@ -101,13 +101,13 @@ def dataset_stage(dataset_dir: Path) -> Stage:
     )
 
 
-def segmenter_of(dataset_dir: Path, run_dir: Path) -> SliceSegmenter:
+def segmenter_of(dataset_dir: Path, run_dir: Path, epochs: int = 150) -> SliceSegmenter:
     """The judge of target preservation, trained on the real target scans and their held-out labels."""
-    file = run_dir / "segmenter.ts"
+    file = run_dir / ("segmenter.ts" if epochs == 150 else f"segmenter_{epochs}.ts")
     if not file.is_file():
         labels = heldout_labels(dataset_dir, "training_target")
         scans = crossmoda_datalist(dataset_dir, "training_target")
-        train_segmenter([{"image": scan["image"], "label": labels[scan["case"]]} for scan in scans], file)
+        train_segmenter([{"image": scan["image"], "label": labels[scan["case"]]} for scan in scans], file, epochs)
     return SliceSegmenter(str(file))
 
 

@@ -166,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="trainings side by side")
+    parser.add_argument("--judge_epochs", type=int, default=150, help="of the segmenter that judges, trained last")
     parser.add_argument(
         "--set", nargs="*", default=[], metavar="KEY=VALUE", help="further settings, such as channels=8"
     )
@@ -189,9 +190,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, folder in places.items():
         stages += translator_stages(name, folder, files, changes)
     stages.append(calibrated_stage(places["TANQ"]))
-    segmenter = segmenter_of(dataset_dir, given.output.absolute() / dataset_dir.name)
     with ThreadPoolExecutor(given.workers) as executor:
         run_stages(stages, run_dir, executor)
+    segmenter = segmenter_of(dataset_dir, given.output.absolute() / dataset_dir.name, given.judge_epochs)
     scans = read_json(run_dir / "dataset" / "source.json")["training"]
     folders = {name: run_dir / folder / "translation" for name, folder in places.items()}
     folders |= {"calibrated TANQ": run_dir / "calibrated", "redrawn": run_dir / "redrawn"}
