@@ -61,7 +61,10 @@ def is_stopped(done):
         """,
         """
         import gc
-        gc.callbacks.append(lambda phase, info: press())
+        def once(phase, info):
+            gc.callbacks.remove(once)
+            press()
+        gc.callbacks.append(once)
         gc.collect()
         while True: pass
         """,
