@@ -13,6 +13,8 @@ import pytest
 from plugins import nnunet
 from plugins.interrupts import SENTENCE, STATUS, obeyed
 
+from .interruptible import restore_ctrl_c
+
 BEGIN = """
 import os, signal, sys
 from plugins import interrupts
@@ -27,7 +29,8 @@ def press():
 
 def run(code, folder=None):
     text = BEGIN + textwrap.dedent(code)
-    return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=120, cwd=folder)
+    command = [sys.executable, "-c", text]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=folder, preexec_fn=restore_ctrl_c)
 
 
 def is_stopped(done):
@@ -179,7 +182,13 @@ def test_ctrl_c_at_any_moment_of_a_run_ends_it_and_its_processes(tmp_path):
         command = [sys.executable, tmp_path / "job.py"]
         environment = {**os.environ, "CALLS": str(calls), "PYTHONPATH": str(Path(nnunet.__file__).parent)}
         job = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, env=environment
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env=environment,
+            preexec_fn=restore_ctrl_c,
         )
         said, complaint = job.communicate(timeout=120)  # ends only when no process holds the pipes any more
         return job.returncode, said, complaint
