@@ -144,7 +144,7 @@ def check_tensors(path: StrPath, cure: str) -> None:
                 broken = archive.testzip()
             if broken is not None:
                 raise InputError(f"{path} is damaged (checksum of {broken}). {cure}.")
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+    except (OSError, zipfile.BadZipFile, RuntimeError, EOFError) as error:
         fault = _fault(error) if isinstance(error, OSError) else "damaged (no file of tensors)"
         raise InputError(f"{path} is {fault}. {cure}.") from error
 
@@ -173,7 +173,8 @@ def _sum(path: Path) -> str:
 def _sums(path: Path) -> list[str]:
     """The SHA-256 that a file of tensors may have."""
     file = path.with_name(path.name + SUM)
-    return [line.split(maxsplit=1)[0] for line in file.read_text().splitlines()] if file.is_file() else []
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    return [line.split(maxsplit=1)[0] for line in lines if line.strip()]
 
 
 def _write_sums(path: Path, sums: Sequence[str]) -> None:

@@ -109,6 +109,24 @@ def test_one_flipped_bit_of_weights_is_noticed(weights, place):
         read_tensors(weights, CURE)
 
 
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"ab12  model.pt\n", b"no sum"])
+def test_a_damaged_sum_is_told_and_new_weights_mend_it(weights, content):
+    weights.with_name("model.pt" + SUM).write_bytes(content)
+    with pytest.raises(InputError, match=r"model\.pt is damaged: its SHA-256 is not that in model.+Do this"):
+        read_tensors(weights, CURE)
+    write_weights({"layer": torch.zeros(3)}, weights)
+    assert len(read_tensors(weights, CURE)["layer"]) == 3
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n"])
+def test_an_empty_sum_leaves_the_checksums_within(weights, content):
+    weights.with_name("model.pt" + SUM).write_bytes(content)
+    assert len(read_tensors(weights, CURE)["layer"]) == 4000
+    flip(weights, 0.5)
+    with pytest.raises(InputError, match=r"model\.pt is damaged \(checksum of"):
+        read_tensors(weights, CURE)
+
+
 def test_one_flipped_bit_of_a_tensor_is_noticed_without_a_sum(tmp_path):
     write_tensors({"layer": torch.arange(4000.0)}, tmp_path / "resume.pt")
     assert not (tmp_path / ("resume.pt" + SUM)).exists()

@@ -249,7 +249,7 @@ def _put(source: Path, place: Path, copy: bool) -> None:
             link.symlink_to(source.resolve())
             link.replace(place)
             return
-        except (OSError, NotImplementedError):
+        except OSError:  # a file system or an account without links
             link.unlink(missing_ok=True)
     with whole_file(place) as part:
         shutil.copyfile(source, part)

@@ -7,6 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
+import itk
 import nibabel as nib
 import numpy as np
 import pytest
@@ -197,7 +198,6 @@ VIEWED += ["sagittal", "oblique", "micrometres", "metres", "oblique in metres", 
 @pytest.mark.parametrize("case", VIEWED)
 def test_a_viewer_of_another_rule_shows_result_and_scan_at_one_place(scans, segmented, translated, case):
     """ITK knows units, takes the qform first, and voxel sizes from pixdim."""
-    itk = pytest.importorskip("itk")
     files = scans[case].path, segmented / f"{case}_Label.nii.gz", translated / f"{case}.nii.gz"
     images = (itk.imread(str(file)) for file in files)
     scan, *results = ([*map(np.asarray, (i.GetOrigin(), i.GetSpacing(), i.GetDirection()))] for i in images)

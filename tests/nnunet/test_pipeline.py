@@ -29,7 +29,7 @@ from plugins.nnunet.processes import pools_on
 from plugins.segmentation import Locator, LocatorNetwork, SaveLocator, read_model
 
 from ..dicom_series import write_series
-from ..interruptible import restore_ctrl_c
+from ..interruptible import start
 from .conftest import CHANGES, TINY, oblique, segment, write_scan
 
 
@@ -477,14 +477,7 @@ def test_a_failure_or_ctrl_c_ends_what_is_at_work_and_begins_nothing(tmp_path: P
     )
     (tmp_path / "parent.py").write_text(script)
     command = [sys.executable, tmp_path / "parent.py", tmp_path, end]
-    parent = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=restore_ctrl_c,
-    )
+    parent = start(command)
     assert parent.stdout is not None
     assert parent.stdout.readline() == "at work\n"
     if end == "ctrl-c":
