@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,20 @@ def test_a_writer_that_succeeds_replaces_the_file_and_leaves_nothing_beside_it(t
         assert path.read_text() == "old"
     assert path.read_text() == "new"
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_file_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
+    done = []
+    real_fsync, real_replace = os.fsync, Path.replace
+    monkeypatch.setattr(
+        os, "fsync", lambda number: done.append(("fsync", os.fstat(number).st_ino)) or real_fsync(number)
+    )
+    monkeypatch.setattr(
+        Path, "replace", lambda part, path: done.append(("rename", part.stat().st_ino)) or real_replace(part, path)
+    )
+    write_json(tmp_path / "a.json", [1, 2])
+    number = (tmp_path / "a.json").stat().st_ino
+    assert done == [("fsync", number), ("rename", number)]
 
 
 def test_a_writer_that_fails_leaves_the_old_file_untouched(tmp_path):

@@ -105,3 +105,24 @@ def test_objects_from_python_pass(tmp_path):
     files = [str(BUNDLE / "configs" / name) for name in ("train.json", "cpu.json")]
     settings = {"device": torch.device("cpu"), "network": torch.nn.Identity(), "train::handlers": [object()]}
     ConfigWorkflow(files, workflow_type="train", bundle_root=str(tmp_path), **settings).initialize()
+
+
+def test_denormal_numbers_count_as_zero_once_a_run_has_started():
+    code = (
+        "import torch; from plugins.runtime import start; tiny = torch.full((8,), 1e-39);"
+        " print((tiny * 0.5).sum() > 0); start(); print((tiny * 0.5).sum() > 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == ["tensor(True)", "tensor(False)"]
+
+
+@pytest.mark.parametrize(("seed", "equal"), [(5, True), (None, False)])
+def test_a_start_seeds_python_numpy_and_torch_or_leaves_them(seed, equal):
+    code = (
+        "import random, sys, numpy, torch; from plugins.runtime import start;"
+        " start(int(sys.argv[1]) if sys.argv[1:] else None);"
+        " print(random.random(), numpy.random.rand(), torch.rand(1).item())"
+    )
+    command = [sys.executable, "-c", code, *([] if seed is None else [str(seed)])]
+    first, second = (subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() for _ in "ab")
+    assert [a == b for a, b in zip(first, second, strict=True)] == [equal] * 3

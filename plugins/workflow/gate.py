@@ -13,6 +13,7 @@ import numpy as np
 from nibabel.affines import voxel_sizes
 from numpy.typing import NDArray
 from scipy.ndimage import distance_transform_edt
+from scipy.stats import sem
 from typing_extensions import TypedDict
 
 from plugins.data import read_grid
@@ -264,10 +265,12 @@ def accept_round(
     before_model: str = "before",
     after_model: str = "after",
     tolerance: float = 0.01,
+    noise_tolerance: float = 0.05,
 ) -> dict[str, Any]:
     """Decide whether a round's model replaces the one before it, and write ``accepted.json``.
 
     It does if neither the agreement on a structure nor the plausibility falls, as means over the scans that both have.
+    A fall counts if it exceeds ``noise_tolerance``, or ``tolerance`` and twice its standard error over the scans.
     No label is looked at, so this is a guard against models that come apart, not a proof that one is better.
 
     Args:
@@ -276,11 +279,12 @@ def accept_round(
         output_dir: where the file goes.
         before_model: name of the model so far; an ``accepted.json`` brings its own.
         after_model: name of the round's model.
-        tolerance: by which a mean may fall.
+        tolerance: by which a mean may fall, however alike the scans are.
+        noise_tolerance: by which it may fall where the scans differ so much that it may be chance.
 
     Returns:
         The content of the file: ``accepted``, ``model`` (name of the one to hand over), ``sentence``, ``measures``
-        (``before`` and ``after``), ``tolerance``, and ``mean`` and ``cases`` of the model to hand over.
+        (``before`` and ``after``), ``allowed`` (fall of each), and ``mean`` and ``cases`` of the model to hand over.
 
     Raises:
         InputError: if a file is none of these, or they have no scan in common.
@@ -290,6 +294,7 @@ def accept_round(
         earlier, later = ({str(row["case"]): row for row in content["cases"]} for content in (old, new))
         common = [case for case in later if case in earlier]
         means = [mean_rows([rows[case] for case in common]) for rows in (earlier, later)]
+        errors = _standard_errors([(earlier[case], later[case]) for case in common])
     except (KeyError, TypeError) as error:
         raise InputError(f"{before} or {after} is no score of a model ({error}): give {SCORE}.") from error
     if not common:
@@ -297,7 +302,8 @@ def accept_round(
     measures = {f"agreement on the {name}": [mean["agreement"][name] for mean in means] for name in STRUCTURES}
     measures["plausibility"] = [mean["plausibility"] for mean in means]
     known = {name: pair for name, pair in measures.items() if None not in pair}
-    fallen = [name for name, (first, second) in known.items() if second < first - tolerance]
+    allowed = {name: min(max(2 * errors[name], tolerance), max(noise_tolerance, tolerance)) for name in known}
+    fallen = [name for name, (first, second) in known.items() if second < first - allowed[name]]
     accepted, model_before = not fallen, str(old.get("model", before_model))
     told = {name: f"{name} {first:.3f} to {second:.3f}" for name, (first, second) in known.items()}
     model = after_model if accepted else model_before
@@ -311,12 +317,23 @@ def accept_round(
         if rest
         else f"{verdict}; handed over: {model}",
         "measures": {name: {"before": first, "after": second} for name, (first, second) in measures.items()},
-        "tolerance": tolerance,
+        "allowed": allowed,
         "mean": (new if accepted else old)["mean"],
         "cases": (new if accepted else old)["cases"],
     }
     write_json(Path(output_dir, ACCEPTED), content)
     return content
+
+
+def _standard_errors(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, float]:
+    """Of the mean difference of each measure, over the scans where both models have it; 0 for fewer than two."""
+    measures = {
+        f"agreement on the {name}": [(a["agreement"][name], b["agreement"][name]) for a, b in pairs]
+        for name in STRUCTURES
+    }
+    measures["plausibility"] = [(a["plausibility"], b["plausibility"]) for a, b in pairs]
+    changes = {name: [b - a for a, b in each if None not in (a, b)] for name, each in measures.items()}
+    return {name: float(sem(each)) if len(each) > 1 else 0.0 for name, each in changes.items()}
 
 
 def gate_accepted(

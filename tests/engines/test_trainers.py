@@ -177,6 +177,134 @@ def test_the_discriminator_of_tanq_gets_hrt2_as_real_and_the_translation_as_fake
     assert not torch.equal(batch["reals"], batch["image"])
 
 
+def test_each_discriminator_of_cyclegan_gets_its_own_domain_as_real_and_that_domains_translations_as_fake(
+    cyclegan_trainer,
+):
+    engine = cyclegan_trainer(pool_size=0)
+    engine.state.output = {}
+    batch, seen = one_batch(engine), {}
+    made = engine._translate(batch)
+    for name, network in zip(("of target", "of source"), engine.discriminators, strict=True):
+        network.register_forward_hook(lambda _, inputs, __, name=name: seen.update({name: inputs[0].detach()}))
+    engine._discriminator_step(batch, made)
+    with torch.no_grad():
+        fake_t, fake_s = engine.network(batch["image"]), engine.generator_ts(batch["reals"])
+    torch.testing.assert_close(seen["of target"], torch.cat([batch["reals"], fake_t]))
+    torch.testing.assert_close(seen["of source"], torch.cat([batch["image"], fake_s]))
+    assert not torch.equal(batch["reals"], batch["image"])
+
+
+def test_the_discriminators_of_cyclegan_see_translations_from_their_image_pools(cyclegan_trainer):
+    engine = cyclegan_trainer()
+    batch, asked, seen = one_batch(engine), {}, {}
+
+    class Pool:
+        def __init__(self, name, value):
+            self.name, self.value = name, value
+
+        def query(self, images):
+            asked[self.name] = images
+            return torch.full_like(images, self.value)
+
+    engine.pool_t, engine.pool_s = Pool("target", 0.25), Pool("source", -0.25)
+    made = engine._translate(batch)
+    for name, network in zip(("target", "source"), engine.discriminators, strict=True):
+        network.register_forward_hook(lambda _, inputs, __, name=name: seen.update({name: inputs[0]}))
+    engine._discriminator_losses(batch, made)
+    assert torch.equal(asked["target"], made["pred"])
+    assert torch.equal(asked["source"], made["fake_s"])
+    assert (seen["target"][2:] == 0.25).all()
+    assert (seen["source"][2:] == -0.25).all()
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [("tanq", ["discriminators", "generators"]), ("cyclegan", ["generators", "discriminators"])],
+    ids=["TANQ, as QS-Attn: the discriminator first", "CycleGAN: the generators first"],
+)
+def test_the_steps_of_an_iteration_come_in_the_order_of_the_method(request, method, expected):
+    engine = request.getfixturevalue(f"{method}_trainer")()
+    engine.state.output = {}
+    stepped = []
+    engine.optimizer.register_step_post_hook(lambda *_: stepped.append("generators"))
+    engine.d_optimizer.register_step_post_hook(lambda *_: stepped.append("discriminators"))
+    engine._iteration(engine, one_batch(engine))
+    assert stepped == expected
+
+
+def test_the_generator_of_tanq_is_judged_by_the_discriminator_after_its_step(tanq_trainer):
+    engine = tanq_trainer()
+    engine.state.output = {}
+    batch, network = one_batch(engine), engine.discriminators[0]
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    judging = []
+    network.register_forward_pre_hook(lambda *_: judging.append([p.detach().clone() for p in network.parameters()]))
+    engine._iteration(engine, batch)
+    assert len(judging) == 2
+    assert all(torch.equal(a, b) for a, b in zip(judging[0], before, strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(judging[1], before, strict=True))
+
+
+def test_with_amp_the_networks_compute_in_bfloat16_and_without_in_float32(trainer):
+    for amp, expected in ((False, torch.float32), (True, torch.bfloat16)):
+        engine = trainer(max_epochs=1, amp=amp, amp_kwargs={"dtype": torch.bfloat16})
+        kinds = {"network": set(), "discriminators": set()}
+        convolutions = {
+            name: [each for each in part.modules() if isinstance(each, torch.nn.Conv2d)]
+            for name, part in (
+                ("network", engine.network),
+                ("discriminators", torch.nn.ModuleList(engine.discriminators)),
+            )
+        }
+        for name, layers in convolutions.items():
+            for layer in layers:
+                layer.register_forward_hook(lambda _, __, out, seen=kinds[name]: seen.add(out.dtype))
+        engine.state.output = {}
+        engine._iteration(engine, one_batch(engine))
+        assert kinds == {"network": {expected}, "discriminators": {expected}}, f"amp={amp}"
+        assert all(parameter.dtype == torch.float32 for parameter in engine.network.parameters())
+        assert torch.isfinite(engine.state.output["loss"])
+
+
+class CountingScaler:
+    """Scales by 4, as MONAI's trainer hands it over on a GPU; remembers what was asked of it."""
+
+    def __init__(self):
+        self.asked = []
+
+    def scale(self, loss):
+        self.asked.append("scale")
+        return 4 * loss
+
+    def unscale_(self, optimizer):
+        self.asked.append("unscale")
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad /= 4
+
+    def step(self, optimizer):
+        self.asked.append("step")
+        optimizer.step()
+
+    def update(self):
+        self.asked.append("update")
+
+
+@pytest.mark.parametrize("clip_norm", [None, 1e-3])
+def test_a_scaled_step_is_the_step_without_scaling(trainer, clip_norm):
+    plain, scaled = trainer(clip_norm=clip_norm), trainer(clip_norm=clip_norm)
+    scaled.scaler = CountingScaler()
+    for engine in (plain, scaled):
+        engine.state.output = {}
+        torch.manual_seed(3)
+        engine._iteration(engine, one_batch(engine))
+    assert scaled.scaler.asked == 2 * ["scale", "unscale", "step", "update"]
+    expected = weights(plain)
+    for name, value in weights(scaled).items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+
+
 def test_discriminators_and_generators_see_augmented_images(trainer):
     engine = trainer(discriminator_augmentation=lambda images: 0 * images + 0.25)
     engine.state.output = {}

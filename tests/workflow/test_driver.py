@@ -436,6 +436,15 @@ def test_what_is_given_to_the_driver_wins_over_the_overlays_in_every_stage(bundl
         assert str(value) in str(stage.overrides[name]), stage.name
 
 
+def test_every_stage_gets_the_seed_of_the_run_and_functions_that_draw_too(bundles, dataset, tmp_path):
+    stages = workflow(bundles, dataset, tmp_path, **BEYOND, seed=7).plan().stages()
+    drawing = {"windows", "redrawn", "redrawn_dataset"}
+    assert drawing < {stage.name for stage in stages}
+    seeded = {stage.name: stage.overrides["seed"] for stage in stages if "seed" in stage.overrides}
+    assert {stage.name for stage in stages if stage.bundle} | drawing <= seeded.keys()
+    assert set(seeded.values()) == {7}
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

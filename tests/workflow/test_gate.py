@@ -280,6 +280,34 @@ def test_a_round_is_accepted_only_if_nothing_falls(tmp_path, after, accepted):
     assert wide["accepted"]
 
 
+def varied(folder, name, values):
+    cases = [f"case_{number}" for number in range(len(values))]
+    rows = read_json(score(folder, name, 0.8, 0.8, 0.8, cases))
+    for row, value in zip(rows["cases"], values, strict=True):
+        row["plausibility"] = value
+    write_json(folder / name, rows)
+    return str(folder / name)
+
+
+@pytest.mark.parametrize(
+    ("falls", "accepted"),
+    [
+        ([0.2, 0, 0, 0, 0, 0, 0, 0], True),
+        ([0.025, 0.026, 0.025, 0.026, 0.025, 0.026, 0.025, 0.026], False),
+        ([0.8, 0, 0, 0, 0, 0, 0, 0], False),
+        ([0.009] * 8, True),
+    ],
+    ids=["one scan, by little: chance", "all scans alike: no chance", "one scan, by much", "all within the tolerance"],
+)
+def test_a_fall_that_may_be_chance_does_not_count_unless_it_is_large(tmp_path, falls, accepted):
+    before = varied(tmp_path, "before.json", [0.9] * 8)
+    after = varied(tmp_path, "after.json", [0.9 - fall for fall in falls])
+    content = accept_round(before, after, str(tmp_path))
+    assert content["accepted"] == accepted
+    spread = np.std(falls, ddof=1) / np.sqrt(8)
+    assert content["allowed"]["plausibility"] == pytest.approx(min(max(2 * spread, 0.01), 0.05))
+
+
 def test_a_later_round_is_held_against_the_model_that_was_handed_over(tmp_path):
     first = score(tmp_path, "0.json", 0.8, 0.8, 0.8)
     accept_round(first, score(tmp_path, "1.json", 0.2, 0.2, 0.2), str(tmp_path / "1"), "round_0", "round_1")
