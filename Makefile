@@ -6,6 +6,7 @@
 #   make source-only            the floor: segmentation trained on untranslated ceT1
 #   make perfect, make oracle   the bounds, where truth is at hand: true hrT2 of the source, labelled hrT2 of the target
 #   make test                   lint, types, tests
+#   make docs                   the pages of the guides and of the Python package, in build/docs
 #   make clean                  remove the environment and the caches; models and results stay
 
 PYTHON ?= $(shell for p in python3.11 python3 python3.13 python3.12 python; do \
@@ -20,7 +21,7 @@ SMALL := $(CONFIGS)/train.json',$(CONFIGS)/cpu.json'
 TRAIN := $(BIN)/python -m monai.bundle run training --bundle_root "$(CURDIR)/$(UDA)"
 DATA = $(if $(DATASET),--dataset_dir "$$(cd "$(DATASET)" >/dev/null && pwd)")
 
-.PHONY: help demo paper source-only perfect oracle test clean dataset
+.PHONY: help demo paper source-only perfect oracle test docs clean dataset
 .DELETE_ON_ERROR:
 
 help:
@@ -41,6 +42,9 @@ test: $(TESTABLE)
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
+docs: $(TESTABLE)
+	$(BIN)/sphinx-build -W -q -b html docs build/docs
+
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	find plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -51,9 +55,9 @@ dataset:
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; name one with PYTHON=..." >&2; exit 2; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e .
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[train]"
 	@touch $@
 
 $(TESTABLE): $(INSTALLED)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[dev,dicom,onnx,tracking]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[train,dev,docs,dicom,onnx,tracking]"
 	@touch $@

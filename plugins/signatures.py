@@ -14,11 +14,14 @@ from typing import Any, TypeVar
 
 from monai.bundle import ComponentLocator
 
+from plugins.errors import InputError
 from plugins.interrupts import check
 
 Class = TypeVar("Class", bound=type)
 Component = TypeVar("Component", bound=Callable[..., Any])
 _LOCATOR = ComponentLocator()
+EXTRAS = {"nnunetv2": "train", "batchgenerators": "train", "batchgeneratorsv2": "train"}
+"""Packages that only some bundles need, and the extra that brings them."""
 _KEYWORDS = inspect.Parameter.VAR_KEYWORD
 
 
@@ -40,14 +43,22 @@ class Methods:
 
 
 def locate(target: str) -> Any:
-    """The class or function that MONAI finds under a name; ``None`` if there is none."""
+    """The class or function that MONAI finds under a name; ``None`` if there is none.
+
+    Raises:
+        InputError: if it needs a package that is not installed, and that an extra of ours brings.
+    """
     module = _LOCATOR.get_component_module_name(target)
     if isinstance(module, list):
         module = module[0]
     try:
         return pydoc.locate(f"{module}.{target}" if module else target)
-    except pydoc.ErrorDuringImport:
+    except pydoc.ErrorDuringImport as error:
         check()  # it may have been Ctrl-C
+        package = error.value.name if isinstance(error.value, ModuleNotFoundError) else None
+        if package in EXTRAS:
+            cure = f"Install the extra: pip install 'tanq-bundles[{EXTRAS[package]}]'"
+            raise InputError(f"{target} needs {package}, which is not installed. {cure}.") from error
         return None
 
 

@@ -1,6 +1,7 @@
 """What a component takes is read off its signature, `**settings` that are handed on included."""
 
 import inspect
+import subprocess
 import sys
 import types
 
@@ -74,3 +75,13 @@ def test_arguments_of_base_classes_are_known_where_others_are_taken():
     names, takes_more = argument_names(locate("DataLoader"))
     assert takes_more
     assert {"batch_size", "dataset", "pin_memory"} <= names
+
+
+def test_a_class_whose_package_is_not_installed_is_told_with_its_extra():
+    code = (
+        "import sys; sys.modules['nnunetv2'] = None; from plugins.signatures import locate;"
+        " locate('plugins.nnunet.NnUNetTraining')"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "plugins.nnunet.NnUNetTraining needs nnunetv2, which is not installed. Install the extra" in result.stderr
+    assert "pip install 'tanq-bundles[train]'" in result.stderr

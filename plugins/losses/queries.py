@@ -116,11 +116,9 @@ class AttentionQueries(nn.Module):
 
     Each query is the row's weighted sum of features. Only the selected rows are ever held with their gradient.
 
-    | attention | rows are selected by the entropy of | features are routed by |
-    |---|---|---|
-    | ``"global"`` | rows over all positions | the same rows |
-    | ``"local"`` | rows over the window around each position | the same rows |
-    | ``"local_global"`` | rows over the window | the selected positions' rows over all positions |
+    - ``"global"``: rows over all positions are selected by their entropy, and route the features.
+    - ``"local"``: the same with rows over the window around each position.
+    - ``"local_global"``: rows over the window select positions; rows of these over all positions route.
 
     Windows end at the border of the map.
 

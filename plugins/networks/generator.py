@@ -123,13 +123,11 @@ class ResnetGenerator(nn.Module):
     tanh. Borders are reflected in stem, blocks and head. The encoder, residual blocks included, normalises the regions
     {others, cochlea}; the decoder {others, VS, cochlea}, of which ``"rain"`` gives the VS the style of "others".
 
-    | method | arguments |
-    |---|---|
-    | TANQ | the defaults |
-    | TANQ without RAIN | ``decoder_norm="region"`` |
-    | RN on both structures | ``decoder_norm="region", encoder_separates_vs=True`` |
-    | QS-Attn, CUT | ``encoder_norm="instance", decoder_norm="instance", seg_classes=0`` |
-    | CycleGAN | those, ``num_res_blocks=9, anti_aliased=False, init="normal"`` |
+    - TANQ: the defaults
+    - TANQ without RAIN: ``decoder_norm="region"``
+    - RN on both structures: ``decoder_norm="region", encoder_separates_vs=True``
+    - QS-Attn, CUT: ``encoder_norm="instance", decoder_norm="instance", seg_classes=0``
+    - CycleGAN: those, and ``num_res_blocks=9, anti_aliased=False, init="normal"``
 
     Source: Kang et al., Scientific Reports 14:27883 (2024), section "Target-aware encoder-decoder construction".
 
