@@ -55,7 +55,8 @@ def locate(target: str) -> Any:
         return pydoc.locate(f"{module}.{target}" if module else target)
     except pydoc.ErrorDuringImport as error:
         check()  # it may have been Ctrl-C
-        package = error.value.name if isinstance(error.value, ModuleNotFoundError) else None
+        missing = error.value.name if isinstance(error.value, ModuleNotFoundError) else None
+        package = (missing or "").partition(".")[0]
         if package in EXTRAS:
             cure = f"Install the extra: pip install 'tanq-bundles[{EXTRAS[package]}]'"
             raise InputError(f"{target} needs {package}, which is not installed. {cure}.") from error
