@@ -79,15 +79,15 @@ def export(
     """
     bundle, output_dir = bundle.resolve(), output_dir.resolve()
     if not (bundle / "configs" / "metadata.json").is_file():
-        raise InputError(f"{bundle} is no bundle: give a folder that holds configs/metadata.json.")
+        raise InputError(f"{bundle} is no bundle. Give a folder that holds configs/metadata.json.")
     if onnx and ckpt_dir is None:
-        raise InputError("there is no network to write as ONNX: give its ckpt_dir too.")
+        raise InputError("there is no network to write as ONNX. Give its ckpt_dir too.")
     place = output_dir / bundle.name
     for source in [bundle, *([ckpt_dir.resolve()] if ckpt_dir else [])]:
         if place.resolve() in (source, *source.parents) or bundle in place.parents:
-            raise InputError(f"{place} would replace or lie in {source}: choose another output_dir.")
+            raise InputError(f"{place} would replace or lie in {source}. Choose another output_dir.")
     if place.exists() and not (place / SUMS).is_file():
-        raise InputError(f"{place} is no exported bundle, yet would be replaced: choose another output_dir.")
+        raise InputError(f"{place} is no exported bundle, yet would be replaced. Choose another output_dir.")
     output_dir.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{bundle.name}.", dir=output_dir) as partial:
         folder = Path(partial) / bundle.name
@@ -153,7 +153,7 @@ def _settle(folder: Path, overlays: Sequence[str]) -> None:
     for overlay in overlays:
         file = folder / "configs" / overlay
         if not file.is_file():
-            raise InputError(f"{file.name} is no config of {folder.name}: name an overlay of the training.")
+            raise InputError(f"{file.name} is no config of {folder.name}. Name an overlay of the training.")
         values = ConfigParser.load_config_file(file)
         for path in sorted((folder / "configs").glob("*.json")):
             content = read_json(path)
@@ -166,7 +166,7 @@ def _settle(folder: Path, overlays: Sequence[str]) -> None:
 
 def _add_weights(folder: Path, ckpt_dir: Path) -> None:
     if not (ckpt_dir / WEIGHTS).is_file():
-        raise InputError(f"{ckpt_dir} holds no {WEIGHTS}: give the ckpt_dir of a finished training.")
+        raise InputError(f"{ckpt_dir} holds no {WEIGHTS}. Give the ckpt_dir of a finished training.")
     weights = read_tensors(ckpt_dir / WEIGHTS, "Copy it again, or train again", mmap=True)
     refuse_broken_weights(weights, str(ckpt_dir / WEIGHTS))
     models = folder / "models"
@@ -192,7 +192,7 @@ def _export_script(folder: Path, ckpt_dir: Path) -> None:
     if done.returncode or not (models / SCRIPT).is_file():
         lines = [line for line in done.stderr.splitlines() if re.match(r"[\w.]*(Error|Exception)\b", line)]
         fault = f"{ckpt_dir / WEIGHTS}: cannot be exported as TorchScript ({(lines or ['no message'])[-1]})"
-        raise InputError(f"{fault}; give weights of this bundle, and the overlays that they were trained with.")
+        raise InputError(f"{fault}. Give weights of this bundle, and the overlays that they were trained with.")
 
 
 def export_onnx(folder: Path) -> list[Path]:
@@ -211,7 +211,7 @@ def export_onnx(folder: Path) -> list[Path]:
         InputError: if onnx or onnxscript is not installed.
     """
     if not (find_spec("onnx") and find_spec("onnxscript")):
-        raise InputError("ONNX needs onnx and onnxscript: install the extra, pip install 'tanq-bundles[onnx]'.")
+        raise InputError("ONNX needs onnx and onnxscript. Install the extra, pip install 'tanq-bundles[onnx]'.")
     parser = ConfigParser()
     parser.read_config(str(folder / "configs" / "inference.json"))
     parser.update({"bundle_root": str(folder), "device": "$torch.device('cpu')"})
@@ -310,7 +310,7 @@ def check_sums(folder: Path) -> None:
         sha, _, name = line.partition("  ")
         path = folder / name
         if not path.is_file() or _sha256(path) != sha:
-            raise InputError(f"{path}: is missing or differs from SHA256SUMS; download the bundle again.")
+            raise InputError(f"{path}: is missing or differs from SHA256SUMS. Download the bundle again.")
 
 
 def _write_zip(folder: Path, archive: Path, left_out: Sequence[Path]) -> None:

@@ -38,8 +38,8 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         part.replace(path)
     except (OSError, RuntimeError) as error:  # torch tells of a full disk by a RuntimeError
         if shutil.disk_usage(path.parent).free < FULL_BYTES:
-            cure = "make room and give the same command to go on"
-            raise InputError(f"{path} could not be written, as the disk is full: {cure}.") from error
+            cure = "Make room and give the same command to go on"
+            raise InputError(f"{path} could not be written, as the disk is full. {cure}.") from error
         raise
     finally:
         part.unlink(missing_ok=True)

@@ -35,7 +35,7 @@ def refuse_diverged(total: Any, losses: Mapping[str, Any], step: str) -> None:
         return
     name, value = next((pair for pair in losses.items() if not is_finite(pair[1])), ("loss", total))
     raise InputError(
-        f"{name} is {float(value):g} at {step}: the training has diverged. Lower the learning rate or the weight of "
+        f"{name} is {float(value):g} at {step}, so the training has diverged. Lower the learning rate or the weight of "
         "that loss; the last checkpoint is kept."
     )
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-SENTENCE = "stopped: give the same command to go on."
+SENTENCE = "Stopped. To go on, give the same command again."
 STATUS = 128 + signal.SIGINT
 LATER = 0.02  # seconds; what is raised before the callback is left would be swallowed too
 _asked = threading.Event()

@@ -32,7 +32,7 @@ def hold(folder: str | os.PathLike[str]) -> None:
             lock.acquire(timeout=0)
         except Timeout:
             raise InputError(
-                f"{folder}: another run is at work there; wait for it, or choose another folder."
+                f"{folder}: another run is at work there. Wait for it, or choose another folder."
             ) from None
         for name in os.listdir(path):
             if PART.match(name):

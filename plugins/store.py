@@ -39,7 +39,7 @@ def content_of(path: StrPath) -> str:
         status = path.stat()
         return _digest(str(path.resolve()), status.st_size, status.st_mtime_ns, status.st_ino)
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); restore it.") from error
+        raise InputError(f"{path}: cannot be read ({error.strerror}). Restore it.") from error
 
 
 @lru_cache(maxsize=4096)
@@ -142,7 +142,7 @@ class Store:
         content = content_of(path)
         if record is None or content not in record["content"]:
             fault = "was not made by this program" if record is None else "was changed since this program made it"
-            raise InputError(f"{path}: {fault}; move it away, or choose another output_dir.")
+            raise InputError(f"{path}: {fault}. Move it away, or choose another output_dir.")
         return bool(record["origin"] == origin and record["content"][0] == content)
 
     def write(self, file: StrPath, origin: str, save: Any) -> None:
@@ -177,7 +177,7 @@ def check_output_dir(output_dir: StrPath, inputs: Iterable[StrPath]) -> None:
     folder = Path(output_dir)
     for path in inputs:
         if Path(path).absolute().parent.resolve() == folder.resolve() or Path(path).resolve() == folder.resolve():
-            raise InputError(f"output_dir is {folder}, where {Path(path).name} lies: choose another one.")
+            raise InputError(f"output_dir is {folder}, where {Path(path).name} lies. Choose another one.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with whole_file(folder / ".try") as part:
@@ -185,7 +185,7 @@ def check_output_dir(output_dir: StrPath, inputs: Iterable[StrPath]) -> None:
         (folder / ".try").unlink()
     except OSError as error:
         fault = f"{folder}: nothing can be written there ({error.strerror})"
-        raise InputError(f"{fault}; choose another output_dir.") from error
+        raise InputError(f"{fault}. Choose another output_dir.") from error
 
 
 def read_training(folder: StrPath) -> TrainingFacts | None:
@@ -212,7 +212,7 @@ def check_weights(weights: StrPath, settings: Mapping[str, Any]) -> None:
         return
     other = difference(record["settings"], settings)
     if other:
-        raise InputError(f"{weights}: was trained with {other}; give the settings of the training.")
+        raise InputError(f"{weights}: was trained with {other}. Give the settings of the training.")
 
 
 def difference(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> str:

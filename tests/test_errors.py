@@ -62,25 +62,25 @@ def test_an_uncaught_input_error_ends_in_one_sentence():
         from plugins.errors import InputError, show_input_errors_as_sentences
         show_input_errors_as_sentences()
         try:
-            raise InputError("a.nii.gz has no label; put a_Label.nii.gz beside it")
+            raise InputError("a.nii.gz has no label. Put a_Label.nii.gz beside it")
         except InputError as cause:
             raise RuntimeError("could not instantiate") from cause
         """
     )
     assert done.returncode == 1
     assert done.stdout == ""
-    assert done.stderr == "error: a.nii.gz has no label; put a_Label.nii.gz beside it\n"
+    assert done.stderr == "error: a.nii.gz has no label. Put a_Label.nii.gz beside it\n"
 
 
 def test_a_sentence_about_an_id_names_the_config_file(capsys, monkeypatch):
     monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     show_input_errors_as_sentences({"crop_size": "cpu.json", "train::dataset": "train.json"}.get)
-    for message in ("crop_size is 3: give two.", "train::dataset: it is open.", "a.nii.gz is empty: copy it."):
+    for message in ("crop_size is 3. Give two.", "train::dataset: it is open.", "a.nii.gz is empty. Copy it."):
         sys.excepthook(InputError, InputError(message), None)
     assert capsys.readouterr().err.splitlines() == [
-        "error: cpu.json: crop_size is 3: give two.",
+        "error: cpu.json: crop_size is 3. Give two.",
         "error: train.json: train::dataset: it is open.",
-        "error: a.nii.gz is empty: copy it.",
+        "error: a.nii.gz is empty. Copy it.",
     ]
 
 
@@ -93,7 +93,7 @@ def test_ctrl_c_ends_in_a_sentence():
         """
     )
     assert done.returncode != 0
-    assert done.stderr == "stopped: give the same command to go on.\n"
+    assert done.stderr == "Stopped. To go on, give the same command again.\n"
 
 
 def test_a_bug_keeps_its_traceback():

@@ -109,5 +109,5 @@ def test_a_full_disk_is_told_in_one_sentence_and_other_failures_as_they_are(tmp_
 
     with pytest.raises(InputError if free == 0 else type(error)) as caught:
         write()
-    assert ("model.pt could not be written, as the disk is full: make room" in str(caught.value)) == (free == 0)
+    assert ("model.pt could not be written, as the disk is full. Make room" in str(caught.value)) == (free == 0)
     assert names(tmp_path) == []

@@ -98,7 +98,7 @@ def test_an_output_folder_that_holds_inputs_is_refused(tmp_path, inside):
     series.mkdir()
     write_json(series / "scan", 1)
     path = series / "scan" if inside == "scan" else series
-    with pytest.raises(InputError, match="choose another one"):
+    with pytest.raises(InputError, match="Choose another one"):
         check_output_dir(series, [path])
     check_output_dir(tmp_path / "out", [path])
     assert [*(tmp_path / "out").iterdir()] == []

@@ -70,12 +70,12 @@ def read_statistics(record: Mapping[str, Any]) -> dict[str, RegionStatistics]:
     found = {}
     for name, values in record.items():
         if name not in STRUCTURES:
-            raise InputError(f"statistics name {name!r}: name VS or cochlea.")
+            raise InputError(f"statistics name {name!r}. Name VS or cochlea.")
         try:
             found[name] = RegionStatistics(**{k: None if v is None else float(v) for k, v in values.items()})
         except (AttributeError, TypeError, ValueError) as error:
             keys = "mean, spread, ring_mean and ring_spread"
-            raise InputError(f"statistics of {name} are {values!r}: give {keys} as numbers.") from error
+            raise InputError(f"statistics of {name} are {values!r}. Give {keys} as numbers.") from error
     return found
 
 

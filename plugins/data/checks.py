@@ -42,7 +42,7 @@ def check_scans(
             progress.advance()
     if foreground and not found:
         place = next((item["label"] for item in items if "label" in item), "the list of scans")
-        raise InputError(f"{place}: neither this label map nor another one holds a structure; label VS 1, cochleae 2.")
+        raise InputError(f"{place}: neither this label map nor another one holds a structure. Label VS 1, cochleae 2.")
 
 
 def check_scan(item: Mapping[str, Any], label_values: Sequence[int] = LABEL_VALUES) -> bool:
@@ -63,7 +63,7 @@ def check_scan(item: Mapping[str, Any], label_values: Sequence[int] = LABEL_VALU
     low, high = float(scan.voxels.min()), float(scan.voxels.max())
     if scan.voxels.size > 1 and high - low < LEAST_RANGE:
         fault = f"every voxel is {low:g}" if low == high else f"its voxels differ by {high - low:.3g} only"
-        raise InputError(f"{path}: {fault}; export the scan again or leave it out.")
+        raise InputError(f"{path}: {fault}. Export the scan again or leave it out.")
     if "label" not in item:
         return False
     grid = Grid(scan.path, scan.shape, scan.affine, scan.header)
@@ -76,7 +76,7 @@ def _check_extent(grid: Grid) -> None:
     low, high = VOXEL_MM
     if not low <= min(grid.spacing) <= max(grid.spacing) <= high:
         sizes = " x ".join(f"{length:.5g}" for length in grid.spacing)
-        raise InputError(f"{grid.path}: has voxels of {sizes} mm; correct the voxel sizes or the units in its header.")
+        raise InputError(f"{grid.path}: has voxels of {sizes} mm. Correct the voxel sizes or the units in its header.")
     if max(extent) > MAX_EXTENT_MM or np.prod(extent) > MAX_VOLUME_MM3:
         sizes = " x ".join(f"{length:.5g}" for length in extent)
-        raise InputError(f"{grid.path}: spans {sizes} mm, larger than any head; crop it or correct its header.")
+        raise InputError(f"{grid.path}: spans {sizes} mm, larger than any head. Crop it or correct its header.")

@@ -31,7 +31,7 @@ RELEASE_2023 = {
 _HELDOUT = {"validation": "validation_labels", "training_target": "training_target_labels"}
 _INNER_FOLDERS = {"crossmoda2022_training", "crossmoda23_training"}.union(*SPLITS.values(), *RELEASE_2023.values())
 _SEARCH_DEPTH = 3
-_PREPARE = "make a folder with merged labels from it, python -m plugins.data.prepare crossmoda, and name that one"
+_PREPARE = "Make a folder with merged labels from it, python -m plugins.data.prepare crossmoda, and name that one"
 _SITE = re.compile(r"crossmoda(20)?\d\d_(ldn|etz|ukm)_")
 
 
@@ -62,12 +62,12 @@ def crossmoda_datalist(
     images = by_case(files, contrast)
     report_passed_over(folder, map(str, images.values()), contrast, names[split])
     if not images:
-        raise InputError(f"{folder}: holds no scan named *_{contrast}.nii.gz; unpack the data set there again.")
+        raise InputError(f"{folder}: holds no scan named *_{contrast}.nii.gz. Unpack the data set there again.")
     labels = by_case(files, "Label") if split == "training_source" else {}
     if labels:
         _check_pairs(images, labels)
     elif split == "training_source":
-        raise InputError(f"{folder}: holds no label named *_Label.nii.gz; unpack the data set there again.")
+        raise InputError(f"{folder}: holds no label named *_Label.nii.gz. Unpack the data set there again.")
     if not release_2023:
         _refuse_other_labels(labels)
     return _items(images, labels)
@@ -105,7 +105,7 @@ def scan_datalist(folder: str | os.PathLike[str], contrast: str | None = None) -
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder}: is not a folder; name the folder that holds the scans.")
+        raise InputError(f"{folder}: is not a folder. Name the folder that holds the scans.")
     files = list(nifti_files(folder))
     series = [path.absolute() for path in (folder, *sorted(_subfolders(folder))) if is_dicom_folder(path)]
     found = [{"case": path.name, "site": "unknown", "image": str(path)} for path in series]
@@ -115,15 +115,15 @@ def scan_datalist(folder: str | os.PathLike[str], contrast: str | None = None) -
             return crossmoda_datalist(folder, split)
         report_passed_over(folder, [], contrast)
         kinds = ".nii or .nii.gz scans or the folders of DICOM series"
-        raise InputError(f"{folder}: holds no scan; name the folder in which the {kinds} lie.")
+        raise InputError(f"{folder}: holds no scan. Name the folder in which the {kinds} lie.")
     images = by_case(files, contrast)
     report_passed_over(folder, [*map(str, images.values()), *map(str, series)], contrast)
     if not images and not found:
         wanted = f"no scan named *_{contrast}" if contrast else "labels only and no scan"
-        raise InputError(f"{folder}: holds {wanted}; put the scans there or choose another contrast.")
+        raise InputError(f"{folder}: holds {wanted}. Put the scans there or choose another contrast.")
     twice = sorted({item["case"] for item in found} & set(images))
     if twice:
-        raise InputError(f"{folder}: {twice[0]} is a file and a DICOM series; remove or rename one of them.")
+        raise InputError(f"{folder}: {twice[0]} is a file and a DICOM series. Remove or rename one of them.")
     labels = by_case(files, "Label")
     _refuse_other_labels(labels)
     return [*_items(images, labels), *found]
@@ -189,22 +189,22 @@ def read_datalist(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """
     path = Path(path).absolute()
     if not path.is_file():
-        raise InputError(f"{path}: this datalist does not exist; write it first or correct the path.")
+        raise InputError(f"{path}: this datalist does not exist. Write it first or correct the path.")
     try:
         items: list[dict[str, Any]] = load_decathlon_datalist(path)
         for item in items:
             item.update({key: os.path.normpath(item[key]) for key in ("image", "label") if key in item})
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}: is not JSON (line {error.lineno}: {error.msg}); correct or rewrite it.") from error
+        raise InputError(f"{path}: is not JSON (line {error.lineno}: {error.msg}). Correct or rewrite it.") from error
     except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f'{path}: is not a datalist {{"training": [{{"image": ...}}]}}; rewrite it.') from error
+        raise InputError(f'{path}: is not a datalist {{"training": [{{"image": ...}}]}}. Rewrite it.') from error
     check_cases([item["case"] for item in items if "case" in item], path)
     for item in items:
         if "image" not in item:
-            raise InputError(f'{path}: the item {item} has no "image"; add it or rewrite the datalist.')
+            raise InputError(f'{path}: the item {item} has no "image". Add it or rewrite the datalist.')
         for file in (item[key] for key in ("image", "label") if key in item):
             if not os.path.exists(file):
-                raise InputError(f"{file}: does not exist, though {path} lists it; restore it or rewrite the list.")
+                raise InputError(f"{file}: does not exist, though {path} lists it. Restore it or rewrite the list.")
     return items
 
 
@@ -232,18 +232,18 @@ def _subfolders(folder: Path) -> list[Path]:
 
 def _split_folder(dataset_dir: Path, split: str, names: Mapping[str, Sequence[str]]) -> Path:
     if split not in SPLITS:
-        raise InputError(f"{split!r} is no split of CrossMoDA; choose one of {', '.join(SPLITS)}.")
+        raise InputError(f"{split!r} is no split of CrossMoDA. Choose one of {', '.join(SPLITS)}.")
     if not dataset_dir.is_dir():
-        raise InputError(f"{dataset_dir}: is not a folder; set dataset_dir to the folder of the data set.")
+        raise InputError(f"{dataset_dir}: is not a folder. Set dataset_dir to the folder of the data set.")
     found = _find_folders(_outermost(dataset_dir), names[split])
     if not found and names is SPLITS and is_release_2023(dataset_dir):
-        raise InputError(f"{dataset_dir}: is CrossMoDA 2023 as it was unpacked; {_PREPARE}.")
+        raise InputError(f"{dataset_dir}: is CrossMoDA 2023 as it was unpacked. {_PREPARE}.")
     if not found:
         either = " or ".join(names[split])
-        raise InputError(f"{dataset_dir}: has no folder {either}; set dataset_dir to the folder of the data set.")
+        raise InputError(f"{dataset_dir}: has no folder {either}. Set dataset_dir to the folder of the data set.")
     if len(found) > 1:
         both = " and ".join(str(folder) for folder in found)
-        raise InputError(f"{dataset_dir}: holds more than one data set ({both}); set dataset_dir to one of them.")
+        raise InputError(f"{dataset_dir}: holds more than one data set ({both}). Set dataset_dir to one of them.")
     return found[0]
 
 
@@ -257,17 +257,17 @@ def _site(case: str) -> str:
 def _check_pairs(images: Mapping[str, Path], labels: Mapping[str, Path]) -> None:
     for case, path in images.items():
         if case not in labels:
-            raise InputError(f"{path}: this scan has no label {case}_Label.nii.gz beside it; add it or move the scan.")
+            raise InputError(f"{path}: this scan has no label {case}_Label.nii.gz beside it. Add it or move the scan.")
     for case, path in labels.items():
         if case not in images:
-            raise InputError(f"{path}: this label has no scan {case}_ceT1.nii.gz beside it; add it or move the label.")
+            raise InputError(f"{path}: this label has no scan {case}_ceT1.nii.gz beside it. Add it or move the label.")
 
 
 def _refuse_other_labels(labels: Mapping[str, Path]) -> None:
     """In the training source of 2023, 2 is a part of the VS, where the bundles read a cochlea."""
     for path in labels.values():
         if path.parent.name in RELEASE_2023["training_source"]:
-            raise InputError(f"{path}: has the label values of CrossMoDA 2023; {_PREPARE}.")
+            raise InputError(f"{path}: has the label values of CrossMoDA 2023. {_PREPARE}.")
 
 
 def _items(images: Mapping[str, Path], labels: Mapping[str, Path]) -> list[dict[str, str]]:

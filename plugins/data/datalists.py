@@ -82,7 +82,7 @@ def segmentation_datalist(
             items = [*crossmoda_datalist(place, "training_source")]
     items = [{"patient": item["case"], "origin": "real", **item} for item in items if "label" in item]
     if not items:
-        raise InputError(f"{place}: no scan has a label; put <case>_Label.nii.gz beside the scans.")
+        raise InputError(f"{place}: no scan has a label. Put <case>_Label.nii.gz beside the scans.")
     return items
 
 
@@ -107,7 +107,7 @@ def inference_datalist(
         return [*scan_datalist(dataset_or_phantom(dataset_dir, bundle_root), contrast)]
     items = _read(datalist)
     if not items:
-        raise InputError(f"{datalist}: lists no scan; write it again with every scan once.")
+        raise InputError(f"{datalist}: lists no scan. Write it again with every scan once.")
     return items
 
 
@@ -117,7 +117,7 @@ def _read(datalist: StrPath) -> list[dict[str, Any]]:
         for key in {*item} - {*KEYS}:
             near = get_close_matches(key, {*KEYS} - {*item}, n=1, cutoff=0.8)
             if near:
-                raise InputError(f"{datalist}: {item['image']} has {key!r}: did you mean {near[0]!r}?")
+                raise InputError(f"{datalist}: {item['image']} has {key!r}. Did you mean {near[0]!r}?")
     items = [{"case": split_name(item["image"])[0], **item} for item in items]
     check_cases([item["case"] for item in items], datalist)
     return items
@@ -128,5 +128,5 @@ def _with_labels(scans: list[dict[str, Any]] | list[dict[str, str]], label_dir: 
     labels = label_files(label_dir)
     found = [{**scan, "label": str(labels[scan["case"]])} for scan in scans if scan["case"] in labels]
     if not found:
-        raise InputError(f"{label_dir}: holds no <case>_Label.nii.gz of a target scan; predict them first.")
+        raise InputError(f"{label_dir}: holds no <case>_Label.nii.gz of a target scan. Predict them first.")
     return found

@@ -47,8 +47,8 @@ def needed(module: str, path: StrPath) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        cure = "install the extra, pip install 'tanq-bundles[dicom]', or convert the series to NIfTI"
-        raise InputError(f"{path}: is a DICOM series, for which {module} is missing ({error}); {cure}.") from error
+        cure = "Install the extra, pip install 'tanq-bundles[dicom]', or convert the series to NIfTI"
+        raise InputError(f"{path}: is a DICOM series, for which {module} is missing ({error}). {cure}.") from error
 
 
 def is_dicom_folder(folder: Path) -> bool:
@@ -84,30 +84,30 @@ def headers(folder: StrPath) -> list[Any]:
             if found[-1].get("Modality") != "SEG":
                 _check_pixels(found[-1], path)
         elif looks_like_dicom(path):
-            raise InputError(f"{path}: is DICOM without its preamble; export the series as DICOM files again.")
+            raise InputError(f"{path}: is DICOM without its preamble. Export the series as DICOM files again.")
     located = ("ImagePositionPatient", "ImageOrientationPatient")
     slices = [header for header in found if header.get("Modality") != "SEG" and all(key in header for key in located)]
     if not slices:
-        raise InputError(f"{folder}: holds no DICOM slices with a place in the patient; export the series again.")
+        raise InputError(f"{folder}: holds no DICOM slices with a place in the patient. Export the series again.")
     for keyword, what in _SAME:
         values = {str(header.get(keyword)) for header in slices}
         if len(values) > 1:
-            raise InputError(f"{folder}: holds slices of {len(values)} {what}; give each series a folder of its own.")
+            raise InputError(f"{folder}: holds slices of {len(values)} {what}. Give each series a folder of its own.")
     _check_pixel_sizes(folder, slices)
     orientations = np.array([header.ImageOrientationPatient for header in slices], dtype=float)
     if np.ptp(orientations, axis=0).max() > 1e-3:
-        raise InputError(f"{folder}: its slices are not parallel; export the series without scouts.")
+        raise InputError(f"{folder}: its slices are not parallel. Export the series without scouts.")
     normal = np.cross(orientations[0, :3], orientations[0, 3:])
     places = [float(np.dot(normal, np.array(header.ImagePositionPatient, dtype=float))) for header in slices]
     positions = np.array([header.ImagePositionPatient for header in slices], dtype=float)
     within = positions - np.outer(places, normal)
     if np.ptp(within, axis=0).max() > EVEN_MM:
-        raise InputError(f"{folder}: its slices are shifted against one another; export it without gantry tilt.")
+        raise InputError(f"{folder}: its slices are shifted against one another. Export it without gantry tilt.")
     order = np.argsort(places)
     steps = np.diff(np.array(places)[order])
     if len(slices) < 2 or steps.min() < EVEN_MM or np.ptp(steps) > EVEN_MM:
         gaps = f"{steps.min():.3g} to {steps.max():.3g} mm apart" if len(slices) > 1 else "only one"
-        raise InputError(f"{folder}: its {len(slices)} slices are {gaps}; export the whole series, every slice once.")
+        raise InputError(f"{folder}: its {len(slices)} slices are {gaps}. Export the whole series, every slice once.")
     return [slices[index] for index in order]
 
 
@@ -117,11 +117,11 @@ def _check_pixel_sizes(folder: StrPath, slices: list[Any]) -> None:
         found = header.get("PixelSpacing") or []
         row[:] = np.asarray(found, dtype=float) if len(found) == 2 else 0
     if not (np.isfinite(sizes) & (sizes > 0)).all():
-        raise InputError(f"{folder}: a slice has no PixelSpacing, so its size is unknown; export the series again.")
+        raise InputError(f"{folder}: a slice has no PixelSpacing, so its size is unknown. Export the series again.")
     echoes = np.array([float(header.get("EchoTime") or 0) for header in slices])
     for values, what in ((sizes, "pixel sizes"), (echoes[:, None], "echo times")):
         if np.ptp(values, axis=0).max() > 1e-3:
-            raise InputError(f"{folder}: holds slices of several {what}; give each series a folder of its own.")
+            raise InputError(f"{folder}: holds slices of several {what}. Give each series a folder of its own.")
 
 
 def _check_pixels(header: Any, path: Path) -> None:
@@ -131,11 +131,11 @@ def _check_pixels(header: Any, path: Path) -> None:
         return
     absent = [name for name in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated") if name not in header]
     if absent:
-        raise InputError(f"{path}: lacks {', '.join(absent)}; export the series again.")
+        raise InputError(f"{path}: lacks {', '.join(absent)}. Export the series again.")
     needed_bytes = header.Rows * header.Columns * header.SamplesPerPixel * header.BitsAllocated // 8
     length = pixels.length if hasattr(pixels, "length") else len(pixels.value)
     if length < needed_bytes or path.stat().st_size < needed_bytes:
-        raise InputError(f"{path}: is cut off, its pixels take {needed_bytes} bytes; copy or export it again.")
+        raise InputError(f"{path}: is cut off, its pixels take {needed_bytes} bytes. Copy or export it again.")
 
 
 def read_series(folder: StrPath) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -151,13 +151,13 @@ def read_series(folder: StrPath) -> tuple[NDArray[np.float32], NDArray[np.float6
         voxels, meta = reader.get_data(reader.read(str(folder)))
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{folder}: cannot be read as a DICOM series ({reason}); export it again.") from error
+        raise InputError(f"{folder}: cannot be read as a DICOM series ({reason}). Export it again.") from error
     count = len(slices)
     if voxels.ndim == 3 and voxels.shape[2] != count:
-        cure = "export it again as one series, of one sequence, thickness and date"
-        raise InputError(f"{folder}: only {voxels.shape[2]} of its {count} slices belong together; {cure}.")
+        cure = "Export it again as one series, of one sequence, thickness and date"
+        raise InputError(f"{folder}: only {voxels.shape[2]} of its {count} slices belong together. {cure}.")
     if voxels.ndim != 3 or not np.isfinite(voxels).all():
-        raise InputError(f"{folder}: is no volume of finite grey values ({voxels.shape}); export it again.")
+        raise InputError(f"{folder}: is no volume of finite grey values ({voxels.shape}). Export it again.")
     return np.asarray(voxels, dtype=np.float32), np.asarray(meta["affine"], dtype=np.float64)
 
 

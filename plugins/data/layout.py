@@ -102,12 +102,12 @@ def write_layout(
     if (folder / SUMMARY).is_file():
         return _earlier(folder, made_from)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: holds something else already; choose a new or an empty folder.")
+        raise InputError(f"{folder}: holds something else already. Choose a new or an empty folder.")
     part = folder.with_name(f".part-{folder.name}")
     try:
         part.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error}); choose a folder that you may write to.") from error
+        raise InputError(f"{folder}: cannot be made ({error}). Choose a folder that you may write to.") from error
     with sole_owner(part, "preparation"):
         if (folder / SUMMARY).is_file():  # made by the one that was waited for
             return _earlier(folder, made_from)
@@ -119,13 +119,13 @@ def write_layout(
             return summary
     shutil.rmtree(part)
     reasons = "; ".join(each["why"].rstrip(".") for each in [*summary["faults"], *summary["left_out"]][:3])
-    raise InputError(f"{folder}: no scan is left to be written ({reasons or 'none was found'}); correct the input.")
+    raise InputError(f"{folder}: no scan is left to be written ({reasons or 'none was found'}). Correct the input.")
 
 
 def _earlier(folder: Path, made_from: Mapping[str, str]) -> dict[str, Any]:
     summary = read_state(folder / SUMMARY, dict[str, Any], _cure(folder))
     if summary.get("made_from") != made_from:
-        raise InputError(f"{folder}: was made from other files or with other options; choose another folder.")
+        raise InputError(f"{folder}: was made from other files or with other options. Choose another folder.")
     return summary
 
 
@@ -133,7 +133,7 @@ def _begin(part: Path, folder: Path, made_from: Mapping[str, str]) -> None:
     """Keep what the same call left in ``part`` when it was stopped, and remove what another one left."""
     present = [path for path in part.iterdir() if path.name != LOCK and not path.name.startswith(".part-")]
     if present and part / _MADE_FROM not in present:
-        raise InputError(f"{part}: is where {folder} is prepared, but holds something else; rename it.")
+        raise InputError(f"{part}: is where {folder} is prepared, but holds something else. Rename it.")
     if present and read_state(part / _MADE_FROM, dict[str, str], _cure(part)) != made_from:
         for path in present:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -158,11 +158,11 @@ def _check(folder: Path, entries: Sequence[Entry]) -> None:
     places = Counter((entry.case, entry.split) for entry in entries)
     for entry in entries:
         if not entry.case or len(entry.case) > 200 or entry.case.startswith(".") or set(entry.case) & set("/\\\0"):
-            raise InputError(f"{entry.image}: its case {entry.case!r} is no plain file name; give it another.")
+            raise InputError(f"{entry.image}: its case {entry.case!r} is no plain file name. Give it another.")
         if places[entry.case, entry.split] > 1:
-            raise InputError(f"{entry.image}: is one of two scans of case {entry.case}; give it another case.")
+            raise InputError(f"{entry.image}: is one of two scans of case {entry.case}. Give it another case.")
         if is_series(entry.image) and entry.image.resolve() in (folder.resolve(), *folder.resolve().parents):
-            raise InputError(f"{folder}: lies in the scan {entry.image}; choose a folder outside.")
+            raise InputError(f"{folder}: lies in the scan {entry.image}. Choose a folder outside.")
 
 
 def _fingerprint(entries: Sequence[Entry], rules: Rules) -> dict[str, str]:
@@ -211,8 +211,8 @@ def _write(part: Path, entry: Entry, rules: Rules) -> dict[str, Any]:
             about = {"ml": _volumes(label), "unknown": unknown}
             lacking = [name for name, volume in about["ml"].items() if volume == 0]
             if lacking and rules.need_all and entry.split == "training_source":
-                cure = "allow it by --incomplete if that is true of the patient"
-                raise InputError(f"{entry.label}: shows no {' and no '.join(lacking)}; {cure}.")
+                cure = "Allow it by --incomplete if that is true of the patient"
+                raise InputError(f"{entry.label}: shows no {' and no '.join(lacking)}. {cure}.")
             if rules.keep_labels and not is_structure_set(entry.label):
                 _put(entry.label, part / RELEASED_LABELS / f"{entry.case}_Label{_ending(entry.label)}", rules.copy)
         spacing = [round(size, 4) for size in scan.spacing]
@@ -240,7 +240,7 @@ def _put(source: Path, place: Path, copy: bool) -> None:
         _save(place, series.voxels, series.affine)
         return
     if not source.is_file():
-        raise InputError(f"{source}: does not exist; restore it or correct the path.")
+        raise InputError(f"{source}: does not exist. Restore it or correct the path.")
     place.parent.mkdir(parents=True, exist_ok=True)
     if not copy:
         link = place.with_name(f".part-{place.name}")
@@ -279,7 +279,7 @@ def _ending(path: Path) -> str:
     if is_series(path):
         return ".nii.gz"
     if not path.is_file():
-        raise InputError(f"{path}: does not exist; restore it or correct the path.")
+        raise InputError(f"{path}: does not exist. Restore it or correct the path.")
     with path.open("rb") as file:
         return ".nii.gz" if file.read(2) == b"\x1f\x8b" else ".nii"
 

@@ -35,11 +35,11 @@ def check_cases(cases: Iterable[Any], place: str | os.PathLike[str]) -> None:
     for case in cases:
         if not (isinstance(case, str) and _is_plain(case)):
             shown = repr(case) if len(repr(case)) <= 60 else f"{repr(case)[:57]}..."
-            cure = f"give a file name of 1 to {MAX_NAME_BYTES} characters, without folders"
-            raise InputError(f"{place}: the case {shown} cannot name a file; {cure}.")
+            cure = f"Give a file name of 1 to {MAX_NAME_BYTES} characters, without folders"
+            raise InputError(f"{place}: the case {shown} cannot name a file. {cure}.")
         (twice if case in seen else seen).add(case)
     if twice:
-        raise InputError(f"{place}: lists {', '.join(sorted(twice))} twice; write it again with every scan once.")
+        raise InputError(f"{place}: lists {', '.join(sorted(twice))} twice. Write it again with every scan once.")
 
 
 def _is_plain(case: str) -> bool:
@@ -63,8 +63,8 @@ def nifti_files(folder: Path, nested: Sequence[str] = ()) -> Iterator[Path]:
     """
     for path in sorted(folder.iterdir()):
         if path.is_symlink() and not path.exists() and not path.name.startswith("."):
-            cure = "fetch what it points to (git annex get, datalad get), or remove the link"
-            raise InputError(f"{path}: is a link to a file that does not exist; {cure}.")
+            cure = "Fetch what it points to (git annex get, datalad get), or remove the link"
+            raise InputError(f"{path}: is a link to a file that does not exist. {cure}.")
         if path.is_dir() and path.name in nested:
             yield from nifti_files(path, nested)
         elif path.is_file() and _NIFTI.fullmatch(path.name):
@@ -83,7 +83,7 @@ def by_case(files: Iterable[Path], kind: str | None) -> dict[str, Path]:
         if own != kind if kind else own == LABEL:
             continue
         if case in found:
-            raise InputError(f"{path}: is a second file of case {case}, beside {found[case]}; remove one of them.")
+            raise InputError(f"{path}: is a second file of case {case}, beside {found[case]}. Remove one of them.")
         check_cases([case], path)
         found[case] = path.absolute()
     return dict(sorted(found.items(), key=lambda item: _natural(item[0])))

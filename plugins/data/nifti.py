@@ -109,7 +109,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, int]]:
     """The content of a file, unpacked if it is packed, and how many bytes that can be; failures become sentences."""
     if not path.exists():
         broken = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
-        raise InputError(f"{path}: {broken}; restore it or correct the path.")
+        raise InputError(f"{path}: {broken}. Restore it or correct the path.")
     try:
         size = path.stat().st_size
         with path.open("rb") as raw:
@@ -124,7 +124,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, int]]:
         raise
     except _UNREADABLE as error:
         reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        raise InputError(f"{path}: cannot be read as NIfTI ({reason}); copy or export it again.") from error
+        raise InputError(f"{path}: cannot be read as NIfTI ({reason}). Copy or export it again.") from error
 
 
 def read_header(path: Path) -> Grid:
@@ -207,16 +207,16 @@ def _grid(path: Path, header: nib.Nifti1Header, pixdim: NDArray[Any]) -> Grid:
     x, y, z = (int(size) for size in header.get_data_shape()[:3])
     if not np.all(np.isfinite(pixdim)) or np.any(pixdim == 0):
         numbers = ", ".join(f"{value:g}" for value in pixdim)
-        raise InputError(f"{path}: the voxel spacing in its header is ({numbers}) mm; correct the header.")
+        raise InputError(f"{path}: the voxel spacing in its header is ({numbers}) mm. Correct the header.")
     affine = affine_of(header)
     columns = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.all(np.isfinite(affine)) or np.any(columns == 0):
-        raise InputError(f"{path}: its affine cannot be inverted; correct the sform or qform in the header.")
+        raise InputError(f"{path}: its affine cannot be inverted. Correct the sform or qform in the header.")
     cosines = (affine[:3, :3] / columns).T @ (affine[:3, :3] / columns)
     shear = float(np.abs(cosines - np.eye(3)).max())
     if shear > MAX_SHEAR:
         fault = "cannot be inverted" if abs(np.linalg.det(affine[:3, :3] / columns)) < 1e-6 else "is sheared"
-        raise InputError(f"{path}: its affine {fault}; resample it to a grid with right angles or correct its header.")
+        raise InputError(f"{path}: its affine {fault}. Resample it to a grid with right angles or correct its header.")
     sizes = _mm(header) * np.abs(pixdim)
     if header["sform_code"] > 0 and not np.allclose(columns, sizes, rtol=SAME_SIZE, atol=0):
         sform, sizes = (" x ".join(f"{n:.5g}" for n in each) for each in (columns, sizes))
@@ -231,9 +231,9 @@ def _warn_once(sentence: str) -> None:
 
 def _check_shape(path: Path, shape: tuple[int, ...], axes: int) -> None:
     if len(shape) < axes or any(size != 1 for size in shape[axes:]):
-        raise InputError(f"{path}: is {len(shape)}D ({shape}); save each volume as a {axes}D file of its own.")
+        raise InputError(f"{path}: is {len(shape)}D ({shape}). Save each volume as a {axes}D file of its own.")
     if min(shape) < 1:
-        raise InputError(f"{path}: has no voxels (shape {shape}); export the scan again.")
+        raise InputError(f"{path}: has no voxels (shape {shape}). Export the scan again.")
     if prod(int(size) for size in shape) > MAX_VOXELS:
         numbers = " x ".join(str(size) for size in shape)
-        raise InputError(f"{path}: has {numbers} voxels, more than can be held; crop it or correct its header.")
+        raise InputError(f"{path}: has {numbers} voxels, more than can be held. Crop it or correct its header.")

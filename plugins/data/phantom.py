@@ -77,13 +77,13 @@ def write_phantom(
     record = {"version": VERSION, **{f"num_{split}": number for split, number in numbers.items()}, "seed": seed}
     for split, number in numbers.items():
         if not 0 <= number <= _MOST:
-            raise InputError(f"num_{split} of the phantom is {number}; choose a number from 0 to {_MOST}.")
+            raise InputError(f"num_{split} of the phantom is {number}. Choose a number from 0 to {_MOST}.")
     if seed < 0:
-        raise InputError(f"seed of the phantom is {seed}; choose 0 or a positive number.")
+        raise InputError(f"seed of the phantom is {seed}. Choose 0 or a positive number.")
     if _is_complete(folder, record):
         return folder
     if folder.exists() and not (folder / _RECORD).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder}: holds something else than a phantom; choose an empty or a new folder for it.")
+        raise InputError(f"{folder}: holds something else than a phantom. Choose an empty or a new folder for it.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = folder.with_name(f".part-{os.getpid()}-{folder.name}")
     try:

@@ -59,25 +59,25 @@ def table_entries(table: Path, same_patients: bool = False) -> Found:
         path = table.absolute().parent / (row["file"] or "").strip()
         kind = KINDS.get((row["what"] or "").strip().lower())
         if kind is None:
-            raise InputError(f"{table}: line {number} says {row['what']!r}; give ceT1, hrT2, validation or label.")
+            raise InputError(f"{table}: line {number} says {row['what']!r}. Give ceT1, hrT2, validation or label.")
         if not path.exists() or path == table.absolute().parent:
-            raise InputError(f"{path}: does not exist, though line {number} of {table} names it; correct the table.")
+            raise InputError(f"{path}: does not exist, though line {number} of {table} names it. Correct the table.")
         case = (row.get("case") or "").strip() or _case(path)
         if (case, kind) in scans:
-            raise InputError(f"{table}: line {number} is a second {row['what']} of case {case}; give it another case.")
+            raise InputError(f"{table}: line {number} is a second {row['what']} of case {case}. Give it another case.")
         scans[case, kind] = path
     entries = []
     for (case, split), path in scans.items():
         if split == "label":
             if not any((case, kind) in scans for kind in SPLITS):
                 raise InputError(
-                    f"{path}: no scan in {table} has its case {case}; give both the same in a column case."
+                    f"{path}: no scan in {table} has its case {case}. Give both the same in a column case."
                 )
             continue
         splits = [kind for kind in SPLITS if (case, kind) in scans]
         if len(splits) > 1 and not same_patients:
-            cure = "leave one out, or allow it by --same_patients"
-            raise InputError(f"{table}: case {case} is in {' and '.join(splits)}; {cure}.")
+            cure = "Leave one out, or allow it by --same_patients"
+            raise InputError(f"{table}: case {case} is in {' and '.join(splits)}. {cure}.")
         entries.append(Entry(case, split, path, scans.get((case, "label")) if split == splits[0] else None))
     lacking = [entry for entry in entries if entry.split == "training_source" and entry.label is None]
     left_out = [(str(entry.image), "has no label in the table; add a line for it") for entry in lacking]
@@ -89,12 +89,12 @@ def _rows(table: Path) -> list[dict[str, Any]]:
         with table.open(newline="", encoding="utf-8-sig") as file:
             text = file.read()
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{table}: cannot be read as a table ({error}); save it as CSV in UTF-8.") from error
+        raise InputError(f"{table}: cannot be read as a table ({error}). Save it as CSV in UTF-8.") from error
     lines = text.splitlines()
     reader = csv.DictReader(lines, delimiter=";" if lines and ";" in lines[0] else ",")
     reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
     if not {"file", "what"} <= set(reader.fieldnames):
-        raise InputError(f"{table}: its first line has no columns file and what; write 'file,what' above the others.")
+        raise InputError(f"{table}: its first line has no columns file and what. Write 'file,what' above the others.")
     return [row for row in reader if any(row.values())]
 
 

@@ -43,7 +43,7 @@ def read_contours(path: StrPath) -> dict[str, Contours]:
     try:
         content = pydicom.dcmread(path)
         if content.get("Modality") != "RTSTRUCT":
-            raise InputError(f"{path}: is no RT Structure Set; name the file of modality RTSTRUCT.")
+            raise InputError(f"{path}: is no RT Structure Set. Name the file of modality RTSTRUCT.")
         names = {int(roi.ROINumber): str(roi.ROIName).strip() for roi in content.StructureSetROISequence}
         found: dict[str, Contours] = {}
         for roi in content.ROIContourSequence:
@@ -54,7 +54,7 @@ def read_contours(path: StrPath) -> dict[str, Contours]:
         raise
     except Exception as error:
         reason = " ".join(str(error).split())[:200]
-        raise InputError(f"{path}: cannot be read as an RT Structure Set ({reason}); export it again.") from error
+        raise InputError(f"{path}: cannot be read as an RT Structure Set ({reason}). Export it again.") from error
 
 
 def referenced_series(content: Any) -> str:
@@ -105,18 +105,18 @@ def _filled(
     tilt = max(float(np.ptp(contour[:, 2])) for contour in voxels)
     indices = np.rint(heights).astype(int)
     if tilt > MAX_TILT or np.abs(heights - indices).max() > MAX_OFFSET:
-        raise InputError(f"{path}: the contours of {name} do not lie in the slices of the scan; name the scan of them.")
+        raise InputError(f"{path}: the contours of {name} do not lie in the slices of the scan. Name the scan of them.")
     steps = np.diff(np.unique(indices))
     if len(steps) > 1 and steps.min() > 1:
-        cure = "name the scan they were drawn on, or draw every slice"
-        raise InputError(f"{path}: the contours of {name} are {steps.min()} slices of the scan apart; {cure}.")
+        cure = "Name the scan they were drawn on, or draw every slice"
+        raise InputError(f"{path}: the contours of {name} are {steps.min()} slices of the scan apart. {cure}.")
     for contour, index in zip(voxels, indices, strict=True):
         beyond = (contour[:, :2] < -0.5) | (contour[:, :2] > np.array(shape[:2]) - 0.5)
         if beyond.any() or not 0 <= index < shape[2]:
-            raise InputError(f"{path}: the contours of {name} reach beyond the scan; name the scan they were drawn on.")
+            raise InputError(f"{path}: the contours of {name} reach beyond the scan. Name the scan they were drawn on.")
         filled[:, :, index] ^= polygon2mask(shape[:2], contour[:, :2])
     if not filled.any():
-        raise InputError(f"{path}: the contours of {name} hold no voxel of the scan; name the scan they were drawn on.")
+        raise InputError(f"{path}: the contours of {name} hold no voxel of the scan. Name the scan they were drawn on.")
     return filled
 
 

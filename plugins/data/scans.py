@@ -88,7 +88,7 @@ def read_label(path: StrPath, values: Sequence[int] = LABEL_VALUES, of: Grid | N
     """
     path = Path(path)
     if path.is_dir():
-        raise InputError(f"{path}: is a folder where a label map is expected; give a NIfTI file.")
+        raise InputError(f"{path}: is a folder where a label map is expected. Give a NIfTI file.")
     image, grid = read_image(path)
     if of is not None:
         check_same_grid(grid, of)
@@ -100,7 +100,7 @@ def read_label(path: StrPath, values: Sequence[int] = LABEL_VALUES, of: Grid | N
         found = np.unique(voxels[foreign])
         shown = ", ".join(f"{value:g}" for value in found[:8]) + (", ..." if len(found) > 8 else "")
         allowed = ", ".join(str(value) for value in values)
-        raise InputError(f"{path}: holds the label values {shown}; only {allowed} are known, so relabel it.")
+        raise InputError(f"{path}: holds the label values {shown}, but only {allowed} are known. Relabel it.")
     affine = grid.affine if of is None else of.affine
     return Scan(path, grid.shape, affine, grid.header, rounded.astype(np.uint8))
 
@@ -142,22 +142,22 @@ def check_same_grid(grid: Grid, of: Grid) -> None:
     """
     if grid.shape != of.shape:
         raise InputError(
-            f"{grid.path}: has shape {grid.shape}, but {of.path} has {of.shape}; "
-            "resample it to the scan or pair it with the right one."
+            f"{grid.path}: has shape {grid.shape}, but {of.path} has {of.shape}. "
+            "Resample it to the scan or pair it with the right one."
         )
     corners = np.array([*product(*((0, size - 1) for size in of.shape))])
     apart = np.linalg.norm(apply_affine(grid.affine, corners) - apply_affine(of.affine, corners), axis=1).max()
     if apart > PLACE_MM:
         raise InputError(
-            f"{grid.path}: its affine places it up to {apart:.3g} mm away from {of.path}; "
-            "resample it to the scan or correct its header."
+            f"{grid.path}: its affine places it up to {apart:.3g} mm away from {of.path}. "
+            "Resample it to the scan or correct its header."
         )
 
 
 def _values(path: Path, image: nib.Nifti1Image) -> NDArray[Any]:
     values = np.asanyarray(image.dataobj)
     if values.dtype.kind not in "biuf":
-        raise InputError(f"{path}: holds {values.dtype} values; export it with one real number a voxel.")
+        raise InputError(f"{path}: holds {values.dtype} values. Export it with one real number a voxel.")
     return values
 
 
@@ -167,5 +167,5 @@ def _finite(path: Path, values: NDArray[Any]) -> NDArray[np.float32]:
     bad = np.count_nonzero(~(np.abs(voxels) <= LARGEST))
     if bad:
         fault = f"{bad} voxels are NaN or infinite, or beyond {LARGEST:g}, too large for float32"
-        raise InputError(f"{path}: {fault}; replace them or export the scan again.")
+        raise InputError(f"{path}: {fault}. Replace them or export the scan again.")
     return voxels

@@ -188,19 +188,19 @@ class UnpairedSlices(Dataset[dict[str, Tensor]]):
     ):
         for domain in ("source", "target"):
             if not data[domain]:
-                raise InputError(f"there are no {domain} scans to train on: check dataset_dir")
+                raise InputError(f"there are no {domain} scans to train on. Check dataset_dir")
         shape = transform.settings["patch_size"]
         if roi_size is not None and any(
             part > full or part % divisor for part, full in zip(roi_size, shape, strict=True)
         ):
-            raise InputError(f"roi_size is {list(roi_size)}: give multiples of {divisor} up to {list(shape)}.")
+            raise InputError(f"roi_size is {list(roi_size)}. Give multiples of {divisor} up to {list(shape)}.")
         volumes = prepare_volumes([*data["source"], *data["target"]], transform, cache_dir, output_dir)
         self._volumes = {"source": volumes[: len(data["source"])], "target": volumes[len(data["source"]) :]}
         self._source, self._target = _Slices(self._volumes["source"]), _Slices(self._volumes["target"])
         if any("label" in item for item in data["source"]) and not self._source.foreground.any():
             place = next(item["label"] for item in data["source"] if "label" in item)
             raise InputError(
-                f"{place}: neither this label map nor another one holds a structure; label VS 1, cochleae 2."
+                f"{place}: neither this label map nor another one holds a structure. Label VS 1, cochleae 2."
             )
         self._augment, self._roi_size = augment, roi_size
 

@@ -81,7 +81,7 @@ class TargetLevels:
         """
         found = [_levels(shares(volume)) for volume in volumes]
         if not found:
-            raise InputError("there is no hrT2 scan to measure the levels of: check the list of target scans.")
+            raise InputError("there is no hrT2 scan to measure the levels of. Check the list of target scans.")
         bone, low, high, fluid = np.maximum.accumulate(np.median(found, axis=0)).round(6).tolist()
         return cls(bone, low, high, fluid)
 
@@ -99,7 +99,7 @@ class TargetLevels:
         try:
             return cls(**{name: float(value) for name, value in record.items()})
         except (AttributeError, TypeError, ValueError) as error:
-            raise InputError(f"levels are {record!r}: give bone, low, high and fluid as numbers.") from error
+            raise InputError(f"levels are {record!r}. Give bone, low, high and fluid as numbers.") from error
 
 
 def shares(volume: ArrayLike) -> Volume:

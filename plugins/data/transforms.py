@@ -97,8 +97,8 @@ def _check_label_inside(
         spans = [0 if each is None else each[1] - each[0] for each in bounds]
         needed = [max(have, 2 * -(-span // 2)) for have, span in zip(size, spans, strict=True)]
         file = label.meta["filename_or_obj"]
-        cure = f"set crop_size to {needed} or more" if needed != size else "move the window"
-        raise InputError(f"{file}: {lost} labelled voxels lie outside the crop; {cure}.")
+        cure = f"Set crop_size to {needed} or more" if needed != size else "Move the window"
+        raise InputError(f"{file}: {lost} labelled voxels lie outside the crop. {cure}.")
 
 
 def add_empty_label(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,9 +114,9 @@ def check_slices(percentiles: Sequence[float], patch_size: Sequence[int], diviso
     """
     low, high = percentiles
     if not 0 <= low < high <= 100:
-        raise InputError(f"percentiles is {list(percentiles)}: give two in order, from 0 to 100.")
+        raise InputError(f"percentiles is {list(percentiles)}. Give two in order, from 0 to 100.")
     if any(length % divisor for length in patch_size):
-        raise InputError(f"patch_size is {list(patch_size)}: give multiples of {divisor}.")
+        raise InputError(f"patch_size is {list(patch_size)}. Give multiples of {divisor}.")
 
 
 @refused_by(check_slices)

@@ -58,7 +58,7 @@ class SaveTranslationd:
         if voxels.shape != scan.shape or not np.allclose(volume.affine, scan.affine, atol=1e-4):
             raise ValueError(f"{item['case']}: the translation left the scan's grid {scan.shape}: {voxels.shape}")
         if not np.isfinite(voxels).all():
-            raise InputError(f"{item['case']}: the network gives values that are not finite; train it again.")
+            raise InputError(f"{item['case']}: the network gives values that are not finite. Train it again.")
         path, result = translation_path(self._output_dir, item["case"]), scan.image(voxels, np.float32)
         if "origin" in item:
             Store(self._output_dir).write(path, item["origin"], lambda part: nib.save(result, part))
@@ -99,15 +99,15 @@ class WeightsLoader:
     def __call__(self, engine: Engine) -> None:
         """Load now."""
         if not self._path.is_file():
-            raise InputError(f"{self._path}: there are no weights; train first or set ckpt_dir to their folder.")
+            raise InputError(f"{self._path}: there are no weights. Train first or set ckpt_dir to their folder.")
         check_weights(self._path, self._settings)
         try:
             self._loader(engine)
         except (RuntimeError, ValueError, TypeError, KeyError, EOFError, UnpicklingError) as error:
-            fault = "cannot be read as a dictionary of tensors; copy it again or train again"
+            fault = "cannot be read as a dictionary of tensors. Copy it again or train again"
             if "state_dict" in str(error):
-                cure = "use the config files and overrides of its training"
-                fault = f"the weights belong to a network of other settings; {cure}"
+                cure = "Use the config files and overrides of its training"
+                fault = f"the weights belong to a network of other settings. {cure}"
             raise InputError(f"{self._path}: {fault}.") from error
         refuse_broken_weights(self._network.state_dict(), str(self._path))
 

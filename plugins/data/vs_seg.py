@@ -45,10 +45,12 @@ def vs_seg_entries(
         InputError: if the folder holds no patient, or the shares leave no source.
     """
     if min(shares) < 0 or sum(shares) >= 1:
-        raise InputError(f"--target and --validation are {shares[0]:g} and {shares[1]:g}; their sum must be below 1.")
+        raise InputError(
+            f"--target and --validation are {shares[0]:g} and {shares[1]:g}. Give two shares whose sum is below 1."
+        )
     patients, left_out = _patients(folder)
     if not patients:
-        raise InputError(f"{folder}: holds no MR series in DICOM; name the folder with the patients of VS-SEG.")
+        raise InputError(f"{folder}: holds no MR series in DICOM. Name the folder with the patients of VS-SEG.")
     names = sorted(patients, key=lambda name: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)])
     last, middle = round(shares[1] * len(names)), round(shares[0] * len(names))
     validation = names[len(names) - last :]
@@ -70,21 +72,21 @@ def _entry(name: str, patient: _Patient, split: str, contrast: str) -> Entry:
     wanted = [uid for uid, (_, text) in patient.series.items() if contrast.lower() in text.lower()]
     if len(wanted) != 1:
         texts = ", ".join(sorted(text for _, text in patient.series.values()))
-        cure = "give --ceT1 or --hrT2 a text that is in one of them only"
-        raise InputError(f"has {len(wanted)} series with {contrast!r} in their description ({texts}); {cure}.")
+        cure = "Give --ceT1 or --hrT2 a text that is in one of them only"
+        raise InputError(f"has {len(wanted)} series with {contrast!r} in their description ({texts}). {cure}.")
     contours = patient.contours.get(wanted[0], [])
     if split == "training_source" and not contours:
-        raise InputError("has no structure set of its ceT1; download RTSTRUCT too.")
+        raise InputError("has no structure set of its ceT1. Download RTSTRUCT too.")
     if len(contours) > 1:
         raise InputError(
-            f"has {len(contours)} structure sets of one series; keep one of {', '.join(map(str, contours))}."
+            f"has {len(contours)} structure sets of one series. Keep one of {', '.join(map(str, contours))}."
         )
     return Entry(name, split, patient.series[wanted[0]][0], contours[0] if contours else None, "ldn")
 
 
 def _patients(folder: Path) -> tuple[dict[str, _Patient], list[tuple[str, str]]]:
     if not folder.is_dir():
-        raise InputError(f"{folder}: is not a folder; name the folder with the patients of VS-SEG.")
+        raise InputError(f"{folder}: is not a folder. Name the folder with the patients of VS-SEG.")
     pydicom = needed("pydicom", folder)
     patients: dict[str, _Patient] = {}
     left_out = []

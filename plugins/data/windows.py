@@ -75,7 +75,7 @@ def check_window_size(size: Sequence[float]) -> None:
         InputError: naming the size.
     """
     if not all(length > 0 for length in size):
-        raise InputError(f"the size of a window is {list(size)}: give three lengths in mm, along L, P, S.")
+        raise InputError(f"the size of a window is {list(size)}. Give three lengths in mm, along L, P, S.")
 
 
 def patient_axes(affine: ArrayLike) -> NDArray[np.intp]:
@@ -133,7 +133,7 @@ def window_of_labels(
     affine = np.asarray(affine, np.float64)
     foreground = _bounds(labels > 0)
     if foreground is None:
-        raise InputError("a label map without foreground has no window; leave the scan out or label it.")
+        raise InputError("a label map without foreground has no window. Leave the scan out or label it.")
     seen = _bounds(labels == COCHLEA)
     low, high = foreground if seen is None else seen
     axes, spacing = patient_axes(affine), voxel_sizes(affine)
@@ -164,7 +164,7 @@ def write_crop(source: StrPath, window: Window, target: StrPath) -> None:
         InputError: see :func:`plugins.data.read_scan`, and for a DICOM series.
     """
     if Path(source).is_dir():
-        raise InputError(f"{source}: is a DICOM series; convert the scans of a data set to NIfTI first.")
+        raise InputError(f"{source}: is a DICOM series. Convert the scans of a data set to NIfTI first.")
     image, grid = read_stored(source)
     with whole_file(target) as part:
         nib.save(_cropped(image, voxel_box(window, grid.shape, grid.affine)), part)
@@ -208,7 +208,7 @@ def write_windowed_dataset(
     cases = [scan["case"] for items in scans.values() for scan in items]
     twice = sorted({case for case in cases if cases.count(case) > 1})
     if twice:
-        raise InputError(f"{', '.join(twice)} occurs twice in the data set: remove or rename a scan.")
+        raise InputError(f"{', '.join(twice)} occurs twice in the data set. Remove or rename a scan.")
     records = {}
     for part, items in scans.items():
         folder = Path(output_dir, *_LAYOUT[part])

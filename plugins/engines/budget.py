@@ -48,7 +48,7 @@ class TimeBudget:
 
     def __init__(self, minutes: float | None, path: str | os.PathLike[str], schedulers: Sequence[LambdaLR]):
         if minutes is not None and not 0 < minutes < float("inf"):
-            raise InputError(f"max_minutes is {minutes}: give a number above 0, or null.")
+            raise InputError(f"max_minutes is {minutes}. Give a number above 0, or null.")
         self.minutes, self.path, self.schedulers = minutes, Path(path), list(schedulers)
         self._started = self._epoch_started = 0.0
         self._known = False
@@ -75,7 +75,7 @@ class TimeBudget:
         minutes, epochs = record["max_minutes"], record["max_epochs"]
         if minutes != self.minutes:
             raise InputError(
-                f"{self.path} is of a training of {minutes} minutes, but max_minutes is {self.minutes}: set another "
+                f"{self.path} is of a training of {minutes} minutes, but max_minutes is {self.minutes}. Set another "
                 "ckpt_dir."
             )
         return epochs

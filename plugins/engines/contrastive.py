@@ -54,7 +54,7 @@ class ContrastiveTranslationTrainer(TranslationTrainer):
         if isinstance(selections, Sized) and isinstance(channels, Sized) and len(selections) != len(channels):
             raise InputError(
                 f"selections has {len(selections)} entries, but the network has {len(channels)} features (the image, "
-                "two downsampling convolutions, and one for each of feature_blocks): give as many."
+                "two downsampling convolutions, and one for each of feature_blocks). Give as many."
             )
         self.projector = projector
         self.contrastive_loss, self.segmentation_loss = contrastive_loss, segmentation_loss

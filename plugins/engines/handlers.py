@@ -127,14 +127,14 @@ class Resume:
         if epoch > (engine.state.max_epochs or 0):
             raise InputError(
                 f"{self.path} is of a training of {epoch} epochs, but max_epochs is "
-                f"{engine.state.max_epochs}: raise it, or set another ckpt_dir."
+                f"{engine.state.max_epochs}. Raise it, or set another ckpt_dir."
             )
         try:
             for name, each in self._all(engine).items():
                 each.load_state_dict(content["objects"][name])
         except (KeyError, RuntimeError, ValueError) as error:
             raise InputError(
-                f"{self.path} belongs to a training with other networks: remove it, or set another ckpt_dir."
+                f"{self.path} belongs to a training with other networks. Remove it, or set another ckpt_dir."
             ) from error
         for each in self.objects.values():
             if isinstance(each, LambdaLR):  # of a training that is made longer: the rates of its new schedule
@@ -146,7 +146,7 @@ class Resume:
             engine.scaler.load_state_dict(content["scaler"])
         own = self._rank_path()
         if not own.exists():
-            raise InputError(f"{own} is missing: go on with as many processes as before, or set another ckpt_dir.")
+            raise InputError(f"{own} is missing. Go on with as many processes as before, or set another ckpt_dir.")
         own_random = content if own == self.path else read_tensors(own, ANEW)
         set_random_state(own_random["random"])
         engine.state.epoch, engine.state.iteration = content["epoch"], content["iteration"]

@@ -63,7 +63,7 @@ class TrainingRecord:
                 other = "other scans"
             if other:
                 fault = f"{folder} holds a training with {other}"
-                raise InputError(f"{fault}: set another ckpt_dir, give what it was begun with, or remove the folder.")
+                raise InputError(f"{fault}. Set another ckpt_dir, give what it was begun with, or remove the folder.")
             return
         if self.resume and self.weights.exists():
             _logger.warning(f"{folder} holds weights without {TRAINING}: taken for a training with these settings.")

@@ -89,7 +89,7 @@ class TranslationTrainer(SupervisedTrainer, ABC):
         refuse_unknown(settings, signature(TranslationTrainer).parameters, type(self).__name__)
         refuse_unknown(loss_weights, self.terms, "loss_weights")
         if isinstance(train_data_loader, Sized) and len(train_data_loader) == 0:
-            raise InputError("an epoch has no whole batch: set slices_per_epoch to batch_size or more.")
+            raise InputError("an epoch has no whole batch. Set slices_per_epoch to batch_size or more.")
         if r1_weight < 0 or r1_interval < 1:
             raise InputError("r1_weight or r1_interval is out of its range. Give 0 or more, and 1 or more.")
         super().__init__(

@@ -38,7 +38,7 @@ def evaluate_folder(
     preds, truths = labels_in(pred_dir), labels_in(label_dir)
     common = sorted(preds.keys() & truths.keys())
     if not common:
-        raise InputError(f"{pred_dir} and {label_dir} have no case in common: give references of the predicted cases.")
+        raise InputError(f"{pred_dir} and {label_dir} have no case in common. Give references of the predicted cases.")
     cases = {}
     with Progress(total=len(common), description="cases", folder=os.path.dirname(output_file) or ".") as progress:
         for case in common:
@@ -46,7 +46,7 @@ def evaluate_folder(
             cases[case] = case_metrics(pred.voxels, truth.voxels, truth.spacing)
             progress.advance()
     if os.path.samefile(pred_dir, label_dir or pred_dir):
-        raise InputError(f"pred_dir and label_dir are both {pred_dir}: give the references as label_dir.")
+        raise InputError(f"pred_dir and label_dir are both {pred_dir}. Give the references as label_dir.")
     content = {"cases": cases, "mean": summarise(cases), "not_compared": sorted(preds.keys() ^ truths.keys())}
     write_json(output_file, content)
     return content

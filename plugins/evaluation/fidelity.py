@@ -50,7 +50,9 @@ def evaluate_translations(
     """
     labelled = [item for item in data if "label" in item]
     if not labelled:
-        raise InputError("no source scan has a label: translations are judged at the labelled structures.")
+        raise InputError(
+            "no source scan has a label, and translations are judged at labelled structures. Give scans with labels."
+        )
     cases = {}
     with Progress(len(labelled), "evaluating translations", os.path.dirname(output_file) or ".") as progress:
         for item in labelled:

@@ -35,13 +35,13 @@ def labels_in(folder: str | os.PathLike[str] | None) -> dict[str, Path]:
         InputError: if there is no such folder or no label map in it, or as :func:`plugins.data.label_files`.
     """
     if folder is None:
-        raise InputError(f"label_dir is not set: give the folder of the true label maps <case>{LABEL_ENDING}.")
+        raise InputError(f"label_dir is not set. Give the folder of the true label maps <case>{LABEL_ENDING}.")
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder} is no folder: give the folder of the label maps <case>{LABEL_ENDING}.")
+        raise InputError(f"{folder} is no folder. Give the folder of the label maps <case>{LABEL_ENDING}.")
     found = label_files(folder)
     if not found:
-        raise InputError(f"{folder} has no file <case>{LABEL_ENDING}: give the folder of the label maps.")
+        raise InputError(f"{folder} has no file <case>{LABEL_ENDING}. Give the folder of the label maps.")
     return found
 
 

@@ -110,9 +110,9 @@ def check_blocks(num_res_blocks: int, feature_blocks: Sequence[int], seg_classes
     """
     if len({*feature_blocks}) < len(feature_blocks) or not all(0 <= block < num_res_blocks for block in feature_blocks):
         fault = f"feature_blocks is {list(feature_blocks)} with num_res_blocks {num_res_blocks}"
-        raise InputError(f"{fault}: give numbers from 0 to {num_res_blocks - 1}, each once.")
+        raise InputError(f"{fault}. Give numbers from 0 to {num_res_blocks - 1}, each once.")
     if seg_classes in (1, 2):
-        raise InputError(f"seg_classes is {seg_classes}: give 3, one for each label, or 0 for no SegDecoder.")
+        raise InputError(f"seg_classes is {seg_classes}. Give 3, one for each label, or 0 for no SegDecoder.")
 
 
 @refused_by(check_blocks)

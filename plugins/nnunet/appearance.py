@@ -52,7 +52,7 @@ class TargetAppearance(BasicTransform):
         self.levels: dict[int, tuple[float, float]] = {}
         for name, bounds in levels.items():
             if name not in LABELS or not LABELS[name]:
-                raise InputError(f"appearance has no {name!r}: name VS or cochlea.")
+                raise InputError(f"appearance has no {name!r}. Name VS or cochlea.")
             self.levels[LABELS[name]] = interval(bounds, f"appearance of {name}", "quantiles")
         self.probability = share(probability, "probability of appearance")
         self.texture = interval(texture, "texture of appearance")

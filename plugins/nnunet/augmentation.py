@@ -102,7 +102,7 @@ def make_augmentation(settings: Mapping[str, Any] | None) -> list[BasicTransform
 
 def _appearance(given: dict[str, Any]) -> BasicTransform:
     if not given.get("levels"):
-        raise InputError('augmentation::appearance has no levels: give some, e.g. {"VS": [0.2, 0.7]}.')
+        raise InputError('augmentation::appearance has no levels. Give some, e.g. {"VS": [0.2, 0.7]}.')
     return TargetAppearance(**given)
 
 

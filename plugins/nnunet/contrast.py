@@ -140,7 +140,7 @@ class RandomConvolutions(ImageOnlyTransform):
         )
         self.kernel_sizes = [whole(size, "kernel_sizes of convolutions") for size in kernel_sizes]
         if not self.kernel_sizes or any(size % 2 == 0 for size in self.kernel_sizes):
-            raise InputError(f"kernel_sizes of convolutions is {self.kernel_sizes}: give odd numbers.")
+            raise InputError(f"kernel_sizes of convolutions is {self.kernel_sizes}. Give odd numbers.")
         self.blend = interval(blend, "blend of convolutions")
 
     def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
@@ -191,10 +191,10 @@ class ClusterRedraw(ImageOnlyTransform):
         super().__init__()
         self.number = whole(number, "number of clusters", least=2)
         if targets is not None and (len(targets) == 0 or not np.isfinite(np.asarray(targets, dtype=float)).all()):
-            raise InputError(f"targets of clusters is {list(targets)}: give numbers, or null.")
+            raise InputError(f"targets of clusters is {list(targets)}. Give numbers, or null.")
         self.targets = None if targets is None else [float(each) for each in targets]
         if not 0 <= jitter < float("inf"):
-            raise InputError(f"jitter of clusters is {jitter!r}: give a number from 0 on.")
+            raise InputError(f"jitter of clusters is {jitter!r}. Give a number from 0 on.")
         self.jitter = float(jitter)
 
     def get_parameters(self, **data_dict: Any) -> dict[str, Any]:

@@ -35,16 +35,16 @@ def check_items(items: Sequence[Item]) -> None:
             number above 0.
     """
     if not items:
-        raise InputError("the list of training scans is empty: give a datalist or dataset_dir that holds some.")
+        raise InputError("the list of training scans is empty. Give a datalist or dataset_dir that holds some.")
     seen: set[str] = set()
     for item in items:
         missing = [key for key in ("case", "patient", "image", "label", "origin") if key not in item]
         if missing:
-            raise InputError(f"training scan {item.get('case', item)} lacks {missing}: add them to the datalist.")
+            raise InputError(f"training scan {item.get('case', item)} lacks {missing}. Add them to the datalist.")
         if item["origin"] not in ("translated", "real"):
-            raise InputError(f"origin of {item['case']} is {item['origin']!r}: write 'translated' or 'real'.")
+            raise InputError(f"origin of {item['case']} is {item['origin']!r}. Write 'translated' or 'real'.")
         if item["case"] in seen:
-            raise InputError(f"case {item['case']} stands twice in the list of training scans: rename one view of it.")
+            raise InputError(f"case {item['case']} is twice in the list of training scans. Rename one view of it.")
         seen.add(item["case"])
         weight_of(item)
 
@@ -60,7 +60,7 @@ def weight_of(item: Item) -> float:
     except (TypeError, ValueError):
         weight = 0.0
     if not 0 < weight < float("inf"):
-        raise InputError(f"weight of {item['case']} is {item['weight']!r}: give a number above 0.")
+        raise InputError(f"weight of {item['case']} is {item['weight']!r}. Give a number above 0.")
     return weight
 
 
@@ -131,7 +131,7 @@ def write_dataset(items: Sequence[Item], workspace: Workspace) -> None:
         entries[item["case"]] = {"images": [str(image)], "label": os.path.relpath(copy, workspace.raw)}
     if not foreground:
         raise InputError(
-            f"{items[0]['label']}: neither this label map nor another one holds VS or cochlea; label them."
+            f"{items[0]['label']}: neither this label map nor another one holds VS or cochlea. Label them."
         )
     content = {
         "channel_names": {"0": "MRI"},
@@ -165,7 +165,7 @@ def check_extents(items: Sequence[Item], plans: Mapping[str, Any]) -> None:
         if any((np.round(extent[-len(spacing) :] / spacing) < 1).any() for spacing in spacings):
             sizes = " x ".join(f"{length:.3g}" for length in np.multiply(grid.shape, grid.spacing))
             raise InputError(
-                f"{item['image']}: spans {sizes} mm only, less than a voxel of the networks; leave it out."
+                f"{item['image']}: spans {sizes} mm only, less than a voxel of the networks. Leave it out."
             )
 
 
@@ -184,12 +184,12 @@ def check_splits(items: Sequence[Item], splits: Sequence[Mapping[str, Sequence[s
     for number, split in enumerate(splits):
         strange = sorted({case for cases in split.values() for case in cases} - set(known))
         if strange:
-            raise InputError(f"fold {number} names {strange[0]}, which is no training scan: make the splits anew.")
+            raise InputError(f"fold {number} names {strange[0]}, which is no training scan. Make the splits anew.")
         sides = {side: [known[case] for case in split[side]] for side in ("train", "val")}
         patients = {side: {str(item["patient"]) for item in cases} for side, cases in sides.items()}
         both = sorted(patients["train"] & patients["val"])
         if both:
-            raise InputError(f"fold {number} trains and validates on views of {both[0]}: make the splits anew.")
+            raise InputError(f"fold {number} trains and validates on views of {both[0]}. Make the splits anew.")
         fold: dict[str, Any] = {"fold": number, "validated_patients": sorted(patients["val"])}
         for side, cases in sides.items():
             real = sum(item["origin"] == "real" for item in cases)
@@ -213,7 +213,7 @@ def make_splits(items: Sequence[Item], num_folds: int, seed: int) -> list[dict[s
     validated = _trusted(items)
     patients = sorted({str(item["patient"]) for item in validated})
     if not 2 <= num_folds <= len(patients):
-        raise InputError(f"num_folds is {num_folds}: but there are {len(patients)} patients: choose from 2 to that.")
+        raise InputError(f"num_folds is {num_folds}: but there are {len(patients)} patients. Choose from 2 to that.")
     order = np.random.RandomState(seed).permutation(len(patients))
     splits = []
     for fold in range(num_folds):

@@ -23,7 +23,7 @@ def share(value: Any, what: str) -> float:
         InputError: naming ``what`` otherwise.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise InputError(f"{what} is {value!r}: give a number from 0 to 1.")
+        raise InputError(f"{what} is {value!r}. Give a number from 0 to 1.")
     return float(value)
 
 
@@ -34,7 +34,7 @@ def interval(value: Sequence[float], what: str, kind: str = "numbers", top: floa
         InputError: naming ``what`` otherwise.
     """
     if len(value) != 2 or not 0 <= value[0] <= value[1] <= top:
-        raise InputError(f"{what} is {list(value)}: give two {kind} in order, from 0 to {top:g}.")
+        raise InputError(f"{what} is {list(value)}. Give two {kind} in order, from 0 to {top:g}.")
     return float(value[0]), float(value[1])
 
 
@@ -45,7 +45,7 @@ def whole(value: Any, what: str, least: int = 1) -> int:
         InputError: naming ``what`` otherwise.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{what} is {value!r}: give a whole number from {least} on.")
+        raise InputError(f"{what} is {value!r}. Give a whole number from {least} on.")
     return value
 
 

@@ -64,15 +64,15 @@ def check_choices(
     """
     for name in configurations:
         if name not in get_args(Configuration):
-            raise InputError(f"configurations names {name!r}: known are {list(get_args(Configuration))}.")
+            raise InputError(f"configurations names {name!r}. Choose from {list(get_args(Configuration))}.")
     if not configurations:
-        raise InputError(f"configurations is empty: name at least one of {list(get_args(Configuration))}.")
+        raise InputError(f"configurations is empty. Name at least one of {list(get_args(Configuration))}.")
     check_members(members, configurations)
     if num_folds < 2:
-        raise InputError(f"num_folds is {num_folds}: a cross-validation has 2 or more.")
+        raise InputError(f"num_folds is {num_folds}. Give 2 or more.")
     chosen = _listed(folds, num_folds)
     if not chosen or not set(chosen) <= set(range(num_folds)) or len(set(chosen)) < len(chosen):
-        raise InputError(f"folds is {chosen}, but must be among the {num_folds} folds from 0, each once.")
+        raise InputError(f"folds is {chosen}. Give numbers from 0 to {num_folds - 1}, each once.")
     for name, changes in (plan_changes or {}).items():
         check_changes(name, changes)
     make_augmentation(augmentation)
@@ -159,14 +159,14 @@ class NnUNetTraining:
             self.settings = TrainerSettings(device=str(device), **settings)
         except TypeError as error:
             known = ", ".join(TrainerSettings.__annotations__)
-            raise InputError(f"a key of the training is unknown ({error}): known are {known}.") from error
+            raise InputError(f"the training has no such setting ({error}). Choose from {known}.") from error
         self.items = [{key: str(value) for key, value in item.items()} for item in items]
         self.output_dir, self.model_dir = Path(output_dir).absolute(), Path(model_dir)
         self.workspace = Workspace(self.output_dir / "nnunet")
         self.configurations, self.num_folds = list(configurations), num_folds
         self.folds = _listed(folds, num_folds)
         if target_spacing is not None and (isinstance(target_spacing, (int, float)) or len(target_spacing) != 3):
-            raise InputError(f"target_spacing is {target_spacing}: give three numbers, mm along (S, A, R).")
+            raise InputError(f"target_spacing is {target_spacing}. Give three numbers, mm along (S, A, R).")
         self.members, self.select_per_structure = members, select_per_structure
         self.plan: dict[str, Any] = {
             "planner": planner,
@@ -284,7 +284,7 @@ class NnUNetTraining:
             write_json(marker, wanted)
         elif read_state(marker, dict[str, Any], ANEW) != wanted:
             raise InputError(
-                f"{self.output_dir} holds a training of other scans, plans or settings: choose another output_dir."
+                f"{self.output_dir} holds a training of other scans, plans or settings. Choose another output_dir."
             )
         if self.settings.init_weights is not None:
             compare_start(self.workspace, Path(self.settings.init_weights), self.configurations, self.folds[0])

@@ -67,14 +67,16 @@ def check_changes(name: str, changes: Mapping[str, Any]) -> None:
         place = f"plan_changes::{name}::{key}"
         lists = value if key in ("kernel_sizes", "strides") else [value] if key == "patch_size" else []
         if any(len(each) != axes for each in lists):
-            raise InputError(f"{place} is {value}: give {axes} numbers for each.")
+            raise InputError(f"{place} is {value}. Give {axes} numbers for each.")
         numbers = [number for _, number in nodes(value) if isinstance(number, int)]
         if any(number < 1 or (key == "kernel_sizes" and number % 2 == 0) for number in numbers):
             raise InputError(
-                f"{place} is {value}: give {'odd' if key == 'kernel_sizes' else 'whole'} numbers from 1 on."
+                f"{place} is {value}. Give {'odd' if key == 'kernel_sizes' else 'whole'} numbers from 1 on."
             )
     if (changes.get("n_stages") or 3) < 3:  # nnU-Net gives the deepest of the supervised stages no weight
-        raise InputError(f"n_stages of {name} is {changes['n_stages']}: nnU-Net's deep supervision needs at least 3.")
+        raise InputError(
+            f"n_stages of {name} is {changes['n_stages']}, too few for nnU-Net's deep supervision. Give 3 or more."
+        )
 
 
 def bend_configuration(configuration: dict[str, Any], changes: Mapping[str, Any], name: str) -> None:
@@ -95,12 +97,12 @@ def bend_configuration(configuration: dict[str, Any], changes: Mapping[str, Any]
     network = configuration["architecture"]["arch_kwargs"]
     stages = min(changes.get("n_stages") or network["n_stages"], network["n_stages"])
     if stages < 3:  # nnU-Net gives the deepest of the supervised stages no weight
-        raise InputError(f"n_stages of {name} is {stages}: nnU-Net's deep supervision needs at least 3.")
+        raise InputError(f"n_stages of {name} is {stages}, too few for nnU-Net's deep supervision. Give 3 or more.")
     network["n_stages"] = stages
     for key in STAGE_KEYS:
         values = changes.get(key) or network[key]
         if len(values) < stages:
-            raise InputError(f"{key} of {name} names {len(values)} stages, but there are {stages}.")
+            raise InputError(f"{key} of {name} names {len(values)} stages. Give one value for each of the {stages}.")
         network[key] = list(values[:stages])
     convs = changes.get("n_conv_per_stage")
     encoder = "n_blocks_per_stage" if "n_blocks_per_stage" in network else "n_conv_per_stage"
@@ -112,7 +114,7 @@ def bend_configuration(configuration: dict[str, Any], changes: Mapping[str, Any]
     factor = np.prod(network["strides"], axis=0)
     if len(factor) != len(configuration["patch_size"]) or np.any(np.mod(configuration["patch_size"], factor)):
         raise InputError(
-            f"patch_size of {name} is {configuration['patch_size']}, but must be a multiple of {factor.tolist()}."
+            f"patch_size of {name} is {configuration['patch_size']}. Give a multiple of {factor.tolist()}."
         )
 
 
@@ -146,7 +148,7 @@ def make_plans(
     for key, given in (("plan_changes", changes), ("batch_size", sizes), ("patch_size", patches)):
         for name in given:
             if name not in configurations:
-                raise InputError(f"{key} names {name!r}, but the configurations are {list(configurations)}.")
+                raise InputError(f"{key} names {name!r}. Choose from {list(configurations)}.")
     refuse_unknown([planner], PLANNERS, "planner")
     for old in (FINGERPRINT, f"{PLANS}.json"):
         (workspace.preprocessed / old).unlink(missing_ok=True)
@@ -164,7 +166,7 @@ def make_plans(
     plans = load_json(str(file))
     for name in configurations:
         if name not in plans["configurations"]:
-            raise InputError(f"nnU-Net plans no configuration {name!r} for these scans: take it out of configurations.")
+            raise InputError(f"nnU-Net plans no configuration {name!r} for these scans. Take it out of configurations.")
         wanted = {"batch_size": sizes.get(name), "patch_size": patches.get(name), **changes.get(name, {})}
         bend_configuration(plans["configurations"][name], wanted, name)
     write_json(file, plans)
@@ -178,7 +180,7 @@ def adopt_plans(model_dir: Path, workspace: Workspace) -> None:
     """
     for name in (f"{PLANS}.json", FINGERPRINT):
         if not (model_dir / name).is_file():
-            raise InputError(f"plans_from: {model_dir} has no {name}; give the model_dir of a finished training.")
+            raise InputError(f"plans_from: {model_dir} has no {name}. Give the model_dir of a finished training.")
         whole = {"configurations", "dataset_name"} if name != FINGERPRINT else {"spacings", "shapes_after_crop"}
         cure = "Copy that model_dir, which plans_from names, again"
         if not whole <= {*read_state(model_dir / name, dict[str, Any], cure)}:

@@ -120,10 +120,10 @@ def check_members(members: Members | None, configurations: Sequence[str]) -> Non
     """
     sets = members if isinstance(members, Mapping) else dict.fromkeys(STRUCTURES, members or configurations[:1])
     if set(sets) != set(STRUCTURES):
-        raise InputError(f"members is given for {', '.join(sets)}: give them for {' and '.join(STRUCTURES)}.")
+        raise InputError(f"members is given for {', '.join(sets)}. Give them for {' and '.join(STRUCTURES)}.")
     for names in sets.values():
         if not names or not set(names) <= set(configurations):
-            raise InputError(f"members {list(names)} must be among the configurations {list(configurations)}.")
+            raise InputError(f"members is {list(names)}. Choose from {list(configurations)}.")
 
 
 def _predictions(workspace: Workspace, names: Sequence[str], folds: Sequence[int]) -> Path:
@@ -179,7 +179,7 @@ def describe(workspace: Workspace, selection: Mapping[str, Any]) -> Segmentation
         configuration = plans.get_configuration(name)
         if configuration.normalization_schemes != ["ZScoreNormalization"]:
             schemes = configuration.normalization_schemes
-            raise InputError(f"the plans normalise {name} by {schemes}: only z-score is known, plan anew.")
+            raise InputError(f"the plans normalise {name} by {schemes}, but only z-score is known. Make new plans.")
         nonzero |= set(configuration.use_mask_for_norm)
         arguments = configuration.network_arch_init_kwargs
         file = workspace.fold(name, selection["folds"][0]) / FINAL
@@ -196,7 +196,7 @@ def describe(workspace: Workspace, selection: Mapping[str, Any]) -> Segmentation
             },
         )
     if len(nonzero) > 1:
-        raise InputError("the plans mask the normalisation of some configurations only: train them apart.")
+        raise InputError("the plans mask the normalisation of some configurations only. Train them apart.")
     return SegmentationModel(
         members=members,
         folds=selection["folds"],

@@ -25,13 +25,13 @@ def check_start(model_dir: Path, configurations: Sequence[str], folds: Sequence[
         InputError: naming the first that it lacks.
     """
     if not (model_dir / DESCRIPTION).is_file() or not (model_dir / WEIGHTS).is_file():
-        raise InputError(f"init_weights: {model_dir} has no {DESCRIPTION} and {WEIGHTS}; give a training's model_dir.")
+        raise InputError(f"init_weights: {model_dir} has no {DESCRIPTION} and {WEIGHTS}. Give a training's model_dir.")
     model = read_model(model_dir)
     for name in configurations:
         for fold in folds:
             if name not in model.members or fold not in model.folds:
                 held = f"holds {', '.join(model.members)} of the folds {list(model.folds)}"
-                raise InputError(f"init_weights: {model_dir} {held}, but not {name} of fold {fold}; give another.")
+                raise InputError(f"init_weights: {model_dir} {held}, but not {name} of fold {fold}. Give another.")
 
 
 def begin_from(network: nn.Module, model_dir: Path, configuration: str, fold: int) -> None:
@@ -80,6 +80,6 @@ def _compare(network: UNet, weights: dict[str, Tensor], model_dir: Path, configu
     wanted = {key: value.shape for key, value in network.state_dict().items()}
     if wanted != {key: value.shape for key, value in weights.items()}:
         raise InputError(
-            f"init_weights: the {configuration} network of {model_dir} has other layers than this training plans; "
-            "give plans_from the same folder."
+            f"init_weights: the {configuration} network of {model_dir} has other layers than this training plans. "
+            "Give plans_from the same folder."
         )

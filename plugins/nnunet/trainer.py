@@ -83,7 +83,7 @@ class TrainerSettings:
             return self.iterations_per_epoch
         if configuration not in self.iterations_per_epoch:
             given = ", ".join(self.iterations_per_epoch)
-            raise InputError(f"iterations_per_epoch has {given} but not {configuration}: add it, or give one number.")
+            raise InputError(f"iterations_per_epoch has {given} but not {configuration}. Add it, or give one number.")
         return self.iterations_per_epoch[configuration]
 
 

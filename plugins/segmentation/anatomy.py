@@ -84,7 +84,7 @@ def read_settings(settings: Mapping[str, Any]) -> AnatomySettings:
     try:
         return AnatomySettings(**settings)
     except (TypeError, ValueError) as error:
-        raise InputError(f"anatomy is {dict(settings)} ({error}): give settings that exist, or null.") from error
+        raise InputError(f"anatomy is {dict(settings)} ({error}). Give settings that exist, or null.") from error
 
 
 @dataclass(frozen=True)

@@ -176,9 +176,9 @@ def check_locator(spacing: float, window_size: Sequence[float], threshold: float
     """
     check_window_size(window_size)
     if not spacing > 0:
-        raise InputError(f"the locator's spacing is {spacing}: give mm, more than 0.")
+        raise InputError(f"the locator's spacing is {spacing}. Give mm, more than 0.")
     if not 0 <= threshold <= 1:
-        raise InputError(f"the locator's threshold is {threshold}: give a number from 0 to 1.")
+        raise InputError(f"the locator's threshold is {threshold}. Give a number from 0 to 1.")
 
 
 @refused_by(check_locator)
@@ -308,7 +308,7 @@ def copy_locator(locator_dir: StrPath, model_dir: StrPath) -> None:
         InputError: if there is no locator, or it cannot be read.
     """
     if read_locator(locator_dir) is None:
-        raise InputError(f"{locator_dir}: holds no {WEIGHTS}; train the locator first, or set locator_dir to null.")
+        raise InputError(f"{locator_dir}: holds no {WEIGHTS}. Train the locator first, or set locator_dir to null.")
     with whole_file(Path(model_dir) / DESCRIPTION) as part:
         shutil.copyfile(Path(locator_dir) / DESCRIPTION, part)
     copy_weights(Path(locator_dir) / WEIGHTS, Path(model_dir) / WEIGHTS)
@@ -365,7 +365,7 @@ def locate_scans(scans: Sequence[Mapping[str, Any]], locator_dir: StrPath, devic
     """
     locator = read_locator(locator_dir, device)
     if locator is None:
-        raise InputError(f"{locator_dir}: holds no {WEIGHTS}; train the locator first.")
+        raise InputError(f"{locator_dir}: holds no {WEIGHTS}. Train the locator first.")
     windows = {}
     with Progress(len(scans), "locating") as progress:
         for scan in scans:

@@ -128,12 +128,12 @@ def read_model(model_dir: str | os.PathLike[str], folds: Sequence[int] | int | N
             raise ValueError(f"members_of is {dict(model.members_of)}")
         _check(model)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{file}: describes no model ({error}); give the model_dir of a training.") from error
+        raise InputError(f"{file}: describes no model ({error}). Give the model_dir of a training.") from error
     if folds is None:
         return model
     absent = sorted(set(folds) - set(model.folds))
     if absent or not folds:
-        raise InputError(f"folds is {list(folds)}, but {file} has {list(model.folds)}: choose among these.")
+        raise InputError(f"folds is {list(folds)}, but {file} has {list(model.folds)}. Choose among these.")
     return replace(model, folds=list(folds))
 
 

@@ -23,7 +23,7 @@ def make_unet(member: Member) -> nn.Module:
         InputError: if the architecture is not one of nnU-Net's, or its arguments do not fit.
     """
     if member.architecture not in ARCHITECTURES:
-        raise InputError(f"architecture {member.architecture!r} is not known: known are {', '.join(ARCHITECTURES)}.")
+        raise InputError(f"architecture {member.architecture!r} is not known. Choose from {', '.join(ARCHITECTURES)}.")
     try:
         network: nn.Module = ARCHITECTURES[member.architecture](
             input_channels=1,
@@ -39,7 +39,7 @@ def make_unet(member: Member) -> nn.Module:
         )
     except (TypeError, AssertionError) as error:
         fault = f"the arguments of {member.architecture} do not fit ({error})"
-        raise InputError(f"{fault}: train the model anew.") from error
+        raise InputError(f"{fault}. Train the model anew.") from error
     return network
 
 
@@ -109,7 +109,7 @@ class FoldEnsemble(nn.Module):
         by_axes: dict[int, Member] = {}
         for name, member in model.members.items():
             if len(member.patch_size) in by_axes:
-                raise InputError(f"{name} is a second {len(member.patch_size)}D member: combine one 2D and one 3D.")
+                raise InputError(f"{name} is a second {len(member.patch_size)}D member. Combine one 2D and one 3D.")
             by_axes[len(member.patch_size)] = member
         self.folds_2d, self.folds_3d = (
             nn.ModuleDict({f"fold_{fold}": UNet(make_unet(by_axes[axes])) for fold in model.folds if axes in by_axes})

@@ -67,7 +67,7 @@ class SourceStatistics:
         choices = [choose(labels, affine, settings=settings) for labels, affine in scans]
         whole = [choice for choice in choices if choice.vs and len(choice.cochleae) == 2]
         if not whole:
-            raise InputError("no label map of the source has a VS and two cochleae: give true label maps.")
+            raise InputError("no label map of the source has a VS and two cochleae. Give true label maps.")
         volumes = {
             VS: [choice.vs.volume_mm3 for choice in whole if choice.vs],
             COCHLEA: [part.volume_mm3 for choice in whole for part in choice.cochleae],
@@ -101,7 +101,7 @@ class SourceStatistics:
             if min(found.volume_factor, found.distance_factor, 1 + found.more_components) < 1:
                 raise ValueError("a margin is too small")
         except (TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"these are no statistics of labels ({error}): measure them on the source.") from error
+            raise InputError(f"these are no statistics of labels ({error}). Measure them on the source.") from error
         return found
 
     def to_json(self) -> dict[str, Any]:

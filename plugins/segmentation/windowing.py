@@ -47,7 +47,7 @@ def write_windows(
     }
     locator = read_locator(locator_dir)
     if locator is None:
-        raise InputError(f"{locator_dir}: holds no {WEIGHTS}; train the locator first.")
+        raise InputError(f"{locator_dir}: holds no {WEIGHTS}. Train the locator first.")
     windows, without = {}, [*scans["target"], *scans["validation"]]
     for scan in scans["source"]:
         window = _of_label(scan, locator.window_size, margin, jitter, seed)

@@ -130,7 +130,7 @@ class UdaWorkflow:
             name = "phantom" if self.dataset_dir is None else Path(self.dataset_dir).absolute().name
         name = f"{name}{self.run_suffix}"
         if name in ("", ".", "..") or Path(name).name != name:
-            raise InputError(f"run_name is {name!r}: give a plain folder name, and runs_dir for the place.")
+            raise InputError(f"run_name is {name!r}. Give a plain folder name, and runs_dir for the place.")
         if self.output_dir is not None:
             return Path(self.output_dir).absolute()
         return Path(self.runs_dir).absolute() / name
@@ -142,14 +142,14 @@ class UdaWorkflow:
             InputError: if a setting or the data set's layout is wrong; the scans are not read yet.
         """
         if not isinstance(self.rounds, int) or self.rounds < 0:
-            raise InputError(f"rounds is {self.rounds!r}: give a whole number, 0 for no self-training.")
+            raise InputError(f"rounds is {self.rounds!r}. Give a whole number, 0 for no self-training.")
         if not isinstance(self.settings, Mapping) or not all(isinstance(s, Mapping) for s in self.settings.values()):
             raise InputError(
-                'settings must be a dictionary of dictionaries, e.g. {"tanq_translation": {"max_epochs": 3}}.'
+                'settings is no dictionary of dictionaries. Give some such as {"tanq_translation": {"max_epochs": 3}}.'
             )
         dataset_dir = dataset_or_phantom(self.dataset_dir, self.bundle_root).absolute()
         if self.run_dir.is_relative_to(dataset_dir) or dataset_dir.is_relative_to(self.run_dir):
-            raise InputError(f"the run folder {self.run_dir} and {dataset_dir} overlap: choose another runs_dir.")
+            raise InputError(f"the run folder {self.run_dir} and {dataset_dir} overlap. Choose another runs_dir.")
         scans = {name: crossmoda_datalist(dataset_dir, split) for name, split in SPLITS.items()}
         common = {"device": f"$torch.device({str(self.device)!r})", "seed": self.seed}
         if self.num_threads is not None:
@@ -243,7 +243,7 @@ class UdaWorkflow:
             found = {case: os.path.abspath(path) for case, path in labels_in(self.truth_dir).items()}
         truth = {case: path for case, path in sorted(found.items()) if case in cases}
         if self.truth_dir is not None and not truth:
-            raise InputError(f"{self.truth_dir} has no label map of a validation scan: give another truth_dir.")
+            raise InputError(f"{self.truth_dir} has no label map of a validation scan. Give another truth_dir.")
         return truth
 
     def _decisions(self) -> dict[str, str]:

@@ -155,7 +155,7 @@ def refuse_foreign_folder(name: str, run_dir: Path) -> None:
         read_record(folder)
         foreign = folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file())
         if foreign:
-            raise InputError(f"{folder} was not made by this workflow: choose another runs_dir or run_name.")
+            raise InputError(f"{folder} was not made by this workflow. Choose another runs_dir or run_name.")
 
 
 def _command(stage: Stage, partial: Path) -> list[str]:
@@ -200,7 +200,7 @@ def check_overrides(stage: Stage) -> None:
         return
     for path in stage.config_paths:
         if not path.is_file():
-            raise InputError(f"{path} is missing: bundles_dir must be the folder of the bundles.")
+            raise InputError(f"{path} is missing. Set bundles_dir to the folder of the bundles.")
     where = f"{Path(stage.bundle).name} ({', '.join(stage.config_files)})"
     config = ConfigParser(merged(stage.config_paths))
     refuse_unknown_ids(config.get(), stage.overrides, where)

@@ -95,7 +95,7 @@ class Thresholds:
                 raise ValueError(f"{', '.join(odd) or 'near_mm'} is out of range")
         except (TypeError, ValueError) as error:
             raise InputError(
-                f"thresholds of the pseudo-labels are {dict(settings)} ({error}): correct them."
+                f"thresholds of the pseudo-labels are {dict(settings)} ({error}). Correct them."
             ) from error
         return found
 
@@ -186,7 +186,7 @@ def gate_pseudo_labels(
             progress.advance()
     best = sorted((row for row in rows if row["kept"] or row["case"] in spare), key=lambda row: -row["score"])
     if not best:
-        raise InputError(f"{ensemble_dir}: no label map has a structure that is sure: train longer before this round.")
+        raise InputError(f"{ensemble_dir}: no label map has a structure that is sure. Train longer before this round.")
     for row in best[: math.ceil(limits.keep_share * len(rows))]:
         if not row["kept"]:
             case = read_case(row["case"], ensemble_dir, member_dirs, rules)
@@ -296,9 +296,9 @@ def accept_round(
         means = [mean_rows([rows[case] for case in common]) for rows in (earlier, later)]
         errors = _standard_errors([(earlier[case], later[case]) for case in common])
     except (KeyError, TypeError) as error:
-        raise InputError(f"{before} or {after} is no score of a model ({error}): give {SCORE}.") from error
+        raise InputError(f"{before} or {after} is no score of a model ({error}). Give {SCORE}.") from error
     if not common:
-        raise InputError(f"{before} and {after} have no scan in common: score both on the same scans.")
+        raise InputError(f"{before} and {after} have no scan in common. Score both on the same scans.")
     measures = {f"agreement on the {name}": [mean["agreement"][name] for mean in means] for name in STRUCTURES}
     measures["plausibility"] = [mean["plausibility"] for mean in means]
     known = {name: pair for name, pair in measures.items() if None not in pair}

@@ -44,7 +44,7 @@ def find_bundles(bundle_root: Path, bundles_dir: str | os.PathLike[str] | None) 
     for place in places:
         if (place / SEGMENTATION / "configs").is_dir():
             return place
-    raise InputError(f"there is no bundle {SEGMENTATION} around {places[0]}: set bundle_root or bundles_dir.")
+    raise InputError(f"there is no bundle {SEGMENTATION} around {places[0]}. Set bundle_root or bundles_dir.")
 
 
 @dataclass(frozen=True)
@@ -139,11 +139,11 @@ class Plan:
         refuse_unknown([self.translate], [UNTRANSLATED, REDRAWN], "translate")
         for view, truth in ((TRUE_SOURCE, self.source_truth), (LABELLED_TARGET, self.target_truth)):
             if view in self.views and not truth:
-                raise InputError(f"views names {view!r}, but the data set has no truth for it: choose other views.")
+                raise InputError(f"views names {view!r}, but the data set has no truth for it. Choose other views.")
         if LABELLED_TARGET in self.views and len(self.views) > 1:
-            raise InputError(f"views names {LABELLED_TARGET!r} beside others: it is a bound, so give it alone.")
+            raise InputError(f"views names {LABELLED_TARGET!r} beside others, but it is a bound. Give it alone.")
         if not self.views or len(set(self.views)) != len(self.views):
-            raise InputError(f"views is {list(self.views)}: name at least one view, and each once.")
+            raise InputError(f"views is {list(self.views)}. Name at least one view, and each once.")
         refuse_unknown(self.settings, [path.name for path in found], "settings")
         refuse_unknown(
             self.overlays, {p.name for root in found for p in root.glob("configs/*.json")}, f"{self.bundles_dir}"
@@ -275,11 +275,11 @@ class Plan:
         for bundle, values in self.settings.items():
             for name in values:
                 if name.lstrip("+") in GIVEN:
-                    raise InputError(f"settings::{bundle}::{name} is given by the driver itself: remove it.")
+                    raise InputError(f"settings::{bundle}::{name} is given by the driver itself. Remove it.")
         patients = len(self.scans["target" if LABELLED_TARGET in self.views else "source"])
         folds = self._config["num_folds"]
         if isinstance(folds, int) and folds > patients:
-            raise InputError(f"num_folds is {folds}, but there are {patients} patients: give at most {patients}.")
+            raise InputError(f"num_folds is {folds}, but there are {patients} patients. Give at most {patients}.")
 
     @property
     def _config(self) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def write_redrawn(source: str, target: str, output_dir: str, views: int = 1, see
         InputError: if a scan cannot be used, or ``views`` is not positive.
     """
     if views < 1:
-        raise InputError(f"views is {views}: give 1 or more.")
+        raise InputError(f"views is {views}. Give 1 or more.")
     _write_redrawn(read_datalist(source), read_datalist(target), Path(output_dir), Path(output_dir), "", views, seed)
 
 
@@ -114,7 +114,7 @@ def write_calibrated(
     """
     folder = Path(output_dir)
     if folder.absolute() == Path(translations_dir).absolute():
-        raise InputError(f"{output_dir}: holds the translations; give another output_dir.")
+        raise InputError(f"{output_dir}: holds the translations. Give another output_dir.")
     given = {site: read_statistics(record) for site, record in (statistics or {}).items()}
     by_site = _records(_site_levels(read_datalist(target)))
     book = _Book(folder / LEVELS, {"levels": by_site, "statistics": _plain(given)})
@@ -234,7 +234,7 @@ def _plain(statistics: Mapping[str, Any]) -> dict[str, Any]:
 def _translation(folder: StrPath, item: Mapping[str, Any]) -> str:
     path = Path(folder) / f"{item['case']}.nii.gz"
     if not path.is_file():
-        raise InputError(f"{path}: this translation does not exist; translate the scan first.")
+        raise InputError(f"{path}: this translation does not exist. Translate the scan first.")
     return str(path)
 
 
@@ -246,7 +246,7 @@ def _read(item: Mapping[str, Any]) -> tuple[Scan, NDArray[Any]]:
 def _load(item: Mapping[str, Any]) -> tuple[Scan, NDArray[Any]]:
     """The scan and its voxels along L, P, S."""
     if Path(item["image"]).is_dir():
-        raise InputError(f"{item['image']}: is a DICOM series; convert the scans of a data set to NIfTI first.")
+        raise InputError(f"{item['image']}: is a DICOM series. Convert the scans of a data set to NIfTI first.")
     scan = read_scan(item["image"])
     return scan, to_lps(scan.voxels, scan.affine)
 

@@ -58,7 +58,7 @@ class Rules:
         try:
             settings = AnatomySettings(**{**vars(known), **(anatomy or {})})
         except (TypeError, ValueError) as error:
-            raise InputError(f"anatomy is {anatomy} ({error}): give settings that exist.") from error
+            raise InputError(f"anatomy is {anatomy} ({error}). Give settings that exist.") from error
         return cls(found, settings)
 
 
@@ -146,7 +146,7 @@ def _probabilities(file: Path, grid: Grid) -> Voxels | None:
         return None
     found = read_probabilities(file, grid)
     if len(found) != len(LABELS):
-        raise InputError(f"{file} has {len(found)} probabilities a voxel, not {len(LABELS)}: predict it anew.")
+        raise InputError(f"{file} has {len(found)} probabilities a voxel, not {len(LABELS)}. Predict it anew.")
     return found
 
 
@@ -180,5 +180,5 @@ def cases_of(datalist: str | os.PathLike[str]) -> list[str]:
     """
     cases = [str(item["case"]) for item in read_datalist(datalist)]
     if not cases:
-        raise InputError(f"{datalist}: lists no scan; give the hrT2 scans to train on.")
+        raise InputError(f"{datalist}: lists no scan. Give the hrT2 scans to train on.")
     return cases

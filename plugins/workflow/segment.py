@@ -85,7 +85,7 @@ class RunInference:
             return final_model(self.run_dir)
         if self.ckpt_dir is None or not Path(self.ckpt_dir, "model.json").is_file():
             raise InputError(
-                f"run_dir is not set and ckpt_dir ({self.ckpt_dir}) holds no model: give the folder of a run."
+                f"run_dir is not set and ckpt_dir ({self.ckpt_dir}) holds no model. Give the folder of a run."
             )
         return Path(self.ckpt_dir).absolute()
 
@@ -103,7 +103,7 @@ def final_model(run_dir: StrPath) -> Path:
         if recorded_fingerprint(path) is not None and path.parent.name.removeprefix("round_").isdigit()
     }
     if not rounds:
-        raise InputError(f"{run_dir} has no complete round of segmentation: give the folder of a complete run.")
+        raise InputError(f"{run_dir} has no complete round of segmentation. Give the folder of a complete run.")
     last = rounds[max(rounds)]
     decision = last.parent / "acceptance"
     if recorded_fingerprint(decision) is not None:

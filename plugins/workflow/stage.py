@@ -83,7 +83,7 @@ def fingerprint(stage: Stage, needed: Mapping[str, str]) -> str:
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InputError(
-            f"stage {stage.name} has a setting that is no JSON ({error}): write it as plain JSON."
+            f"stage {stage.name} has a setting that is no JSON ({error}). Write it as plain JSON."
         ) from error
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -108,11 +108,11 @@ def fill_in(value: Any, stage_dir: str | os.PathLike[str], run_dir: str | os.Pat
 
 def _read_config(path: Path) -> Any:
     if not path.is_file():
-        raise InputError(f"{path} is missing: bundles_dir must be the folder of the bundles.")
+        raise InputError(f"{path} is missing. Set bundles_dir to the folder of the bundles.")
     try:
         return _with_effect(read_json(path))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON ({error}): correct it.") from error
+        raise InputError(f"{path} is not JSON ({error}). Correct it.") from error
 
 
 def _with_effect(value: Any) -> Any:

@@ -85,13 +85,13 @@ def test_a_misspelt_key_of_a_datalist_is_refused(tmp_path):
     touch(tmp_path, "a_hrT2", "l")
     item = {"image": str(tmp_path / "a_hrT2.nii.gz"), "label": str(tmp_path / "l.nii.gz"), "pateint": "a", "age": "7"}
     write_datalist(tmp_path / "list.json", [item])
-    with pytest.raises(InputError, match=r"list\.json: .*a_hrT2\.nii\.gz has 'pateint': did you mean 'patient'"):
+    with pytest.raises(InputError, match=r"list\.json: .*a_hrT2\.nii\.gz has 'pateint'. Did you mean 'patient'"):
         segmentation_datalist(tmp_path / "list.json", None, NOWHERE)
 
 
 def test_scans_without_any_label_are_refused(tmp_path):
     touch(tmp_path / "flat", "a_hrT2")
-    with pytest.raises(InputError, match=r"flat: no scan has a label; put <case>_Label"):
+    with pytest.raises(InputError, match=r"flat: no scan has a label. Put <case>_Label"):
         segmentation_datalist(None, tmp_path / "flat", NOWHERE)
 
 

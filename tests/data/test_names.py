@@ -103,7 +103,7 @@ def test_a_dangling_link_is_an_error(tmp_path, listed, name):
     scan(tmp_path / "a_hrT2.nii.gz")
     scan(tmp_path / "a_Label.nii.gz")
     (tmp_path / name).symlink_to("nowhere")
-    with pytest.raises(InputError, match=f"{name}: is a link to a file that does not exist; fetch"):
+    with pytest.raises(InputError, match=f"{name}: is a link to a file that does not exist. Fetch"):
         listed(tmp_path)
 
 
@@ -140,7 +140,7 @@ def test_a_case_that_cannot_name_a_file_is_refused(tmp_path, case, read):
     scan(tmp_path / "a_Label.nii.gz")
     item = {"case": case, "image": "a_hrT2.nii.gz", "label": "a_Label.nii.gz"}
     (tmp_path / "list.json").write_text(json.dumps({"training": [item]}))
-    with pytest.raises(InputError, match=r"cannot name a file; give a file name of 1 to 200") as error:
+    with pytest.raises(InputError, match=r"cannot name a file. Give a file name of 1 to 200") as error:
         {
             "read_datalist": lambda: read_datalist(tmp_path / "list.json"),
             "inference": lambda: inference_datalist(tmp_path / "list.json", None, tmp_path),

@@ -117,7 +117,7 @@ def test_levels_need_a_scan():
 
 @pytest.mark.parametrize("record", [{"bone": 1}, {**LEVELS.record(), "air": 0}, {**LEVELS.record(), "low": "x"}, 3])
 def test_levels_of_another_record_are_refused(record):
-    with pytest.raises(InputError, match="give bone, low, high and fluid"):
+    with pytest.raises(InputError, match="Give bone, low, high and fluid"):
         TargetLevels.from_record(record)
 
 

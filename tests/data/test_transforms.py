@@ -228,7 +228,7 @@ def test_a_label_larger_than_the_crop_is_refused_with_the_size_that_holds_it(tmp
     error = find_input_error(caught.value)
     assert isinstance(error, InputError)
     assert "a_Label.nii.gz: " in str(error)
-    assert f"labelled voxels lie outside the crop; set crop_size to {list(needed)}" in str(error)
+    assert f"labelled voxels lie outside the crop. Set crop_size to {list(needed)}" in str(error)
     assert (translation_transforms(None, needed, needed)(item)["label"] > 0).sum() == 2
 
 
@@ -261,9 +261,9 @@ def test_settings_tell_transforms_apart():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"percentiles": (99, 1)}, "percentiles is .99, 1.: give two in order"),
+        ({"percentiles": (99, 1)}, "percentiles is .99, 1.. Give two in order"),
         ({"percentiles": (0, 101)}, "from 0 to 100"),
-        ({"patch_size": (96, 94), "divisor": 4}, "patch_size is .96, 94.: give multiples of 4"),
+        ({"patch_size": (96, 94), "divisor": 4}, "patch_size is .96, 94.. Give multiples of 4"),
     ],
 )
 def test_impossible_settings_are_refused_before_a_scan_is_read(settings, message):

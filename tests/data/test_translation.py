@@ -220,7 +220,7 @@ def test_a_network_of_the_config_translates_from_its_weights(tmp_path, scans, bu
 def test_missing_weights_are_one_sentence(tmp_path, scans):
     with pytest.raises(RuntimeError) as caught:
         run(CYCLEGAN, tmp_path)
-    assert "model.pt: there are no weights; train first or set ckpt_dir" in str(find_input_error(caught.value))
+    assert "model.pt: there are no weights. Train first or set ckpt_dir" in str(find_input_error(caught.value))
 
 
 def test_weights_of_another_network_are_one_sentence(tmp_path, scans, weights):
@@ -305,9 +305,9 @@ def test_a_file_that_we_did_not_write_is_never_replaced(tmp_path, scan, todo, ki
         output.write_bytes(b"drawn by hand")
     left = todo()
     assert left.items == []
-    with pytest.raises(InputError, match=r"1 of 1 scans were not translated: .*a\.nii\.gz: was .*; move it away"):
+    with pytest.raises(InputError, match=r"1 of 1 scans were not translated: .*a\.nii\.gz: was .*. Move it away"):
         left.finish()
-    with pytest.raises(InputError, match="move it away"):
+    with pytest.raises(InputError, match="Move it away"):
         SaveTranslationd("pred", output.parent)(scan | prediction(scan) | {"origin": "other"})
     assert output.read_bytes() == b"drawn by hand"
 
@@ -342,7 +342,7 @@ def test_scans_that_cannot_be_used_are_left_out_and_named(scan, todo):
 
 
 def test_scans_are_never_written_among_themselves(tmp_path, scan, weights):
-    with pytest.raises(InputError, match=r"where a_ceT1\.nii\.gz lies: choose another one"):
+    with pytest.raises(InputError, match=r"where a_ceT1\.nii\.gz lies. Choose another one"):
         ScansToDo([scan], tmp_path, weights)
 
 

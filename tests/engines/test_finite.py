@@ -35,7 +35,7 @@ def test_large_whole_and_empty_values_are_finite(value):
 @pytest.mark.parametrize("value", BAD)
 def test_the_sentence_names_step_and_loss(value):
     terms = {"cycle": torch.tensor(1.0), "identity": torch.tensor(value)}
-    with pytest.raises(InputError, match=r"^identity is -?(nan|inf) at step 7: .*Lower the learning rate"):
+    with pytest.raises(InputError, match=r"^identity is -?(nan|inf) at step 7, so .*Lower the learning rate"):
         refuse_diverged(sum(terms.values()), terms, "step 7")
 
 

@@ -47,7 +47,7 @@ def train(trainer, tmp_path):
 )
 def test_other_settings_are_refused_by_name(train, settings, words):
     train()
-    with pytest.raises(InputError, match=f"models holds a training with {words}: set another ckpt_dir"):
+    with pytest.raises(InputError, match=f"models holds a training with {words}. Set another ckpt_dir"):
         train(settings)
 
 
@@ -69,7 +69,7 @@ def test_weights_are_used_as_they_were_trained(train, tmp_path):
     train()
     weights = tmp_path / "models" / "model.pt"
     check_weights(weights, {"spacing": [0.4, 0.4, 1.5], "of inference alone": 1})
-    with pytest.raises(InputError, match=r"model\.pt: was trained with spacing .*; give the settings of the training"):
+    with pytest.raises(InputError, match=r"model\.pt: was trained with spacing .*. Give the settings of the training"):
         check_weights(weights, {"spacing": [0.4, 0.4, 1.6]})
     torch.save({}, weights)
     with pytest.raises(InputError, match=r"model\.pt is damaged: its SHA-256 is not that in model\.pt\.sha256"):

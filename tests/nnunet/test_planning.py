@@ -121,7 +121,7 @@ def test_no_change_changes_nothing(paper_plans):
     [
         ({"feature_per_stage": [8]}, "feature_per_stage"),
         ({"features_per_stage": [8]}, "names 1 stages"),
-        ({"n_stages": 2}, "at least 3"),
+        ({"n_stages": 2}, "Give 3 or more"),
         ({"patch_size": [56, 192, 190]}, "multiple of"),
         ({"patch_size": [192, 192]}, "multiple of"),
     ],

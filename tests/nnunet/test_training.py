@@ -131,7 +131,7 @@ def test_a_training_that_diverges_ends_in_a_sentence_and_keeps_its_last_checkpoi
     workspace = copy_of(trained.workspace, tmp_path / "diverged")
     steps = trained.settings.iterations_of(configuration)
     settings = dataclasses.replace(trained.settings, optimizer=Exploding.after(steps + 2))
-    with pytest.raises(InputError, match=rf"^loss is .*at epoch 2 of {configuration}, fold 0: .*Lower the learning"):
+    with pytest.raises(InputError, match=rf"^loss is .*at epoch 2 of {configuration}, fold 0, so .*Lower the learning"):
         training.train_fold(workspace, configuration, 0, settings, SlidingWindow())
     kept = newest_checkpoint(workspace.fold(configuration, 0))
     assert kept is not None

@@ -159,8 +159,8 @@ def repeat(folder):
 
 SHIFTED = list(np.array([-1, -1, 1]) * (FEET_FIRST @ [0, 0, 2.4, 1])[:3])
 FAULTS = {
-    "a slice is missing": (remove(2), "export the whole series"),
-    "a slice is there twice": (repeat, "export the whole series"),
+    "a slice is missing": (remove(2), "Export the whole series"),
+    "a slice is there twice": (repeat, "Export the whole series"),
     "two series in a folder": (change(0, SeriesInstanceUID="1.2.3"), "2 series"),
     "a slice of another size": (change(0, Rows=11), "2 heights"),
     "a scout": (change(0, ImageOrientationPatient=[1, 0, 0, 0, 0, -1]), "not parallel"),
@@ -172,7 +172,7 @@ FAULTS = {
     "an empty pixel size": (change_half(PixelSpacing=[]), "no PixelSpacing"),
     "a pixel size of zero": (change_half(PixelSpacing=[0, 0.5]), "no PixelSpacing"),
     "two pixel sizes": (change_half(PixelSpacing=[0.5, 0.5]), "several pixel sizes"),
-    "slices a millimetre off": (change(2, ImagePositionPatient=SHIFTED), "export the whole series"),
+    "slices a millimetre off": (change(2, ImagePositionPatient=SHIFTED), "Export the whole series"),
     "a slice without preamble": (without_preamble(1), "without its preamble"),
     "no slice with a preamble": (without_preamble(*range(6)), "without its preamble"),
     "a slice is cut off": (change(3, PixelData=b"\0" * 8), "is cut off"),

@@ -172,7 +172,7 @@ def test_an_edited_model_is_refused_in_a_sentence(tmp_path, place, value):
         level = level[key]
     level[last] = value
     write_json(tmp_path / "model.json", content)
-    with pytest.raises(InputError, match=r"model\.json: describes no model \(.*\); give the model_dir of a training"):
+    with pytest.raises(InputError, match=r"model\.json: describes no model \(.*\). Give the model_dir of a training"):
         read_model(tmp_path)
 
 

@@ -252,7 +252,7 @@ def test_a_broken_locator_is_refused_in_a_sentence(tmp_path, broken):
     (tmp_path / broken).write_text("{}")
     with pytest.raises(InputError, match=r"(holds no locator|is damaged)"):
         read_locator(tmp_path)
-    with pytest.raises(InputError, match=r"train the locator first"):
+    with pytest.raises(InputError, match=r"Train the locator first"):
         locate_scans([], tmp_path / "nowhere")
 
 
@@ -432,7 +432,7 @@ def test_windows_of_a_data_set_come_from_labels_and_the_locator(model_dir, tmp_p
     write_windows(*lists, str(model_dir), str(tmp_path / "jittered"), jitter=6.0)
     moved = np.subtract(read_windows(tmp_path / "jittered")["s"].centre, windows["s"].centre)
     assert 0.1 < np.abs(moved).max() <= 6
-    with pytest.raises(InputError, match="train the locator first"):
+    with pytest.raises(InputError, match="Train the locator first"):
         write_windows(*lists, str(tmp_path), str(tmp_path / "out"))
 
 

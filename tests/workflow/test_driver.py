@@ -233,7 +233,7 @@ def test_inference_takes_the_weights_that_a_bundle_brings(bundles, dataset, tmp_
         "ckpt_dir": tmp_path / "models",
     }
     inference = RunInference(tmp_path / "uda", bundles, None, **settings)
-    with pytest.raises(InputError, match="holds no model: give the folder of a run"):
+    with pytest.raises(InputError, match="holds no model. Give the folder of a run"):
         inference.run()
     write_json(tmp_path / "models" / "model.json", 1)
     inference.run()
@@ -408,7 +408,7 @@ def test_the_bounds_train_on_the_truth_in_the_same_window(bundles, dataset, tmp_
 
 
 @pytest.mark.parametrize(("settings", "message"), [
-    ({"views": ["labelled_hrT2", "tanq"]}, "give it alone"),
+    ({"views": ["labelled_hrT2", "tanq"]}, "Give it alone"),
     ({"translate": "redrwan"}, "did you mean 'redrawn'"),
 ])  # fmt: skip
 def test_views_that_do_not_go_together_are_refused(bundles, dataset, tmp_path, work, settings, message):
@@ -448,7 +448,7 @@ def test_every_stage_gets_the_seed_of_the_run_and_functions_that_draw_too(bundle
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"vs_cochlea_seg": {"num_folds": 50}}, "num_folds is 50, but there are 2 patients: give at most 2"),
+        ({"vs_cochlea_seg": {"num_folds": 50}}, "num_folds is 50, but there are 2 patients. Give at most 2"),
         ({"vs_cochlea_seg": {"output_dir": "x"}}, "settings::vs_cochlea_seg::output_dir is given by the driver itself"),
         ({"vs_cochlea_seg": {"datalist": "x"}}, "settings::vs_cochlea_seg::datalist is given by the driver itself"),
         ({"tanq_translation": {"dataset_dir": "x"}}, "settings::tanq_translation::dataset_dir is given by the driver"),

@@ -202,7 +202,7 @@ def test_where_all_scans_are_doubtful_the_best_third_stays_with_less_weight(run)
 
 def test_nothing_but_empty_maps_is_an_error(run):
     run.add("a", head() * 0)
-    with pytest.raises(InputError, match="train longer"):
+    with pytest.raises(InputError, match="Train longer"):
         run.gate()
 
 
