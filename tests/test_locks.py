@@ -47,7 +47,7 @@ def test_a_folder_is_refused_to_others_as_long_as_its_owner_lives(tmp_path):
     )
     assert other.stdout is not None
     assert other.stdout.readline() == "held\n"
-    with pytest.raises(InputError, match="another run is at work there. Wait for it, or choose another folder"):
+    with pytest.raises(InputError, match=r"another run is at work there\. Wait for it, or choose another folder"):
         hold(tmp_path)
     other.communicate("\n", timeout=60)
     hold(tmp_path)

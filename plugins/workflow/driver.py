@@ -14,6 +14,7 @@ from plugins.data import crossmoda_datalist, dataset_or_phantom, heldout_labels,
 from plugins.errors import InputError
 from plugins.evaluation import results_table
 from plugins.evaluation.labels import labels_in
+from plugins.interrupts import SENTENCE
 from plugins.locks import sole_owner
 from plugins.options import tracking_settings
 from plugins.state import read_state
@@ -204,7 +205,7 @@ class UdaWorkflow:
             with sole_owner(self.run_dir, "driver"), self._tracked(plan) as tracked:
                 run_stages(stages, self.run_dir, self.executor, tracked.stages, tracked.finished)
         except KeyboardInterrupt:
-            print("stopped; the same command continues from here", flush=True)
+            print(SENTENCE, flush=True)
             raise SystemExit(130) from None
         except CommandError as error:
             raise SystemExit(str(error)) from None

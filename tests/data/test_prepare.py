@@ -479,7 +479,7 @@ def test_one_that_was_stopped_with_other_input_is_begun_anew(tmp_path):
     entries = entries_in(tmp_path / "in")
     part = tmp_path / ".part-data"
     nifti(part / "crossmoda2022_training" / "training_source" / "old_ceT1.nii.gz", scan())
-    with pytest.raises(InputError, match="holds something else. Rename it"):
+    with pytest.raises(InputError, match=r"holds something else\. Rename it"):
         write_layout(tmp_path / "data", entries, Rules())
     write_json(part / "made_from.json", {"version": "0", "files": "other"})
     (part / ".part-1-2-summary.json").touch()

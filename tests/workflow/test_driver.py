@@ -233,7 +233,7 @@ def test_inference_takes_the_weights_that_a_bundle_brings(bundles, dataset, tmp_
         "ckpt_dir": tmp_path / "models",
     }
     inference = RunInference(tmp_path / "uda", bundles, None, **settings)
-    with pytest.raises(InputError, match="holds no model. Give the folder of a run"):
+    with pytest.raises(InputError, match=r"holds no model\. Give the folder of a run"):
         inference.run()
     write_json(tmp_path / "models" / "model.json", 1)
     inference.run()
