@@ -17,12 +17,12 @@ from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 from typing_extensions import TypedDict
 
+from plugins.config import Length
 from plugins.data.checks import check_scans
 from plugins.data.scans import read_slice
 from plugins.errors import InputError
 from plugins.files import whole_file, write_json
 from plugins.progress import Progress
-from plugins.signatures import Length
 from plugins.state import read_state, recall_state
 from plugins.store import origin_of
 

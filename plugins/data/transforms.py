@@ -21,9 +21,9 @@ from monai.transforms import (
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
+from plugins.config import Length, refused_by
 from plugins.data.loading import LoadScand
 from plugins.errors import InputError
-from plugins.signatures import Length, refused_by
 
 AIR = -1.0
 MARGIN = 8

@@ -20,11 +20,11 @@ from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.orientations import io_orientation
 from numpy.typing import ArrayLike, NDArray
 
+from plugins.config import Length
 from plugins.data.nifti import affine_of
 from plugins.data.scans import read_grid, read_stored
 from plugins.errors import InputError
 from plugins.files import whole_file, write_json
-from plugins.signatures import Length
 from plugins.state import read_state
 
 StrPath = str | os.PathLike[str]

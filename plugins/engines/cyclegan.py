@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from plugins.config import passes_on
 from plugins.engines.image_pool import ImagePool
 from plugins.engines.translation import Generator, Losses, TranslationTrainer
-from plugins.signatures import passes_on
 
 Term = Literal["adversarial_target", "adversarial_source", "cycle", "identity", "segmentation"]
 

@@ -14,11 +14,10 @@ from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from plugins.config import Methods, passes_on, refuse_unknown, signature
 from plugins.engines.augmentation import gradient_penalty, regions_of_logits
 from plugins.errors import InputError
 from plugins.finite import refuse_diverged
-from plugins.options import refuse_unknown
-from plugins.signatures import Methods, passes_on, signature
 
 Losses = dict[str, Tensor]
 # what the trainers need of the generator that is exported; plugins.networks.ResnetGenerator has it

@@ -9,6 +9,7 @@ import torch
 from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
 
+from plugins.config import refused_by
 from plugins.errors import InputError
 from plugins.layers import (
     BlurDown,
@@ -23,7 +24,6 @@ from plugins.layers import (
     one_hot_regions,
 )
 from plugins.networks.initialisation import Kind, initialise
-from plugins.signatures import refused_by
 
 NormName = Literal["instance", "region", "rain"]
 REFLECTION_PAD = {2: nn.ReflectionPad2d, 3: nn.ReflectionPad3d}

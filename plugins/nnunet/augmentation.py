@@ -8,12 +8,11 @@ from typing import Annotated, Any, Literal, TypedDict
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
+from plugins.config import Length, refuse_unknown
 from plugins.errors import InputError
 from plugins.nnunet.appearance import TargetAppearance
 from plugins.nnunet.contrast import ClusterRedraw, RandomConvolutions, RandomCurves
 from plugins.nnunet.patches import share
-from plugins.options import refuse_unknown
-from plugins.signatures import Length
 
 Structure = Literal["VS", "cochlea"]
 Range = Annotated[Sequence[float], Length(2)]

@@ -12,6 +12,7 @@ from typing import Annotated, Any, get_args
 
 import torch
 
+from plugins.config import Length, passes_on, refused_by
 from plugins.data import check_scans
 from plugins.errors import InputError
 from plugins.files import write_json
@@ -41,7 +42,6 @@ from plugins.segmentation import SlidingWindow
 from plugins.segmentation.anatomy import read_settings
 from plugins.segmentation.locator import copy_locator, is_copied
 from plugins.segmentation.model import DESCRIPTION, WEIGHTS
-from plugins.signatures import Length, passes_on, refused_by
 from plugins.state import read_state, recall_state
 from plugins.store import content_of
 

@@ -20,11 +20,11 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
 )
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from plugins.config import nodes, refuse_unknown
 from plugins.errors import InputError
 from plugins.files import write_json
 from plugins.nnunet.workers import exit_with_parent
 from plugins.nnunet.workspace import ANEW, DATASET, PLANS, Workspace
-from plugins.options import nodes, refuse_unknown
 from plugins.progress import Progress
 from plugins.segmentation import LABELS
 from plugins.state import read_state

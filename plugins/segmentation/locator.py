@@ -23,11 +23,11 @@ from scipy.ndimage import center_of_mass, uniform_filter
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
+from plugins.config import Length, refused_by
 from plugins.data import WINDOW_MM, Window, as_tensor, check_window_size, read_scan, voxel_box, whole_scan
 from plugins.errors import InputError
 from plugins.files import whole_file
 from plugins.progress import Progress
-from plugins.signatures import Length, refused_by
 from plugins.state import copy_weights, read_state, read_tensors
 
 StrPath = str | os.PathLike[str]

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import conv3d, leaky_relu, pad
 
+from plugins.config import Length
 from plugins.files import write_json
 from plugins.segmentation.locator import DESCRIPTION, SIDES, WEIGHTS, Locator, StrPath, coarse, normalised
 from plugins.segmentation.model import LABELS
-from plugins.signatures import Length
 from plugins.state import write_weights
 
 Item = Mapping[Hashable, Any]

@@ -10,12 +10,12 @@ from typing import Any
 
 from rich.console import Console
 
+from plugins.config import tracking_settings
 from plugins.data import crossmoda_datalist, dataset_or_phantom, heldout_labels, heldout_scans, scan_datalist
 from plugins.errors import InputError
 from plugins.evaluation import results_table
 from plugins.evaluation.labels import labels_in
 from plugins.locks import sole_owner
-from plugins.options import tracking_settings
 from plugins.state import read_state
 from plugins.workflow.beforehand import check_crops
 from plugins.workflow.functions import SPLITS

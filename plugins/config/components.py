@@ -9,10 +9,10 @@ from typing import Any, get_origin, is_typeddict
 
 from monai.bundle import ConfigComponent
 
+from plugins.config.names import CLOSE, nearest, nodes
+from plugins.config.signatures import argument_names, locate, names_beside, signature
+from plugins.config.values import alternatives, is_computed, lacking, misfit, title
 from plugins.errors import InputError
-from plugins.options import CLOSE, nearest, nodes
-from plugins.preflight.hints import alternatives, is_computed, lacking, misfit, title
-from plugins.signatures import argument_names, locate, names_beside, signature
 
 Follow = Callable[[str, Any], tuple[str, Any]]
 OURS = "plugins."  # whose annotations can be relied on

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
+from plugins.config.values import is_computed
 from plugins.errors import InputError
-from plugins.preflight.hints import is_computed
 
 POSITIVE = frozenset(
     (

@@ -7,11 +7,11 @@ import types
 import pytest
 from monai.engines import SupervisedTrainer
 
+from plugins.config import argument_names, importable, locate, passes_on, signature
 from plugins.engines import ContrastiveTranslationTrainer, CycleGANTrainer, TranslationTrainer
 from plugins.engines.translation import UNUSED
 from plugins.errors import InputError
 from plugins.nnunet import NnUNetTraining
-from plugins.signatures import argument_names, importable, locate, passes_on, signature
 
 NEEDED = {
     **dict.fromkeys(("device", "max_epochs", "train_data_loader", "network", "optimizer", "discriminators")),

@@ -62,7 +62,7 @@ def importable(folder: Path) -> Iterator[None]:
         sys.path.remove(str(folder))
         for name in set(sys.modules) - before:
             here = str(getattr(sys.modules[name], "__file__", "")).startswith(f"{folder}{os.sep}")
-            if here and name.split(".")[0] != __package__:  # a copy's own code is what is running
+            if here and name.split(".")[0] != __package__.split(".")[0]:  # a copy's own code is what is running
                 del sys.modules[name]
 
 

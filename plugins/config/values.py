@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 
-from plugins.signatures import Length, Methods
+from plugins.config.signatures import Length, Methods
 
 TITLES: dict[Any, str] = {
     bool: "True or False", int: "a whole number", float: "a number", str: "text", type(None): "null",

@@ -11,15 +11,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigComponent, ConfigParser
+from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow
+from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
+from plugins.config.command import COMPLETE
+from plugins.config.components import component_fault
+from plugins.config.expressions import expression_fault, imported_names, is_import
+from plugins.config.names import OF_COMPONENTS, SECTIONS, nearest, nodes, references, refuse_unknown
+from plugins.config.ranges import check_device, check_number, check_paths
+from plugins.config.signatures import importable, locate
+from plugins.config.values import is_computed
 from plugins.errors import InputError
-from plugins.options import OF_COMPONENTS, SECTIONS, nearest, nodes, references
-from plugins.preflight.components import component_fault
-from plugins.preflight.expressions import expression_fault, imported_names, is_import
-from plugins.preflight.hints import is_computed
-from plugins.preflight.values import check_device, check_number, check_paths
-from plugins.signatures import importable, locate
 
 # ids that MONAI or a person reads, not another id
 ENTRY_POINTS = SECTIONS | {"training", "inference", "evaluate", "network_def", "network"}
@@ -68,6 +70,27 @@ def check_config(
     check_device(config)
     if on_disk:
         check_paths(config)
+
+
+def check_workflow(workflow: ConfigWorkflow) -> None:
+    """The checks for a workflow that Python code made: it knows no config files, but what these could hold."""
+    folder, config = Path(workflow.config_root_path).absolute(), _described(workflow.parser.get())
+    files = [file for file in sorted(folder.glob("*.json")) if file.name in COMPLETE]
+    known = {name for file in files for name in ConfigParser.load_config_file(file)}
+    known |= {*DEFAULT_MLFLOW_SETTINGS["configs"]}  # which MONAI adds for its tracking
+    refuse_unknown([workflow.run_id], config, "the config")
+    strange = {name: value for name, value in config.items() if name not in known}
+    config["device"] = "$None"  # its name will do for torch
+    check_config(config, strange, folder.parent if folder.name == "configs" else folder)
+
+
+def _described(value: Any) -> Any:
+    """A config with an expression in place of each object that Python code has put into it."""
+    if isinstance(value, Mapping):
+        return {key: _described(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_described(each) for each in value]
+    return value if value is None or isinstance(value, (str, int, float)) else "$None"
 
 
 def check_tracking(settings: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from monai.bundle import ConfigExpression, ReferenceResolver
 
-from plugins.options import nearest
+from plugins.config.names import nearest
 
 _REFERENCE = "_reference_"
 

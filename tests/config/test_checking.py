@@ -9,11 +9,10 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
+from plugins.config import building_fault, check_config, component_fault, merged
 from plugins.errors import InputError, find_input_error
-from plugins.options import merged
-from plugins.preflight import building_fault, check_config, component_fault
 
-ROOT = Path(__file__).parents[1] / "bundles"
+ROOT = Path(__file__).parents[2] / "bundles"
 CONFIGS = sorted(
     path for name in ("train", "inference", "evaluate", "locator") for path in ROOT.glob(f"*/configs/{name}.json")
 )

@@ -1,135 +1,29 @@
-"""Misspelt names of options, and the right ones nearest to them."""
+"""The command line of ``monai.bundle run``: its config files, merged, and what overrides them."""
 
 from __future__ import annotations
 
 import json
+import logging
 import sys
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import fire
-from monai.bundle import ConfigComponent, ConfigParser, ReferenceResolver
+from monai.bundle import ConfigParser
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS, DEFAULT_MLFLOW_SETTINGS
 
+from plugins.config.names import SECTIONS, fitting, nodes, references, refuse_unknown, refuse_unknown_ids
 from plugins.errors import InputError
-from plugins.signatures import argument_names, locate
 
+_logger = logging.getLogger(__name__)
 COMPLETE = ("train.json", "inference.json", "evaluate.json", "locator.json")  # configs that may be run alone
 # what `monai.bundle run` takes itself
 RUN_OPTIONS = frozenset(
     ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file")
 )
-# sections that any config may have
-SECTIONS = frozenset(("_meta_", "imports", "initialize", "run", "finalize"))
-OF_COMPONENTS = frozenset(ConfigComponent.non_arg_keys)
-CLOSE = 0.85  # what is as close as this to a known name was meant to be it
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message: the known name that a misspelt one was meant to be."""
-    near = get_close_matches(name, [str(each) for each in known], n=1, cutoff=0.6)
-    return f": did you mean {near[0]!r}?" if near else ": take the name from its documentation."
-
-
-def nodes(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value in a config, with its id."""
-    yield path, config
-    if isinstance(config, (Mapping, list)):
-        for key, value in config.items() if isinstance(config, Mapping) else enumerate(config):
-            yield from nodes(value, f"{path}::{key}" if path else str(key))
-
-
-def references(parser: ConfigParser, path: str, text: str) -> list[str]:
-    """The ids that a text in a config refers to, relative ones made absolute.
-
-    Args:
-        parser: of the config.
-        path: id of the text.
-        text: any text; plain text refers to nothing.
-    """
-    if not text.startswith(("@", "$", "%")):
-        return []
-    absolute = parser.resolve_relative_ids(path, text)
-    wanted = [*ReferenceResolver.match_refs_pattern(absolute)]
-    if absolute.startswith("%") and ".json" not in absolute:
-        wanted.append(ReferenceResolver.normalize_id(absolute[1:]))
-    return wanted
-
-
-def refuse_unknown(names: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Refuse names that are not among the known ones.
-
-    Raises:
-        InputError: naming the first unknown name and the nearest known one.
-
-    Example:
-        >>> refuse_unknown(["tanc"], ["tanq", "cyclegan"], what="views")
-        Traceback (most recent call last):
-        plugins.errors.InputError: views has no 'tanc': did you mean 'tanq'?
-    """
-    known = [str(name) for name in known]
-    for name in names:
-        if name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0.5)
-            cure = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(sorted(known))}."
-            raise InputError(f"{what} has no {name!r}: {cure}")
-
-
-def refuse_unknown_ids(config: Mapping[str, Any], ids: Iterable[str], what: str, read: Collection[str] = ()) -> None:
-    """Refuse ids that a config does not have; MONAI would add them silently and leave the misspelt setting as it was.
-
-    A component may get an argument that it takes but has not been given yet.
-
-    Args:
-        config: a parsed config.
-        ids: nested ids such as ``train::trainer::max_epochs``; ``#`` separates as well, a leading ``+`` is ignored.
-        what: what has no such id, for the message.
-        read: ids that something refers to, and that may be new for this reason.
-
-    Raises:
-        InputError: naming the first unknown id and the nearest known one.
-    """
-    for name in ids:
-        level: Any = config
-        path = name.lstrip("+").replace("#", "::").split("::")
-        for depth, key in enumerate(path):
-            if level == {}:  # whoever reads it knows what may be in it
-                break
-            names = level if isinstance(level, Mapping) else range(len(level)) if isinstance(level, list) else ()
-            known = {str(each) for each in names}
-            if ConfigComponent.is_instantiable(level) and key not in known:
-                further, takes_more = _arguments(level)
-                known |= further
-                if key in known or (takes_more and not get_close_matches(key, known, n=1, cutoff=CLOSE)):
-                    break
-            prefix = "::".join(path[:depth]) + "::" if depth else ""
-            if key not in known and any(f"{each}::".startswith(f"{prefix}{key}::") for each in read):
-                break
-            refuse_unknown([prefix + key], [f"{prefix}{each}" for each in known], what)
-            level = level[int(key)] if isinstance(level, list) else level[key]
-
-
-def _arguments(node: Mapping[str, Any]) -> tuple[set[str], bool]:
-    """What may stand in a ``_target_`` node, and whether anything else may."""
-    target = node["_target_"]
-    component = None if str(target).startswith(("$", "@", "%")) else locate(str(target))
-    names, takes_more = argument_names(component) if callable(component) else (set(), component is None)
-    return names | OF_COMPONENTS, takes_more
-
-
-def fitting(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the settings whose ids the config has."""
-    found = {}
-    for name, value in settings.items():
-        with suppress(InputError):
-            refuse_unknown_ids(config, [name], "config")
-            found[name] = value
-    return found
 
 
 def merged(config_files: Sequence[Path]) -> dict[str, Any]:
@@ -205,6 +99,15 @@ class CommandLine:
         texts = ((path, value) for path, value in nodes(self.config()) if isinstance(value, str) and "#" in value)
         names = {path: value for path, value in texts if value[0] not in "@$%" and not path.endswith("_desc_")}
         return nulls | {path: "$" + " + chr(35) + ".join(map(repr, value.split("#"))) for path, value in names.items()}
+
+    def warn_of_accidental_root(self) -> None:
+        """Tell of the default ``bundle_root``, the working directory, outside the bundle: two would share it."""
+        file = self.files[0]
+        root, here = file.resolve().parents[1], Path.cwd()
+        by_default = self.config().get("bundle_root") == "." and "bundle_root" not in self.options
+        if by_default and file.with_name("metadata.json").is_file() and here != root:
+            cure = f"add --bundle_root {root} to write into the bundle."
+            _logger.warning("bundle_root is not given: models and results go below %s; %s", here, cure)
 
 
 def command_line(arguments: Sequence[str] | None = None) -> CommandLine | None:
