@@ -13,8 +13,9 @@ from plugins.config.command import (
 from plugins.config.components import component_fault
 from plugins.config.names import fitting, nodes, refuse_unknown, refuse_unknown_ids
 from plugins.config.signatures import (
-    Length,
     Methods,
+    Pair,
+    Triple,
     argument_names,
     importable,
     locate,
@@ -26,8 +27,9 @@ from plugins.config.signatures import (
 __all__ = [
     "COMPLETE",
     "CommandLine",
-    "Length",
     "Methods",
+    "Pair",
+    "Triple",
     "argument_names",
     "building_fault",
     "check_config",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Any, get_origin, is_typeddict
+from typing import Annotated, Any, get_args, get_origin, is_typeddict
 
 from monai.bundle import ConfigComponent
 
 from plugins.config.names import CLOSE, nearest, nodes
-from plugins.config.signatures import argument_names, locate, names_beside, signature
-from plugins.config.values import alternatives, is_computed, lacking, misfit, title
+from plugins.config.signatures import Methods, argument_names, locate, names_beside, signature
+from plugins.config.values import alternatives, is_computed, misfit, title
 from plugins.errors import InputError
 
 Follow = Callable[[str, Any], tuple[str, Any]]
@@ -106,3 +106,10 @@ def _argument_fault(value: Any, parameter: inspect.Parameter, place: str, target
         given = value["_target_"] if isinstance(value, Mapping) and "_target_" in value else repr(value)
         return f"{place} is {given}: give {title(parameter.annotation)}."
     return ""
+
+
+def lacking(made: type, hint: Any) -> list[str]:
+    """Methods that a hint asks for and that a class does not have."""
+    asked = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    methods = [name for each in asked if isinstance(each, Methods) for name in each.names]
+    return [name for name in methods if not hasattr(made, name)]

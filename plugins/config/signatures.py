@@ -6,27 +6,26 @@ import inspect
 import os
 import pydoc
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
+from annotated_types import Len
 from monai.bundle import ComponentLocator
 
 from plugins.interrupts import check
 
+Item = TypeVar("Item")
 Class = TypeVar("Class", bound=type)
 Component = TypeVar("Component", bound=Callable[..., Any])
 _LOCATOR = ComponentLocator()
 _KEYWORDS = inspect.Parameter.VAR_KEYWORD
 
 
-@dataclass(frozen=True)
-class Length:
-    """How many items a sequence must have: ``Annotated[Sequence[int], Length(2)]``."""
-
-    count: int
+Pair = Annotated[Sequence[Item], Len(2, 2)]
+Triple = Annotated[Sequence[Item], Len(3, 3)]
 
 
 @dataclass(frozen=True)

@@ -1,27 +1,36 @@
-"""Values of a config against the annotations of the arguments they are for."""
+"""Values of a config against the annotations of the arguments they are for, by pydantic."""
 
 from __future__ import annotations
 
-import inspect
 import os
-import types
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints, is_typeddict
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
+from annotated_types import Len
 from monai.bundle import ConfigComponent
+from pydantic import BeforeValidator, InstanceOf, Strict, TypeAdapter, ValidationError, WrapValidator
+from pydantic_core import ErrorDetails, PydanticCustomError
 from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
-
-from plugins.config.signatures import Length, Methods
+from typing_extensions import TypedDict
 
 TITLES: dict[Any, str] = {
     bool: "True or False", int: "a whole number", float: "a number", str: "text", type(None): "null",
     os.PathLike: "a path",
 }  # fmt: skip
+RANGES = {
+    "greater_than": "it must be more than {gt}", "greater_than_equal": "it must be {ge} or more",
+    "less_than": "it must be less than {lt}", "less_than_equal": "it must be at most {le}",
+}  # fmt: skip
+# generics whose arguments are known at run time only
+_List, _Dict, _Tuple, _Union, _Instance, _Form = (
+    cast(Any, each) for each in (list, dict, tuple, Union, InstanceOf, TypedDict)
+)
 _BUILT = (Tensor, Module, Optimizer)  # what JSON cannot hold
-_LISTS = (list, set, frozenset, Sequence, Iterable, Collection)
+_LISTS = (list, set, frozenset, tuple, Sequence, Iterable, Collection)
 
 
 def is_computed(value: Any) -> bool:
@@ -37,108 +46,124 @@ def misfit(value: Any, hint: Any, name: str) -> str:
         hint: annotation. Other classes than those of JSON fit anything.
         name: id of the value.
     """
-    if fits(value, hint):
+    if is_computed(value):
         return ""
-    for each in alternatives(hint):
-        if get_origin(each) is Annotated and not fits(value, get_args(each)[0]):
-            each = get_args(each)[0]
-        origin, inner = get_origin(each) or each, get_args(each)
-        if isinstance(value, Mapping) and (is_typeddict(each) or (_is_mapping(origin) and inner)):
-            hints = get_type_hints(each) if is_typeddict(each) else dict.fromkeys(value, inner[1])
-            keys = Literal[tuple(hints)] if is_typeddict(each) else inner[0]
-            for key in value:
-                if not fits(key, keys):
-                    return f"{name} has no {key!r}{_cure(key, keys)}"
-            return next(filter(None, (misfit(item, hints[key], f"{name}::{key}") for key, item in value.items())), "")
-        if isinstance(value, (list, tuple)) and origin in _LISTS and inner:
-            return next(filter(None, (misfit(item, inner[0], f"{name}::{i}") for i, item in enumerate(value))), "")
-    return f"{name} is {value!r}{_cure(value, hint)}"
+    try:
+        TypeAdapter(_checked(hint)).validate_python(value)
+    except ValidationError as error:
+        faults = [(_path(value, each), each) for each in error.errors()]
+    else:
+        return ""
+    path = max((path for path, _ in faults), key=len)  # of the alternatives, the one that fits furthest was meant
+    here = [each for place, each in faults if place == path]
+    first = next(filter(_is_range, here), here[0])
+    place, given = "::".join([name, *path]), first["input"]
+    if "[key]" in first["loc"]:
+        return f"{'::'.join([name, *path[:-1]])} has no {given!r}{_cure(given, here)}"
+    if first["type"] == "too_short":
+        return f"{place} is empty: name at least one."
+    if _is_range(first):
+        return f"{place} is {given!r}: {RANGES[first['type']].format(**first['ctx'])}."
+    return f"{place} is {given!r}{_cure(given, here)}"
 
 
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a value may be given for a hint; a list counts as any sequence, a whole number as a float."""
-    if is_computed(value) or hint in (Any, inspect.Parameter.empty) or isinstance(hint, str):
-        return True
-    origin, inner = get_origin(hint) or hint, get_args(hint)
-    if origin is Annotated:
-        counts = [each.count for each in inner[1:] if isinstance(each, Length)]
-        return fits(value, inner[0]) and all(len(value) == count for count in counts)
-    if origin in (Union, types.UnionType):
-        return any(fits(value, each) for each in inner)
-    if origin is Literal:
-        return any(value == each and type(value) is type(each) for each in inner)
-    if hint in (None, type(None)):
-        return value is None
-    if hint in (bool, int, float, str):
-        kinds = (int, float) if hint is float else hint
-        return isinstance(value, kinds) and (hint is bool or not isinstance(value, bool))
-    if is_typeddict(hint):
-        hints = get_type_hints(hint)
-        return isinstance(value, Mapping) and all(
-            key in hints and fits(item, hints[key]) for key, item in value.items()
-        )
-    if _is_mapping(origin):
-        keys, values = inner or (Any, Any)
-        return isinstance(value, Mapping) and all(fits(k, keys) and fits(v, values) for k, v in value.items())
-    if origin is tuple and inner and inner[-1] is not ...:
-        pairs = zip(value, inner, strict=False) if isinstance(value, (list, tuple)) else ()
-        return isinstance(value, (list, tuple)) and len(value) == len(inner) and all(fits(v, h) for v, h in pairs)
-    if origin is tuple or origin in _LISTS:
-        if isinstance(value, str):
-            return inner[:1] == (str,)
-        return isinstance(value, (list, tuple)) and all(fits(each, inner[0] if inner else Any) for each in value)
-    if origin is os.PathLike:
-        return isinstance(value, (str, os.PathLike))
-    return not (origin is Callable or (isinstance(origin, type) and issubclass(origin, _BUILT)))
+def title(hint: Any) -> str:
+    """What an annotation asks for, in words."""
+    return _asked(hint)[1]
 
 
 def alternatives(hint: Any) -> tuple[Any, ...]:
     """What a union consists of; any other hint itself."""
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
 
 
-def lacking(made: type, hint: Any) -> list[str]:
-    """Methods that a hint asks for and that a class does not have."""
-    asked = (
-        [each.names for each in get_args(hint)[1:] if isinstance(each, Methods)]
-        if get_origin(hint) is Annotated
-        else []
-    )
-    return [name for names in asked for name in names if not hasattr(made, name)]
+def _checked(hint: Any) -> Any:
+    """An annotation as pydantic is to check it: what is computed passes, and faults are told in words."""
+    kind, words = _asked(hint)
+    if kind is Any or len(alternatives(hint)) > 1:  # whose alternatives are checked each
+        return kind
+    known = get_args(hint) if get_origin(hint) is Literal else ()
+
+    def check(value: Any, handler: Callable[[Any], Any]) -> Any:
+        if is_computed(value):
+            return value
+        try:
+            return handler(value)
+        except ValidationError as error:
+            if any(_path(value, each) or _is_range(each) or "[key]" in each["loc"] for each in error.errors()):
+                raise
+        raise PydanticCustomError("asked", "{words}", {"words": words, "known": known})
+
+    return Annotated[kind, WrapValidator(check)]
 
 
-def _is_mapping(origin: Any) -> bool:
-    return isinstance(origin, type) and issubclass(origin, Mapping)
-
-
-def _cure(value: Any, hint: Any) -> str:
-    literals = [each for alternative in alternatives(hint) for each in _literals(alternative)]
-    near = get_close_matches(str(value), [str(each) for each in literals], n=1, cutoff=0.6)
-    return f": did you mean {near[0]!r}?" if near else f": give {title(hint)}."
-
-
-def _literals(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) is Literal else ()
-
-
-def title(hint: Any) -> str:
-    """What a hint asks for, in words."""
+def _asked(hint: Any) -> tuple[Any, str]:
+    """An annotation for pydantic, and in words; a list counts as any sequence, a whole number as a float."""
     origin, inner = get_origin(hint) or hint, get_args(hint)
     if origin is Annotated:
-        counts = [f" of {each.count}" for each in inner[1:] if isinstance(each, Length)]
-        return title(inner[0]).replace("a list", f"a list{''.join(counts)}", 1)
-    if origin in (Union, types.UnionType):
-        titles = dict.fromkeys(title(each) for each in inner)
-        return " or ".join(each for each in titles if not (each == TITLES[str] and TITLES[os.PathLike] in titles))
+        kind, words = _asked(inner[0])
+        for each in inner[1:]:
+            words = words.replace("a list", f"a list of {each.max_length}", 1) if _is_exact(each) else words
+        return Annotated[(kind, *inner[1:])], words
+    if origin in (Union, UnionType):
+        return _Union[tuple(map(_checked, inner))], _either(map(title, inner))
     if origin is Literal:
-        return ("one of " if len(inner) > 1 else "") + ", ".join(map(repr, inner))
-    if origin is tuple and inner and inner[-1] is not ...:
-        kinds = dict.fromkeys(title(each).removeprefix("a ") for each in inner)
-        return f"a list of {len(inner)}" + (f" ({title(inner[0])} each)" if len(kinds) == 1 else "")
-    if origin is tuple or origin in _LISTS:
-        return "a list" + (f" ({title(inner[0])} each)" if inner and inner[0] is not Any else "")
+        return hint, ("one of " if len(inner) > 1 else "") + ", ".join(map(repr, inner))
+    if hint in (bool, int, float, str):
+        return Annotated[hint, Strict()], TITLES[hint]
     if is_typeddict(hint):
-        return "a dictionary of " + ", ".join(get_type_hints(hint))
-    if _is_mapping(origin):
-        return "a dictionary"
-    return TITLES.get(origin) or f"a component of class {getattr(origin, '__name__', origin)}"
+        hints = get_type_hints(hint, include_extras=True)
+        keys = TypeAdapter(_Dict[_checked(Literal[tuple(hints)]), Any])
+        form = _Form(hint.__name__, {key: _checked(each) for key, each in hints.items()}, total=False)
+        return Annotated[form, BeforeValidator(keys.validate_python)], "a dictionary of " + ", ".join(hints)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return _Dict[tuple(map(_checked, inner or (Any, Any)))], "a dictionary"
+    if origin is tuple and inner and inner[-1] is not ...:
+        titles = dict.fromkeys(map(title, inner))
+        return _Tuple[tuple(map(_checked, inner))], f"a list of {len(inner)}" + _each(*titles)
+    if origin in _LISTS:
+        item = inner[0] if inner else Any
+        kind = _List[_checked(item)]
+        return (kind | Annotated[str, Strict()] if item is str else kind), "a list" + _each(title(item))
+    words = TITLES.get(origin) or f"a component of class {getattr(origin, '__name__', origin)}"
+    fits_json = origin in TITLES or origin is Callable
+    return (hint if fits_json else _Instance[origin] if _is_built(origin) else Any), words
+
+
+def _is_built(origin: Any) -> bool:
+    return isinstance(origin, type) and issubclass(origin, _BUILT)
+
+
+def _is_exact(each: Any) -> bool:
+    return isinstance(each, Len) and each.min_length == each.max_length
+
+
+def _is_range(fault: ErrorDetails) -> bool:
+    """Whether a value is of the right kind, but out of range."""
+    return fault["type"] in RANGES or (fault["type"] == "too_short" and fault["ctx"]["min_length"] == 1)
+
+
+def _either(titles: Iterable[str]) -> str:
+    known = dict.fromkeys(titles)
+    return " or ".join(each for each in known if each != TITLES[str] or TITLES[os.PathLike] not in known)
+
+
+def _each(*titles: str) -> str:
+    return f" ({titles[0]} each)" if len(titles) == 1 and titles[0] != title(Any) else ""
+
+
+def _path(value: Any, fault: ErrorDetails) -> list[str]:
+    """Where a fault lies in a value; pydantic names the alternatives of a union as well, which are no keys."""
+    path = []
+    for key in fault["loc"]:
+        listed = isinstance(value, (list, tuple)) and isinstance(key, int) and key < len(value)
+        if listed or (isinstance(value, Mapping) and key in value):
+            value = value[key]
+            path.append(str(key))
+    return path
+
+
+def _cure(value: Any, faults: Sequence[ErrorDetails]) -> str:
+    known = [str(each) for fault in faults for each in fault["ctx"]["known"]]
+    near = get_close_matches(str(value), known, n=1, cutoff=0.6)
+    return f": did you mean {near[0]!r}?" if near else f": give {_either(fault['ctx']['words'] for fault in faults)}."

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 from typing_extensions import TypedDict
 
-from plugins.config import Length
+from plugins.config import Pair
 from plugins.data.checks import check_scans
 from plugins.data.scans import read_slice
 from plugins.errors import InputError
@@ -183,7 +183,7 @@ class UnpairedSlices(Dataset[dict[str, Tensor]]):
         cache_dir: str | Path,
         augment: bool = True,
         output_dir: str | Path | None = None,
-        roi_size: Annotated[Sequence[int], Length(2)] | None = None,
+        roi_size: Pair[int] | None = None,
         divisor: int = 1,
     ):
         for domain in ("source", "target"):

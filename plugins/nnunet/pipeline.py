@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
 import torch
 
-from plugins.config import Length, passes_on, refused_by
+from plugins.config import Triple, passes_on, refused_by
 from plugins.data import check_scans
 from plugins.errors import InputError
 from plugins.files import write_json
@@ -141,7 +141,7 @@ class NnUNetTraining:
         planner: Planner = "default",
         batch_size: int | Mapping[Configuration, int] | None = None,
         patch_size: Mapping[Configuration, Sequence[int]] | None = None,
-        target_spacing: Annotated[Sequence[float], Length(3)] | None = None,
+        target_spacing: Triple[float] | None = None,
         gpu_memory_gb: float | None = None,
         plan_changes: Mapping[Configuration, PlanChanges] | None = None,
         plans_from: str | Path | None = None,

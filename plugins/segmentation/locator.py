@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from scipy.ndimage import center_of_mass, uniform_filter
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
-from plugins.config import Length, refused_by
+from plugins.config import Pair, Triple, refused_by
 from plugins.data import WINDOW_MM, Window, as_tensor, check_window_size, read_scan, voxel_box, whole_scan
 from plugins.errors import InputError
 from plugins.files import whole_file
@@ -200,9 +200,9 @@ class Locator:
         self,
         network: nn.Module,
         spacing: float = 4.0,
-        window_size: Annotated[Sequence[float], Length(3)] = WINDOW_MM,
+        window_size: Triple[float] = WINDOW_MM,
         threshold: float = 0.25,
-        percentiles: Annotated[Sequence[float], Length(2)] = (1.0, 99.5),
+        percentiles: Pair[float] = (1.0, 99.5),
     ):
         check_locator(spacing, window_size, threshold)
         self.network, self.spacing, self.threshold = network, spacing, threshold

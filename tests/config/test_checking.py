@@ -202,8 +202,13 @@ IMPOSSIBLE = {
     "iterations of a configuration": (NNUNET, {"iterations_per_epoch": {"2": 9}}, "iterations_per_epoch has no '2'"),
     "an appearance": (
         NNUNET,
-        {"augmentation": {"appearance": {"levels": {"VS": [0.5]}}}},
+        {"augmentation": {"appearance": {"levels": {"VS": [0.7, 0.2]}}}},
         "appearance of VS is .*: give two quantiles in order",
+    ),
+    "half an appearance": (
+        NNUNET,
+        {"augmentation": {"appearance": {"levels": {"VS": [0.5]}}}},
+        "augmentation::appearance::levels::VS is \\[0.5\\]: give a list of 2 \\(a number each\\)",
     ),
     "an augmentation": (NNUNET, {"augmentation": {"curve": {}}}, "augmentation has no 'curve': did you mean 'curves'"),
     "a setting of an augmentation": (
