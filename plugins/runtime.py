@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from monai.bundle import ConfigWorkflow
 from monai.utils import set_determinism
+from pydantic import NonNegativeInt, PositiveInt
 
 import plugins
 from plugins.config import (
@@ -62,7 +63,7 @@ def _leave_processes() -> None:
         torch.distributed.destroy_process_group()
 
 
-def start(seed: int | None = 0, num_threads: int | None = None) -> None:
+def start(seed: NonNegativeInt | None = 0, num_threads: PositiveInt | None = None) -> None:
     """Refuse what cannot be run, seed every random generator, and let input errors end in one sentence.
 
     Denormal floats count as 0 on the CPU: sharp attention rows are full of them, and they slow products several times.

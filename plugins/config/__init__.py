@@ -12,23 +12,17 @@ from plugins.config.command import (
 )
 from plugins.config.components import component_fault
 from plugins.config.names import fitting, nodes, refuse_unknown, refuse_unknown_ids
-from plugins.config.signatures import (
-    Methods,
-    Pair,
-    Triple,
-    argument_names,
-    importable,
-    locate,
-    passes_on,
-    refused_by,
-    signature,
-)
+from plugins.config.ranges import NotEmpty, Pair, Rate, Share, Triple
+from plugins.config.signatures import Methods, argument_names, importable, locate, passes_on, refused_by, signature
 
 __all__ = [
     "COMPLETE",
     "CommandLine",
     "Methods",
+    "NotEmpty",
     "Pair",
+    "Rate",
+    "Share",
     "Triple",
     "argument_names",
     "building_fault",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import nullcontext
@@ -18,9 +19,10 @@ from plugins.config.command import COMPLETE
 from plugins.config.components import component_fault
 from plugins.config.expressions import expression_fault, imported_names, is_import
 from plugins.config.names import OF_COMPONENTS, SECTIONS, nearest, nodes, references, refuse_unknown
-from plugins.config.ranges import check_device, check_number, check_paths
+from plugins.config.places import check_device, check_paths
+from plugins.config.ranges import OF_EXPRESSIONS
 from plugins.config.signatures import importable, locate
-from plugins.config.values import is_computed
+from plugins.config.values import is_computed, misfit
 from plugins.errors import InputError
 
 # ids that MONAI or a person reads, not another id
@@ -55,6 +57,9 @@ def check_config(
     _check_references(parser, base)
     _check_unread(config, base)
     _check_expressions(parser)
+    for path, value in nodes(config):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{path} is {value!r}: give a finite number.")
     with nullcontext() if root is None else importable(root):
         for path, value in nodes(config):
             _check_special_keys(path, value)
@@ -65,8 +70,10 @@ def check_config(
                     raise InputError(fault)
     for path, value in nodes(config):
         _check_kind(path, value, base.get(path))
-        if not path.split("::")[-1].isdigit():
-            check_number(path, value)
+    for name in sorted(OF_EXPRESSIONS.keys() & config.keys()):
+        fault = misfit(config[name], OF_EXPRESSIONS[name], name)
+        if fault:
+            raise InputError(fault)
     check_device(config)
     if on_disk:
         check_paths(config)

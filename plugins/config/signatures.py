@@ -6,26 +6,21 @@ import inspect
 import os
 import pydoc
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-from annotated_types import Len
 from monai.bundle import ComponentLocator
 
+from plugins.config.ranges import with_ranges
 from plugins.interrupts import check
 
-Item = TypeVar("Item")
 Class = TypeVar("Class", bound=type)
 Component = TypeVar("Component", bound=Callable[..., Any])
 _LOCATOR = ComponentLocator()
 _KEYWORDS = inspect.Parameter.VAR_KEYWORD
-
-
-Pair = Annotated[Sequence[Item], Len(2, 2)]
-Triple = Annotated[Sequence[Item], Len(3, 3)]
 
 
 @dataclass(frozen=True)
@@ -80,8 +75,13 @@ def signature(component: Callable[..., Any]) -> inspect.Signature:
     Raises:
         ValueError: if there is no signature, as of some built-ins.
     """
+    return with_ranges(component, _signature(component))
+
+
+def _signature(component: Callable[..., Any]) -> inspect.Signature:
     if isinstance(component, type) and "__init__" in vars(component) and "__signature__" not in vars(component):
-        return _without_self(signature(getattr(component, "__init__")))  # noqa: B009 - mypy
+        known = _signature(getattr(component, "__init__"))  # noqa: B009 - mypy
+        return known.replace(parameters=[*known.parameters.values()][1:])
     try:
         return inspect.signature(component, eval_str=True)
     except (NameError, TypeError, AttributeError, SyntaxError):
@@ -91,10 +91,6 @@ def signature(component: Callable[..., Any]) -> inspect.Signature:
             for each in known.parameters.values()
         ]
         return known.replace(parameters=plain)
-
-
-def _without_self(known: inspect.Signature) -> inspect.Signature:
-    return known.replace(parameters=[*known.parameters.values()][1:])
 
 
 def argument_names(component: Callable[..., Any]) -> tuple[set[str], bool]:

@@ -8,10 +8,8 @@ from difflib import get_close_matches
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
-from annotated_types import Len
 from monai.bundle import ConfigComponent
 from pydantic import BeforeValidator, InstanceOf, Strict, TypeAdapter, ValidationError, WrapValidator
-from pydantic_core import ErrorDetails, PydanticCustomError
 from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
@@ -22,8 +20,8 @@ TITLES: dict[Any, str] = {
     os.PathLike: "a path",
 }  # fmt: skip
 RANGES = {
-    "greater_than": "it must be more than {gt}", "greater_than_equal": "it must be {ge} or more",
-    "less_than": "it must be less than {lt}", "less_than_equal": "it must be at most {le}",
+    "greater_than": "it must be more than {gt:g}", "greater_than_equal": "it must be {ge:g} or more",
+    "less_than": "it must be less than {lt:g}", "less_than_equal": "it must be at most {le:g}",
 }  # fmt: skip
 # generics whose arguments are known at run time only
 _List, _Dict, _Tuple, _Union, _Instance, _Form = (
@@ -92,7 +90,7 @@ def _checked(hint: Any) -> Any:
         except ValidationError as error:
             if any(_path(value, each) or _is_range(each) or "[key]" in each["loc"] for each in error.errors()):
                 raise
-        raise PydanticCustomError("asked", "{words}", {"words": words, "known": known})
+        raise ValueError(words, known)
 
     return Annotated[kind, WrapValidator(check)]
 
@@ -102,9 +100,13 @@ def _asked(hint: Any) -> tuple[Any, str]:
     origin, inner = get_origin(hint) or hint, get_args(hint)
     if origin is Annotated:
         kind, words = _asked(inner[0])
-        for each in inner[1:]:
-            words = words.replace("a list", f"a list of {each.max_length}", 1) if _is_exact(each) else words
-        return Annotated[(kind, *inner[1:])], words
+        counts = [
+            rule.max_length
+            for each in inner[1:]
+            for rule in getattr(each, "metadata", ())
+            if hasattr(rule, "max_length")
+        ]
+        return Annotated[(kind, *inner[1:])], words.replace("a list", f"a list of {counts[0]}", 1) if counts else words
     if origin in (Union, UnionType):
         return _Union[tuple(map(_checked, inner))], _either(map(title, inner))
     if origin is Literal:
@@ -134,11 +136,7 @@ def _is_built(origin: Any) -> bool:
     return isinstance(origin, type) and issubclass(origin, _BUILT)
 
 
-def _is_exact(each: Any) -> bool:
-    return isinstance(each, Len) and each.min_length == each.max_length
-
-
-def _is_range(fault: ErrorDetails) -> bool:
+def _is_range(fault: Any) -> bool:
     """Whether a value is of the right kind, but out of range."""
     return fault["type"] in RANGES or (fault["type"] == "too_short" and fault["ctx"]["min_length"] == 1)
 
@@ -152,7 +150,7 @@ def _each(*titles: str) -> str:
     return f" ({titles[0]} each)" if len(titles) == 1 and titles[0] != title(Any) else ""
 
 
-def _path(value: Any, fault: ErrorDetails) -> list[str]:
+def _path(value: Any, fault: Any) -> list[str]:
     """Where a fault lies in a value; pydantic names the alternatives of a union as well, which are no keys."""
     path = []
     for key in fault["loc"]:
@@ -163,7 +161,7 @@ def _path(value: Any, fault: ErrorDetails) -> list[str]:
     return path
 
 
-def _cure(value: Any, faults: Sequence[ErrorDetails]) -> str:
-    known = [str(each) for fault in faults for each in fault["ctx"]["known"]]
-    near = get_close_matches(str(value), known, n=1, cutoff=0.6)
-    return f": did you mean {near[0]!r}?" if near else f": give {_either(fault['ctx']['words'] for fault in faults)}."
+def _cure(value: Any, faults: Sequence[Any]) -> str:
+    words, known = zip(*(fault["ctx"]["error"].args for fault in faults), strict=True)
+    near = get_close_matches(str(value), [str(each) for names in known for each in names], n=1, cutoff=0.6)
+    return f": did you mean {near[0]!r}?" if near else f": give {_either(words)}."

@@ -20,6 +20,7 @@ from monai.transforms import (
 )
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
+from pydantic import PositiveFloat, PositiveInt
 
 from plugins.config import Pair, Triple, refused_by
 from plugins.data.loading import LoadScand
@@ -121,9 +122,9 @@ def check_slices(percentiles: Sequence[float], patch_size: Sequence[int], diviso
 
 @refused_by(check_slices)
 def translation_transforms(
-    spacing: Triple[float | None] | None = (0.41, 0.41, 1.5),
-    crop_size: Pair[int] = (256, 256),
-    patch_size: Pair[int] = (256, 256),
+    spacing: Triple[PositiveFloat | None] | None = (0.41, 0.41, 1.5),
+    crop_size: Pair[PositiveInt] = (256, 256),
+    patch_size: Pair[PositiveInt] = (256, 256),
     percentiles: Pair[float] = (0.1, 99.9),
     with_label: bool = False,
     divisor: int = 1,

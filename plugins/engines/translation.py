@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -70,7 +71,7 @@ class TranslationTrainer(SupervisedTrainer, ABC):
     def __init__(
         self,
         device: torch.device | str,
-        max_epochs: int,
+        max_epochs: PositiveInt,
         train_data_loader: Iterable[Any],
         network: nn.Module,
         optimizer: Optimizer,

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from monai.networks.layers.factories import Conv, Norm
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from plugins.config import refused_by
@@ -170,16 +171,16 @@ class ResnetGenerator(nn.Module):
         spatial_dims: int = 2,
         in_channels: int = 1,
         out_channels: int = 1,
-        channels: int = 64,
-        num_res_blocks: int = 6,
+        channels: PositiveInt = 64,
+        num_res_blocks: PositiveInt = 6,
         encoder_norm: NormName = "region",
         decoder_norm: NormName = "rain",
         anti_aliased: bool = True,
-        seg_classes: int = 3,
+        seg_classes: NonNegativeInt = 3,
         feature_blocks: Sequence[int] = (0, 4),
         encoder_separates_vs: bool = False,
         region_reduction: Reduction = "any",
-        min_region_pixels: int = 1,
+        min_region_pixels: PositiveInt = 1,
         region_statistics: Statistics = "sample",
         residual: bool = False,
         fast_convolutions: bool = True,

@@ -19,6 +19,7 @@ from monai.networks.nets import UNet
 from monai.transforms import Crop, Cropd, EnsureChannelFirst, Orientation
 from nibabel.affines import apply_affine, voxel_sizes
 from numpy.typing import NDArray
+from pydantic import PositiveFloat, PositiveInt
 from scipy.ndimage import center_of_mass, uniform_filter
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
@@ -57,7 +58,7 @@ class LocatorNetwork(UNet):
 
     def __init__(
         self,
-        channels: Sequence[int] = (8, 16, 32, 64),
+        channels: Sequence[PositiveInt] = (8, 16, 32, 64),
         strides: Sequence[Sequence[int]] = ((2, 2, 1), (2, 2, 2), (2, 2, 2)),
         num_res_units: int = 1,
     ):
@@ -199,7 +200,7 @@ class Locator:
     def __init__(
         self,
         network: nn.Module,
-        spacing: float = 4.0,
+        spacing: PositiveFloat = 4.0,
         window_size: Triple[float] = WINDOW_MM,
         threshold: float = 0.25,
         percentiles: Pair[float] = (1.0, 99.5),

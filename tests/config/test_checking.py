@@ -50,6 +50,11 @@ GOOD = {
 }
 
 
+SCHEDULER = {
+    "_target_": "plugins.engines.constant_then_linear", "optimizer": "@optimizer", "max_epochs": "@max_epochs"
+}  # fmt: skip
+
+
 def faulty(**changes):
     parsed = {}
     for key, value in {**GOOD, **changes}.items():
@@ -87,8 +92,7 @@ FAULTS = {
     "a number for a switch": ({"amp": 1}, "amp is 1: give True or False"),
     "a switch for a number": ({"learning_rate": True}, "learning_rate is True: give a number"),
     "a number for a list": ({"spacing": 1.5}, "spacing is 1.5: give a list"),
-    "no epoch": ({"max_epochs": 0}, "max_epochs is 0: it must be more than 0"),
-    "a negative spacing": ({"spacing": [1.0, -2.0]}, "it must be more than 0"),
+    "no epoch": ({"scheduler": SCHEDULER, "max_epochs": 0}, "max_epochs is 0: it must be more than 0"),
     "an infinite rate": ({"learning_rate": float("inf")}, "give a finite number"),
     "a missing folder": ({"dataset_dir": "/nowhere/data"}, "dataset_dir is '/nowhere/data', which does not exist"),
     "a circle": (
@@ -119,8 +123,8 @@ FAULTS = {
         "DataLoader knows no 'batch_sise': did you mean 'batch_size'",
     ),
     "no epoch below": (
-        {"train": {"trainer": {**GOOD["train"]["trainer"], "max_epochs": 0}}},
-        "train::trainer::max_epochs",
+        {"scheduler": {**SCHEDULER, "max_epochs": 0}},
+        "scheduler::max_epochs is 0: it must be more than 0",
     ),
     "a GPU that is not there": (
         {"device": f"cuda:{torch.cuda.device_count()}"},
@@ -263,6 +267,7 @@ IMPOSSIBLE = {
     ),
     "a kernel of another dimension": (NNUNET, {"plan_changes::2d::kernel_sizes": [[3, 3, 3]] * 5}, "give 2 numbers"),
     "no channel": (NNUNET, {"plan_changes::2d::features_per_stage": [0, 8, 8, 8, 8]}, "give whole numbers from 1"),
+    "a negative spacing": (TANQ, {"spacing": [0.4, -0.4, 1.5]}, "spacing::1 is -0.4: it must be more than 0"),
     "a negative round": (DRIVER, {"rounds": -1}, "rounds is -1: it must be 0 or more"),
 }
 
@@ -409,7 +414,7 @@ def run(monkeypatch, tmp_path):
             ["--optimizer::betas", "[0.5, 1.5]"],
             "train.json: optimizer or d_optimizer (torch.optim.Adam) cannot be made",
         ),
-        ("tanq_translation", ["--class_weights", "[-1, 1, 1]"], "class_weights is [-1, 1, 1]: it must be 0 or more"),
+        ("tanq_translation", ["--class_weights", "[-1, 1, 1]"], "class_weights::0 is -1: it must be 0 or more"),
         ("tanq_translation", ["--learning_rate", "1e9"], "learning_rate is 1000000000.0: it must be at most 10"),
         ("vs_cochlea_seg", ["--initial_lr", "1e9"], "initial_lr is 1000000000.0: it must be at most 10"),
         ("vs_cochlea_seg", ["--devices", "[]"], "devices is empty: name at least one"),
