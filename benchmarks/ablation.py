@@ -23,7 +23,8 @@ from rich.table import Table
 from scipy.stats import ttest_rel
 
 from benchmarks.segmenter import train_segmenter
-from plugins.config import fitting, merged
+from plugins.config.command import merged
+from plugins.config.names import fitting
 from plugins.data import crossmoda_datalist, heldout_labels
 from plugins.evaluation import SliceSegmenter, evaluate_translations, translation_picture
 from plugins.evaluation.fidelity import PERCENTILES

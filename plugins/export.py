@@ -30,7 +30,7 @@ from monai.bundle.utils import merge_kv
 from torch.export import Dim
 
 import plugins
-from plugins.config import fitting
+from plugins.config.names import fitting
 from plugins.errors import InputError, show_input_errors_as_sentences
 from plugins.files import read_json, whole_file
 from plugins.finite import refuse_broken_weights

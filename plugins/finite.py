@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from plugins.config import nodes
+from plugins.config.names import nodes
 from plugins.errors import InputError
 
 

@@ -15,14 +15,9 @@ from monai.utils import set_determinism
 from pydantic import NonNegativeInt, PositiveInt
 
 import plugins
-from plugins.config import (
-    building_fault,
-    check_config,
-    check_tracking,
-    check_workflow,
-    command_line,
-    refuse_unknown_options,
-)
+from plugins.config.building import building_fault
+from plugins.config.checking import check_config, check_tracking, check_workflow
+from plugins.config.command import command_line, refuse_unknown_options
 from plugins.errors import InputError, show_input_errors_as_sentences
 from plugins.interrupts import obey
 from plugins.shared_memory import shared_memory_fault
@@ -74,8 +69,8 @@ def start(seed: NonNegativeInt | None = 0, num_threads: PositiveInt | None = Non
 
     Raises:
         InputError: if the command line of ``monai.bundle run`` has an option that the config does not have, if the
-            config is faulty, see :func:`plugins.config.check_config`, if what ``--tracking`` needs is missing, or if
-            an exported bundle would run with other code than it brings.
+            config is faulty, see :func:`plugins.config.checking.check_config`, if what ``--tracking`` needs is missing,
+            or if an exported bundle would run with other code than it brings.
     """
     show_input_errors_as_sentences()
     keep_freed_memory()

@@ -11,7 +11,8 @@ import monai.bundle
 import pytest
 
 from plugins import export
-from plugins.config import check_config, command_line, refuse_unknown_options
+from plugins.config.checking import check_config
+from plugins.config.command import command_line, refuse_unknown_options
 from plugins.data import prepare
 from plugins.errors import InputError
 

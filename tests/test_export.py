@@ -17,7 +17,8 @@ import torch
 from ignite.engine import Engine
 from monai.bundle import ConfigParser, load, load_bundle_config
 
-from plugins.config import COMPLETE, nodes
+from plugins.config.command import COMPLETE
+from plugins.config.names import nodes
 from plugins.errors import InputError
 from plugins.export import check_sums, export, export_onnx
 from plugins.files import read_json

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
@@ -18,11 +18,20 @@ from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 from plugins.config.command import COMPLETE
 from plugins.config.components import component_fault
 from plugins.config.expressions import expression_fault, imported_names, is_import
-from plugins.config.names import OF_COMPONENTS, SECTIONS, nearest, nodes, references, refuse_unknown
+from plugins.config.names import (
+    OF_COMPONENTS,
+    SECTIONS,
+    all_references,
+    nearest,
+    nodes,
+    references,
+    refuse_unknown,
+    texts,
+)
 from plugins.config.places import check_device, check_paths
 from plugins.config.ranges import OF_EXPRESSIONS
 from plugins.config.signatures import importable, locate
-from plugins.config.values import is_computed, misfit
+from plugins.config.values import is_computed, misfit, title
 from plugins.errors import InputError
 
 # ids that MONAI or a person reads, not another id
@@ -33,7 +42,6 @@ OF_MONAI = frozenset(
 _MOVED = re.compile(r"\$@[\w:]+\.to\(@[\w:]+\)")
 # what a section such as "train" may hold for MONAI alone
 OF_SECTIONS = frozenset(("dataset", "handlers", "inferer", "key_metric", "postprocessing", "preprocessing", "trainer"))
-KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text", list: "a list"}
 
 
 def check_config(
@@ -113,15 +121,11 @@ def check_tracking(settings: Mapping[str, Any]) -> None:
         )
 
 
-def _strings(config: Any) -> Iterator[tuple[str, str]]:
-    return ((path, value) for path, value in nodes(config) if isinstance(value, str))
-
-
 def _follow(parser: ConfigParser, path: str, value: Any) -> tuple[str, Any]:
     """The id and the value at the end of a chain of plain references; what is moved to a device stays what it is."""
     for _ in range(10):
-        found = references(parser, path, value) if isinstance(value, str) else []
-        if not (isinstance(value, str) and found and (value.startswith("@") or _MOVED.fullmatch(value))):
+        found = references(parser, path, value)
+        if not (found and (value.startswith("@") or _MOVED.fullmatch(value))):
             break
         path, value = found[0], parser[found[0]]
     return path, value
@@ -132,7 +136,7 @@ def _check_references(parser: ConfigParser, base: Mapping[str, Any]) -> None:
     known = [path for path, _ in nodes(parser.get()) if path]
     graph: dict[str, list[str]] = {}
     for path, value in nodes(parser.get()):
-        found = references(parser, path, value) if isinstance(value, str) else []
+        found = references(parser, path, value)
         for wanted in found:
             if path.split("::")[0] in base and wanted not in parser:
                 raise InputError(f"{path} refers to @{wanted}, which is not there{nearest(wanted, known)}")
@@ -152,13 +156,7 @@ def _check_unread(config: Mapping[str, Any], base: Mapping[str, Any]) -> None:
 
     Keys that are ``null`` may wait for an overlay.
     """
-    parsers = [ConfigParser(dict(each)) for each in (config, base)]
-    wanted = {
-        wanted
-        for parser in parsers
-        for path, text in _strings(parser.get())
-        for wanted in references(parser, path, text)
-    }
+    wanted = all_references(config) | all_references(base)
     for name, value in base.items():
         _check_read(name, value, wanted, ENTRY_POINTS | OF_MONAI)
 
@@ -167,16 +165,14 @@ def _check_read(name: str, value: Any, wanted: Collection[str], known: Collectio
     if value is None or name in wanted:
         return
     if name.split("::")[-1] not in known and not any(each.startswith(f"{name}::") for each in wanted):
-        near = get_close_matches(name, wanted, n=1, cutoff=0.6)
-        cure = f"did you mean {near[0]!r}?" if near else "remove it."
-        raise InputError(f"{name} is read by nothing: {cure}")
+        raise InputError(f"{name} is read by nothing{nearest(name, wanted, 'remove it')}")
     if isinstance(value, Mapping) and "_target_" not in value and not name.startswith("_"):
         for key, item in value.items():
             _check_read(f"{name}::{key}", item, wanted, OF_SECTIONS)
 
 
 def _check_expressions(parser: ConfigParser) -> None:
-    expressions = {path: text for path, text in _strings(parser.get()) if text.startswith("$")}
+    expressions = {path: text for path, text in texts(parser.get()).items() if text.startswith("$")}
     known = {**parser.globals, **dict.fromkeys(imported_names(expressions.values()))}
     for path, text in expressions.items():
         fault = "" if is_import(text) else expression_fault(text, known)
@@ -216,15 +212,9 @@ def _check_kind(name: str, value: Any, before: Any) -> None:
     """
     if ConfigComponent.is_instantiable(before) and value is not None and not is_computed(value):
         raise InputError(f"{name} is {value!r}: give a dictionary with _target_, or null.")
-    if before is None or value is None or is_computed(before) or is_computed(value) or isinstance(before, Mapping):
+    if value is None or is_computed(before):
         return
-    for kind, title in KINDS.items():
-        if isinstance(before, kind):
-            fits = isinstance(value, (list, tuple) if kind is list else kind) and (
-                kind is bool or not isinstance(value, bool)
-            )
-            fits |= kind is float and isinstance(value, int) and not isinstance(value, bool)
-            fits |= kind is int and isinstance(value, Mapping)  # one for each configuration
-            if not fits:
-                raise InputError(f"{name} is {value!r}: give {title}, such as {before!r}.")
-            return
+    kind = next((each for each in (bool, int, float, str, list) if isinstance(before, each)), Any)
+    is_for_each = kind is int and isinstance(value, Mapping)  # one for each configuration
+    if not is_for_each and misfit(value, kind, name):
+        raise InputError(f"{name} is {value!r}: give {title(kind)}, such as {before!r}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections import deque
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -15,7 +16,16 @@ import fire
 from monai.bundle import ConfigParser
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS, DEFAULT_MLFLOW_SETTINGS
 
-from plugins.config.names import SECTIONS, fitting, nodes, references, refuse_unknown, refuse_unknown_ids
+from plugins.config.names import (
+    SECTIONS,
+    all_references,
+    as_id,
+    fitting,
+    nodes,
+    refuse_unknown,
+    refuse_unknown_ids,
+    texts,
+)
 from plugins.errors import InputError
 
 _logger = logging.getLogger(__name__)
@@ -43,6 +53,14 @@ def merged(config_files: Sequence[Path]) -> dict[str, Any]:
     parser.read_config([str(path) for path in config_files])
     config: dict[str, Any] = parser.get()
     return config
+
+
+def overridden(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with other values for some of its ids."""
+    parser = ConfigParser(deepcopy(dict(config)))
+    parser.update({as_id(name): value for name, value in settings.items()})
+    changed: dict[str, Any] = parser.get()
+    return changed
 
 
 @dataclass(frozen=True)
@@ -75,30 +93,27 @@ class CommandLine:
         """Name of the file that an id has its value from: the first one for what the command line gives, empty for what
         is no id.
         """
-        if not any(f"{name}::".startswith(f"{each.replace('#', '::')}::") for each in self.options):
+        if not any(f"{name}::".startswith(f"{as_id(each)}::") for each in self.options):
             for file in reversed(self.files):
                 for key, value in ConfigParser.load_config_file(str(file)).items():
-                    if any(name == each for each, _ in nodes(value, key.lstrip("+").replace("#", "::"))):
+                    if any(name == each for each, _ in nodes(value, as_id(key))):
                         return file.name
         return self.files[0].name if name in ConfigParser(self.config()) else ""
 
     def config(self) -> dict[str, Any]:
         """The config that MONAI will run."""
-        parser = ConfigParser()
-        parser.read_config([str(path) for path in self.files])
-        parser.update({name.replace("#", "::"): value for name, value in self.options.items()})
-        config: dict[str, Any] = parser.get()
-        return config
+        return overridden(merged(self.files), self.options)
 
     def misread(self) -> dict[str, Any]:
         """What MONAI does not read as it is meant, with what says the same to it.
 
         It leaves out options that are ``null``, and takes every ``#`` for a separator of ids, in file names as well.
         """
-        nulls = {name.replace("#", "::"): None for name, value in self.options.items() if value is None}
-        texts = ((path, value) for path, value in nodes(self.config()) if isinstance(value, str) and "#" in value)
-        names = {path: value for path, value in texts if value[0] not in "@$%" and not path.endswith("_desc_")}
-        return nulls | {path: "$" + " + chr(35) + ".join(map(repr, value.split("#"))) for path, value in names.items()}
+        meant: dict[str, Any] = {as_id(name): None for name, value in self.options.items() if value is None}
+        for path, text in texts(self.config()).items():
+            if "#" in text and text[0] not in "@$%" and not path.endswith("_desc_"):
+                meant[path] = "$" + " + chr(35) + ".join(map(repr, text.split("#")))
+        return meant
 
     def warn_of_accidental_root(self) -> None:
         """Tell of the default ``bundle_root``, the working directory, outside the bundle: two would share it."""
@@ -124,40 +139,24 @@ def command_line(arguments: Sequence[str] | None = None) -> CommandLine | None:
         return None
     options: dict[str, Any] = {}
     words: list[str] = []
-    position = 1
-    while position < len(arguments):
-        argument = arguments[position]
-        position += 1
+    rest = deque(arguments[1:])
+    while rest:
+        argument = rest.popleft()
         if not argument.startswith("--"):
             words.append(argument)
             continue
         name, equals, value = argument[2:].partition("=")
-        name = name.replace("-", "_")
-        if not equals and (position == len(arguments) or arguments[position].startswith("--")):
-            options[name] = True  # as fire reads a flag
-            continue
-        if not equals:
-            value = arguments[position]
-            position += 1
-        options[name] = _meant(value)
+        is_flag = not equals and (not rest or rest[0].startswith("--"))  # as fire reads it
+        options[name.replace("-", "_")] = is_flag or _meant(value if equals else rest.popleft())
     if options.get("args_file") is not None:
         options = {**ConfigParser.load_config_file(str(options["args_file"])), **options}
     if "config_file" not in options:
         return None
     given = options["config_file"]
     files = [Path(str(file)) for file in ([given] if isinstance(given, str) else given)]
-    named = [
-        options.get("run_id", words[1] if len(words) > 1 else None),
-        options.get("init_id"),
-        options.get("final_id"),
-    ]
+    named = [options.get("run_id", "".join(words[1:2])), options.get("init_id"), options.get("final_id")]
     overrides = {name: value for name, value in options.items() if name not in RUN_OPTIONS}
-    return CommandLine(
-        files=files,
-        options=overrides,
-        sections=[name for name in named if name is not None],
-        tracking=_tracking(options.get("tracking")),
-    )
+    return CommandLine(files, overrides, [name for name in named if name], _tracking(options.get("tracking")))
 
 
 def _meant(text: str) -> Any:
@@ -209,31 +208,23 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
     files = given.files
     for file in files:
         _refuse_doubled_keys(file)
-    base = given.base()
-    siblings: dict[str, Any] = {}
-    for sibling in sorted(files[0].parent.glob("*.json")):
-        if sibling not in files and sibling.name in COMPLETE:
-            siblings |= merged([sibling])
-    whole = merged(files)
-    parser = ConfigParser(whole)
-    texts = [*nodes(whole), *nodes({name.replace("#", "::"): value for name, value in given.options.items()})]
-    read = {each for path, text in texts if isinstance(text, str) for each in references(parser, path, text)}
-    read |= {*SECTIONS, *given.sections}
+    base, whole = given.base(), merged(files)
+    beside = sorted(files[0].parent.glob("*.json"))
+    siblings = merged([file for file in beside if file not in files and file.name in COMPLETE])
+    options = {as_id(name): value for name, value in given.options.items()}
+    read = {*SECTIONS, *given.sections} | all_references(whole) | all_references(options)
     refuse_unknown(given.sections, [*whole, *given.options], files[0].name)
     for later in files[1:]:
         try:
             given_here = ConfigParser.load_config_file(later)
-            refuse_unknown_ids(_with(siblings | base, given_here), given_here, later.name, read)
+            refuse_unknown_ids(_with_classes(siblings | base, given_here), given_here, later.name, read)
         except InputError as error:
             if later.resolve().parent == files[0].resolve().parent or not later.with_name("train.json").is_file():
                 raise
-            cure = f"take an overlay from {files[0].parent}"
-            fault = str(error).partition(": ")[0]
-            raise InputError(f"{later} is for another bundle ({fault}): {cure}.") from error
-    known = {name: value for name, value in whole.items() if name in base}
-    refuse_unknown_ids(
-        _with({**given.tracking.get("configs", {}), **known}, given.options), given.options, files[0].name, read
-    )
+            fault = f"{later} is for another bundle ({str(error).partition(': ')[0]})"
+            raise InputError(f"{fault}: take an overlay from {files[0].parent}.") from error
+    known = given.tracking.get("configs", {}) | {name: value for name, value in whole.items() if name in base}
+    refuse_unknown_ids(_with_classes(known, options), options, files[0].name, read)
 
 
 def _refuse_doubled_keys(file: Path) -> None:
@@ -250,10 +241,7 @@ def _refuse_doubled_keys(file: Path) -> None:
         json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=unique)
 
 
-def _with(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def _with_classes(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """A config with other classes in place of its components, which take other arguments."""
-    parser = ConfigParser(deepcopy(dict(config)))
     classes = {name: value for name, value in settings.items() if name.endswith("_target_")}
-    parser.update({name.replace("#", "::"): value for name, value in fitting(config, classes).items()})
-    changed: dict[str, Any] = parser.get()
-    return changed
+    return overridden(config, fitting(config, classes))

@@ -20,12 +20,7 @@ JSON = (bool, int, float, str, list, dict)
 MODES = ("default", "callable", "debug")
 
 
-def stay(name: str, value: Any) -> tuple[str, Any]:
-    """Follow no reference."""
-    return name, value
-
-
-def component_fault(node: Mapping[str, Any], name: str = "", follow: Follow = stay) -> str:
+def component_fault(node: Mapping[str, Any], name: str = "", follow: Follow = lambda *argument: argument) -> str:
     """What is wrong with a ``_target_`` node, with a cure: empty if nothing is.
 
     Args:
@@ -39,7 +34,7 @@ def component_fault(node: Mapping[str, Any], name: str = "", follow: Follow = st
     if target.startswith(("$", "@", "%")) or node.get("_disabled_") is True:
         return ""
     if node.get("_mode_", "default") not in MODES:
-        return f"{name}: _mode_ is {node['_mode_']!r}{nearest(str(node['_mode_']), MODES)}"
+        return f"{name}: _mode_ is {node['_mode_']!r}{nearest(node['_mode_'], MODES)}"
     component = locate(target)
     if component is None:
         return f"{name}: there is no {target}{nearest(target, names_beside(target))}"

@@ -18,10 +18,17 @@ OF_COMPONENTS = frozenset(ConfigComponent.non_arg_keys)
 CLOSE = 0.85  # what is as close as this to a known name was meant to be it
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a message: the known name that a misspelt one was meant to be."""
-    near = get_close_matches(name, [str(each) for each in known], n=1, cutoff=0.6)
-    return f": did you mean {near[0]!r}?" if near else ": take the name from its documentation."
+def nearest(
+    name: Any, known: Iterable[Any], otherwise: str = "take the name from its documentation", cutoff: float = 0.6
+) -> str:
+    """The end of a message: the known name that a misspelt one was meant to be, or what to do otherwise."""
+    near = get_close_matches(str(name), [str(each) for each in known], n=1, cutoff=cutoff)
+    return f": did you mean {near[0]!r}?" if near else f": {otherwise}."
+
+
+def as_id(name: str) -> str:
+    """An id as MONAI holds it; ``#`` separates as well, and a leading ``+`` is for the merging of files."""
+    return name.lstrip("+").replace("#", "::")
 
 
 def nodes(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -32,21 +39,26 @@ def nodes(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from nodes(value, f"{path}::{key}" if path else str(key))
 
 
-def references(parser: ConfigParser, path: str, text: str) -> list[str]:
-    """The ids that a text in a config refers to, relative ones made absolute.
+def texts(config: Any) -> dict[str, str]:
+    """Every text in a config, by its id."""
+    return {path: value for path, value in nodes(config) if isinstance(value, str)}
 
-    Args:
-        parser: of the config.
-        path: id of the text.
-        text: any text; plain text refers to nothing.
-    """
-    if not text.startswith(("@", "$", "%")):
+
+def references(parser: ConfigParser, path: str, text: Any) -> list[str]:
+    """The ids that a text in a config refers to, relative ones made absolute; any other value refers to nothing."""
+    if not (isinstance(text, str) and text.startswith(("@", "$", "%"))):
         return []
     absolute = parser.resolve_relative_ids(path, text)
     wanted = [*ReferenceResolver.match_refs_pattern(absolute)]
     if absolute.startswith("%") and ".json" not in absolute:
         wanted.append(ReferenceResolver.normalize_id(absolute[1:]))
     return wanted
+
+
+def all_references(config: Mapping[str, Any]) -> set[str]:
+    """The ids that anything in a config refers to."""
+    parser = ConfigParser(dict(config))
+    return {each for path, text in texts(config).items() for each in references(parser, path, text)}
 
 
 def refuse_unknown(names: Iterable[str], known: Iterable[str], what: str) -> None:
@@ -63,9 +75,8 @@ def refuse_unknown(names: Iterable[str], known: Iterable[str], what: str) -> Non
     known = [str(name) for name in known]
     for name in names:
         if name not in known:
-            near = get_close_matches(name, known, n=1, cutoff=0.5)
-            cure = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(sorted(known))}."
-            raise InputError(f"{what} has no {name!r}: {cure}")
+            cure = nearest(name, known, f"choose from {', '.join(sorted(known))}", cutoff=0.5)
+            raise InputError(f"{what} has no {name!r}{cure}")
 
 
 def refuse_unknown_ids(config: Mapping[str, Any], ids: Iterable[str], what: str, read: Collection[str] = ()) -> None:
@@ -84,7 +95,7 @@ def refuse_unknown_ids(config: Mapping[str, Any], ids: Iterable[str], what: str,
     """
     for name in ids:
         level: Any = config
-        path = name.lstrip("+").replace("#", "::").split("::")
+        path = as_id(name).split("::")
         for depth, key in enumerate(path):
             if level == {}:  # whoever reads it knows what may be in it
                 break

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -14,6 +13,8 @@ from torch import Tensor
 from torch.nn import Module
 from torch.optim import Optimizer
 from typing_extensions import TypedDict
+
+from plugins.config.names import nearest
 
 TITLES: dict[Any, str] = {
     bool: "True or False", int: "a whole number", float: "a number", str: "text", type(None): "null",
@@ -100,13 +101,9 @@ def _asked(hint: Any) -> tuple[Any, str]:
     origin, inner = get_origin(hint) or hint, get_args(hint)
     if origin is Annotated:
         kind, words = _asked(inner[0])
-        counts = [
-            rule.max_length
-            for each in inner[1:]
-            for rule in getattr(each, "metadata", ())
-            if hasattr(rule, "max_length")
-        ]
-        return Annotated[(kind, *inner[1:])], words.replace("a list", f"a list of {counts[0]}", 1) if counts else words
+        rules = [rule for each in inner[1:] for rule in getattr(each, "metadata", ())]
+        counts = "".join(f" of {rule.max_length}" for rule in rules if hasattr(rule, "max_length"))
+        return Annotated[(kind, *inner[1:])], words.replace("a list", f"a list{counts}", 1)
     if origin in (Union, UnionType):
         return _Union[tuple(map(_checked, inner))], _either(map(title, inner))
     if origin is Literal:
@@ -128,12 +125,9 @@ def _asked(hint: Any) -> tuple[Any, str]:
         kind = _List[_checked(item)]
         return (kind | Annotated[str, Strict()] if item is str else kind), "a list" + _each(title(item))
     words = TITLES.get(origin) or f"a component of class {getattr(origin, '__name__', origin)}"
-    fits_json = origin in TITLES or origin is Callable
-    return (hint if fits_json else _Instance[origin] if _is_built(origin) else Any), words
-
-
-def _is_built(origin: Any) -> bool:
-    return isinstance(origin, type) and issubclass(origin, _BUILT)
+    if origin in TITLES or origin is Callable:
+        return hint, words
+    return _Instance[origin] if isinstance(origin, type) and issubclass(origin, _BUILT) else Any, words
 
 
 def _is_range(fault: Any) -> bool:
@@ -163,5 +157,4 @@ def _path(value: Any, fault: Any) -> list[str]:
 
 def _cure(value: Any, faults: Sequence[Any]) -> str:
     words, known = zip(*(fault["ctx"]["error"].args for fault in faults), strict=True)
-    near = get_close_matches(str(value), [str(each) for names in known for each in names], n=1, cutoff=0.6)
-    return f": did you mean {near[0]!r}?" if near else f": give {_either(words)}."
+    return nearest(value, [each for names in known for each in names], f"give {_either(words)}")

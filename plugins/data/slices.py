@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 from typing_extensions import TypedDict
 
-from plugins.config import Pair, Share
+from plugins.config.ranges import Pair, Share
 from plugins.data.checks import check_scans
 from plugins.data.scans import read_slice
 from plugins.errors import InputError

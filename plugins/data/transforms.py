@@ -22,7 +22,8 @@ from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 from pydantic import PositiveFloat, PositiveInt
 
-from plugins.config import Pair, Triple, refused_by
+from plugins.config.ranges import Pair, Triple
+from plugins.config.signatures import refused_by
 from plugins.data.loading import LoadScand
 from plugins.errors import InputError
 

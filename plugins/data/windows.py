@@ -20,7 +20,7 @@ from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.orientations import io_orientation
 from numpy.typing import ArrayLike, NDArray
 
-from plugins.config import Triple
+from plugins.config.ranges import Triple
 from plugins.data.nifti import affine_of
 from plugins.data.scans import read_grid, read_stored
 from plugins.errors import InputError

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from plugins.config import passes_on
+from plugins.config.signatures import passes_on
 from plugins.engines.translation import Generator, Losses, TranslationTrainer
 from plugins.errors import InputError
 

@@ -10,7 +10,7 @@ from pydantic import NonNegativeInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from plugins.config import passes_on
+from plugins.config.signatures import passes_on
 from plugins.engines.image_pool import ImagePool
 from plugins.engines.translation import Generator, Losses, TranslationTrainer
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from monai.engines import SupervisedEvaluator
 
-from plugins.config import passes_on
+from plugins.config.signatures import passes_on
 from plugins.errors import sentence_of
 
 

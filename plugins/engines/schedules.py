@@ -8,7 +8,7 @@ from pydantic import PositiveInt
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from plugins.config import Share
+from plugins.config.ranges import Share
 
 
 def constant_then_linear(optimizer: Optimizer, max_epochs: PositiveInt, constant_fraction: Share = 0.5) -> LambdaLR:

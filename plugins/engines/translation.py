@@ -15,7 +15,8 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from plugins.config import Methods, passes_on, refuse_unknown, signature
+from plugins.config.names import refuse_unknown
+from plugins.config.signatures import Methods, passes_on, signature
 from plugins.engines.augmentation import gradient_penalty, regions_of_logits
 from plugins.errors import InputError
 from plugins.finite import refuse_diverged

@@ -21,7 +21,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn import functional as F
 
-from plugins.config import refuse_unknown
+from plugins.config.names import refuse_unknown
 from plugins.errors import InputError
 from plugins.evaluation.metrics import STRUCTURES, case_metrics
 

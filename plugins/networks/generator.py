@@ -10,7 +10,7 @@ from monai.networks.layers.factories import Conv, Norm
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from plugins.config import refused_by
+from plugins.config.signatures import refused_by
 from plugins.errors import InputError
 from plugins.layers import (
     BlurDown,

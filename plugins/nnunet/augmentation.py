@@ -8,7 +8,8 @@ from typing import Any, Literal, TypedDict
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
-from plugins.config import Pair, refuse_unknown
+from plugins.config.names import refuse_unknown
+from plugins.config.ranges import Pair
 from plugins.errors import InputError
 from plugins.nnunet.appearance import TargetAppearance
 from plugins.nnunet.contrast import ClusterRedraw, RandomConvolutions, RandomCurves

@@ -13,7 +13,8 @@ from typing import Any, get_args
 import torch
 from pydantic import PositiveFloat, PositiveInt
 
-from plugins.config import NotEmpty, Triple, passes_on, refused_by
+from plugins.config.ranges import NotEmpty, Triple
+from plugins.config.signatures import passes_on, refused_by
 from plugins.data import check_scans
 from plugins.errors import InputError
 from plugins.files import write_json

@@ -21,7 +21,7 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from pydantic import PositiveInt
 
-from plugins.config import nodes, refuse_unknown
+from plugins.config.names import nodes, refuse_unknown
 from plugins.errors import InputError
 from plugins.files import write_json
 from plugins.nnunet.workers import exit_with_parent

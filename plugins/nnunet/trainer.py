@@ -20,7 +20,7 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as StockModule
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as StockTrainer
 from pydantic import NonNegativeInt, PositiveInt
 
-from plugins.config import Rate, Share
+from plugins.config.ranges import Rate, Share
 from plugins.errors import InputError
 from plugins.finite import refuse_broken_weights, refuse_diverged
 from plugins.nnunet.augmentation import Augmentation, make_augmentation

@@ -24,7 +24,8 @@ from scipy.ndimage import center_of_mass, uniform_filter
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
-from plugins.config import Pair, Triple, refused_by
+from plugins.config.ranges import Pair, Triple
+from plugins.config.signatures import refused_by
 from plugins.data import WINDOW_MM, Window, as_tensor, check_window_size, read_scan, voxel_box, whole_scan
 from plugins.errors import InputError
 from plugins.files import whole_file

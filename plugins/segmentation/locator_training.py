@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import conv3d, leaky_relu, pad
 
-from plugins.config import Pair, Triple
+from plugins.config.ranges import Pair, Triple
 from plugins.files import write_json
 from plugins.segmentation.locator import DESCRIPTION, SIDES, WEIGHTS, Locator, StrPath, coarse, normalised
 from plugins.segmentation.model import LABELS

@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 
-from plugins.config import merged
+from plugins.config.command import merged
 from plugins.data import read_label
 from plugins.errors import InputError
 from plugins.workflow.stage import Stage

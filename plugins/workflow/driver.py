@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import NonNegativeInt, PositiveInt
 from rich.console import Console
 
-from plugins.config import NotEmpty, tracking_settings
+from plugins.config.command import tracking_settings
+from plugins.config.ranges import NotEmpty
 from plugins.data import crossmoda_datalist, dataset_or_phantom, heldout_labels, heldout_scans, scan_datalist
 from plugins.errors import InputError
 from plugins.evaluation import results_table

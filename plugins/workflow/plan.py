@@ -10,7 +10,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from plugins.config import fitting, merged, refuse_unknown, refuse_unknown_ids
+from plugins.config.command import merged
+from plugins.config.names import fitting, refuse_unknown, refuse_unknown_ids
 from plugins.errors import InputError
 from plugins.workflow.functions import UNTRANSLATED
 from plugins.workflow.gate import ACCEPTED, GATE, SCORE

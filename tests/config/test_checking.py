@@ -9,7 +9,10 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from plugins.config import building_fault, check_config, component_fault, merged
+from plugins.config.building import building_fault
+from plugins.config.checking import check_config
+from plugins.config.command import merged
+from plugins.config.components import component_fault
 from plugins.errors import InputError, find_input_error
 
 ROOT = Path(__file__).parents[2] / "bundles"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from plugins.config import command_line, fitting, merged, refuse_unknown_ids, refuse_unknown_options
+from plugins.config.command import command_line, merged, refuse_unknown_options
+from plugins.config.names import fitting, refuse_unknown_ids
 from plugins.errors import InputError
 from plugins.files import write_json
 

@@ -7,7 +7,7 @@ import types
 import pytest
 from monai.engines import SupervisedTrainer
 
-from plugins.config import argument_names, importable, locate, passes_on, signature
+from plugins.config.signatures import argument_names, importable, locate, passes_on, signature
 from plugins.engines import ContrastiveTranslationTrainer, CycleGANTrainer, TranslationTrainer
 from plugins.engines.translation import UNUSED
 from plugins.errors import InputError
