@@ -42,11 +42,10 @@ def component_fault(node: Mapping[str, Any], name: str = "", follow: Follow = la
         return f"{name}: {target} is no class or function: name one."
     given = {key: value for key, value in node.items() if key not in ConfigComponent.non_arg_keys}
     names, is_open = argument_names(component)
+    known = names - given.keys() if is_open else names
     for key in given if names else ():
-        if key not in names and not is_open:
-            return f"{name}: {target} takes no {key!r}{nearest(key, names)}"
-        if key not in names and get_close_matches(key, names - set(given), n=1, cutoff=CLOSE):
-            return f"{name}: {target} knows no {key!r}{nearest(key, names - set(given))}"
+        if key not in names and (not is_open or get_close_matches(key, known, n=1, cutoff=CLOSE)):
+            return f"{name}: {target} {'knows' if is_open else 'takes'} no {key!r}{nearest(key, known)}"
     try:
         taken = signature(component)
         if node.get("_mode_") != "callable":

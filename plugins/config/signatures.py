@@ -25,12 +25,9 @@ _KEYWORDS = inspect.Parameter.VAR_KEYWORD
 
 @dataclass(frozen=True)
 class Methods:
-    """What the class of a component must have: ``Annotated[nn.Module, Methods("encode", "decode")]``."""
+    """What the class of a component must have: ``Annotated[nn.Module, Methods(("encode", "decode"))]``."""
 
     names: tuple[str, ...]
-
-    def __init__(self, *names: str):
-        object.__setattr__(self, "names", names)
 
 
 def locate(target: str) -> Any:

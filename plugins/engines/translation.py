@@ -23,7 +23,7 @@ from plugins.finite import refuse_diverged
 
 Losses = dict[str, Tensor]
 # what the trainers need of the generator that is exported; plugins.networks.ResnetGenerator has it
-Generator = Annotated[nn.Module, Methods("regions", "encode", "decode", "segment", "feature_channels")]
+Generator = Annotated[nn.Module, Methods(("regions", "encode", "decode", "segment", "feature_channels"))]
 
 
 UNUSED = frozenset(
