@@ -78,8 +78,7 @@ def check_config(
                     raise InputError(fault)
     for path, value in nodes(config):
         _check_kind(path, value, base.get(path))
-    for name in sorted(OF_EXPRESSIONS.keys() & config.keys()):
-        fault = misfit(config[name], OF_EXPRESSIONS[name], name)
+        fault = misfit(value, OF_EXPRESSIONS.get(path, Any), path)
         if fault:
             raise InputError(fault)
     check_device(config)

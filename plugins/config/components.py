@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Annotated, Any, get_args, get_origin, is_typeddict
+from typing import Annotated, Any, get_args, get_origin
 
 from monai.bundle import ConfigComponent
+from typing_extensions import is_typeddict
 
 from plugins.config.names import CLOSE, nearest, nodes
 from plugins.config.signatures import Methods, argument_names, locate, names_beside, signature

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ INPUTS = frozenset(
     ("bundle_root", "bundles_dir", "dataset_dir", "datalist", "label_dir", "truth_dir", "run_dir", "plans_from",
      "init_weights", "pred_dir", "segmenter")
 )  # fmt: skip
+KNOWN = "give cpu, cuda or cuda:<number>"
 OUTPUTS = ("output_dir", "ckpt_dir", "runs_dir", "cache_dir", "model_dir")  # those behind may lie in those before
 
 
@@ -50,16 +52,14 @@ def check_device(config: Mapping[str, Any]) -> None:
             value = ConfigParser(dict(config)).get_parsed_content(name)
             for each in value if isinstance(value, (list, tuple)) else [value]:
                 if not isinstance(each, (str, torch.device, type(None))):
-                    raise InputError(f"{name} is {each!r}: give cpu, cuda or cuda:<number>.")
+                    raise InputError(f"{name} is {each!r}: {KNOWN}.")
                 if str(each) == "meta":
-                    raise InputError(f"{name} is 'meta', which computes nothing: give cpu, cuda or cuda:<number>.")
+                    raise InputError(f"{name} is 'meta', which computes nothing: {KNOWN}.")
                 if each is not None and not _exists(torch.device(each)):
                     found = f"this machine has {torch.cuda.device_count()} GPUs"
                     raise InputError(f"{name} is {str(each)!r}, but {found}: give cpu or another.")
         except (RuntimeError, AssertionError, ModuleNotFoundError) as error:
-            raise InputError(
-                f"{name} is {config[name]!r}, which torch does not know: give cpu, cuda or cuda:<number>."
-            ) from error
+            raise InputError(f"{name} is {config[name]!r}, which torch does not know: {KNOWN}.") from error
 
 
 def _exists(device: torch.device) -> bool:
@@ -72,9 +72,6 @@ def _exists(device: torch.device) -> bool:
 def _evaluated(config: Mapping[str, Any], name: str) -> Any:
     """A top-level value; ``None`` where nothing can be said about it before the run."""
     value = config.get(name)
-    if not is_computed(value):
-        return value
-    try:
-        return ConfigParser(dict(config)).get_parsed_content(name)
-    except Exception:
-        return None
+    with suppress(Exception):
+        return ConfigParser(dict(config)).get_parsed_content(name) if is_computed(value) else value
+    return None
