@@ -113,11 +113,10 @@ def check_tracking(settings: Mapping[str, Any]) -> None:
     Raises:
         InputError: naming the extra.
     """
-    targets = [str(node["_target_"]) for _, node in nodes(settings) if isinstance(node, Mapping) and "_target_" in node]
+    targets = [text for path, text in texts(settings).items() if path.endswith("_target_")]
     if any(target.endswith("MLFlowHandler") for target in targets) and find_spec("mlflow") is None:
-        raise InputError(
-            "--tracking needs mlflow, which is not installed: install the extra, pip install 'tanq-bundles[tracking]'."
-        )
+        cure = "install the extra, pip install 'tanq-bundles[tracking]'"
+        raise InputError(f"--tracking needs mlflow, which is not installed: {cure}.")
 
 
 def _follow(parser: ConfigParser, path: str, value: Any) -> tuple[str, Any]:

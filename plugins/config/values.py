@@ -45,7 +45,7 @@ def misfit(value: Any, hint: Any, name: str) -> str:
         hint: annotation. Other classes than those of JSON fit anything.
         name: id of the value.
     """
-    if is_computed(value):
+    if hint is Any or is_computed(value):
         return ""
     try:
         TypeAdapter(_checked(hint)).validate_python(value)
