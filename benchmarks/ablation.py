@@ -23,11 +23,12 @@ from rich.table import Table
 from scipy.stats import ttest_rel
 
 from benchmarks.segmenter import train_segmenter
+from plugins.config.command import merged
+from plugins.config.names import fitting
 from plugins.data import crossmoda_datalist, heldout_labels
 from plugins.evaluation import SliceSegmenter, evaluate_translations, translation_picture
 from plugins.evaluation.fidelity import PERCENTILES
 from plugins.files import read_json, whole_file, write_json
-from plugins.options import fitting, merged
 from plugins.workflow import Stage, run_stages
 
 ROOT = Path(__file__).parents[1]

@@ -25,11 +25,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.ablation import ROOT, dataset_stage, segmenter_of, true_scans
+from plugins.config.command import merged
+from plugins.config.names import fitting
 from plugins.evaluation import evaluate_translations
 from plugins.evaluation.fidelity import PERCENTILES
 from plugins.evaluation.pictures import read_axial
 from plugins.files import read_json, whole_file, write_json
-from plugins.options import fitting, merged
 from plugins.workflow import Stage, run_stages
 
 TRANSLATORS = {

@@ -30,10 +30,10 @@ from monai.bundle.utils import merge_kv
 from torch.export import Dim
 
 import plugins
+from plugins.config.names import fitting
 from plugins.errors import InputError, show_input_errors_as_sentences
 from plugins.files import read_json, whole_file
 from plugins.finite import refuse_broken_weights
-from plugins.options import fitting
 from plugins.runtime import VENDORED
 from plugins.segmentation import Member, read_model
 from plugins.segmentation.model import DESCRIPTION

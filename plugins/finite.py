@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from plugins.config.names import nodes
 from plugins.errors import InputError
-from plugins.options import nodes
 
 
 def is_finite(value: Any) -> bool:

@@ -11,10 +11,10 @@ import monai.bundle
 import pytest
 
 from plugins import export
+from plugins.config.checking import check_config
+from plugins.config.command import command_line, refuse_unknown_options
 from plugins.data import prepare
 from plugins.errors import InputError
-from plugins.options import command_line, refuse_unknown_options
-from plugins.preflight import check_config
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("bundles/*/docs/README.md"))]

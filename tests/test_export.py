@@ -17,10 +17,11 @@ import torch
 from ignite.engine import Engine
 from monai.bundle import ConfigParser, load, load_bundle_config
 
+from plugins.config.command import COMPLETE
+from plugins.config.names import nodes
 from plugins.errors import InputError
 from plugins.export import check_sums, export, export_onnx
 from plugins.files import read_json
-from plugins.options import COMPLETE, nodes
 from plugins.segmentation import (
     FoldEnsemble,
     Locator,

@@ -88,7 +88,7 @@ def test_ctrl_c_that_python_swallows_ends_the_run_all_the_same(code):
 def test_ctrl_c_in_an_import_is_not_told_as_a_fault_of_the_config(tmp_path):
     (tmp_path / "slow.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nclass Thing: pass\n")
     code = """
-    from plugins.signatures import locate
+    from plugins.config.signatures import locate
     sys.path.insert(0, os.getcwd())
     print(locate("slow.Thing"))
     raise ValueError("slow.Thing is misspelt")

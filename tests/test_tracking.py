@@ -13,10 +13,10 @@ from monai.handlers import MLFlowHandler
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from plugins import runtime
+from plugins.config.command import tracking_settings
 from plugins.data import write_phantom
 from plugins.errors import InputError
 from plugins.files import write_json
-from plugins.options import tracking_settings
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 TINY = {

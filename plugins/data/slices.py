@@ -7,22 +7,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 from typing_extensions import TypedDict
 
+from plugins.config.ranges import Pair, Share
 from plugins.data.checks import check_scans
 from plugins.data.scans import read_slice
 from plugins.errors import InputError
 from plugins.files import whole_file, write_json
 from plugins.progress import Progress
-from plugins.signatures import Length
 from plugins.state import read_state, recall_state
 from plugins.store import origin_of
 
@@ -183,7 +184,7 @@ class UnpairedSlices(Dataset[dict[str, Tensor]]):
         cache_dir: str | Path,
         augment: bool = True,
         output_dir: str | Path | None = None,
-        roi_size: Annotated[Sequence[int], Length(2)] | None = None,
+        roi_size: Pair[PositiveInt] | None = None,
         divisor: int = 1,
     ):
         for domain in ("source", "target"):
@@ -286,9 +287,9 @@ class UnpairedSampler(DistributedSampler[dict[str, Tensor]]):
     def __init__(
         self,
         dataset: UnpairedSlices,
-        seed: int | None = 0,
-        slices_per_epoch: int | None = None,
-        foreground_probability: float | None = None,
+        seed: NonNegativeInt | None = 0,
+        slices_per_epoch: PositiveInt | None = None,
+        foreground_probability: Share | None = None,
         num_replicas: int | None = None,
         rank: int | None = None,
     ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,10 +20,12 @@ from monai.transforms import (
 )
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
+from pydantic import PositiveFloat, PositiveInt
 
+from plugins.config.ranges import Pair, Triple
+from plugins.config.signatures import refused_by
 from plugins.data.loading import LoadScand
 from plugins.errors import InputError
-from plugins.signatures import Length, refused_by
 
 AIR = -1.0
 MARGIN = 8
@@ -121,10 +123,10 @@ def check_slices(percentiles: Sequence[float], patch_size: Sequence[int], diviso
 
 @refused_by(check_slices)
 def translation_transforms(
-    spacing: Annotated[Sequence[float | None], Length(3)] | None = (0.41, 0.41, 1.5),
-    crop_size: Annotated[Sequence[int], Length(2)] = (256, 256),
-    patch_size: Annotated[Sequence[int], Length(2)] = (256, 256),
-    percentiles: Annotated[Sequence[float], Length(2)] = (0.1, 99.9),
+    spacing: Triple[PositiveFloat | None] | None = (0.41, 0.41, 1.5),
+    crop_size: Pair[PositiveInt] = (256, 256),
+    patch_size: Pair[PositiveInt] = (256, 256),
+    percentiles: Pair[float] = (0.1, 99.9),
     with_label: bool = False,
     divisor: int = 1,
 ) -> Compose:

@@ -12,7 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -20,17 +20,17 @@ from nibabel.affines import apply_affine, voxel_sizes
 from nibabel.orientations import io_orientation
 from numpy.typing import ArrayLike, NDArray
 
+from plugins.config.ranges import Triple
 from plugins.data.nifti import affine_of
 from plugins.data.scans import read_grid, read_stored
 from plugins.errors import InputError
 from plugins.files import whole_file, write_json
-from plugins.signatures import Length
 from plugins.state import read_state
 
 StrPath = str | os.PathLike[str]
 Box = tuple[slice, slice, slice]
 Found = Literal["label", "locator", "whole scan"]
-Size = Annotated[Sequence[float], Length(3)]
+Size = Triple[float]
 
 WINDOW_MM = (105.0, 70.0, 60.0)
 """Along L, P, S: both inner ears and a large tumour, and 10 mm to spare on every side."""

@@ -8,9 +8,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from plugins.config.signatures import passes_on
 from plugins.engines.translation import Generator, Losses, TranslationTrainer
 from plugins.errors import InputError
-from plugins.signatures import passes_on
 
 Term = Literal["adversarial", "contrastive_source", "contrastive_target", "segmentation"]
 

@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
 import torch
+from pydantic import NonNegativeInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from plugins.config.signatures import passes_on
 from plugins.engines.image_pool import ImagePool
 from plugins.engines.translation import Generator, Losses, TranslationTrainer
-from plugins.signatures import passes_on
 
 Term = Literal["adversarial_target", "adversarial_source", "cycle", "identity", "segmentation"]
 
@@ -46,7 +47,7 @@ class CycleGANTrainer(TranslationTrainer):
         discriminator_s: nn.Module,
         loss_weights: Mapping[Term, float],
         segmentation_loss: Callable[[Tensor, Tensor], Tensor] | None = None,
-        pool_size: int = 50,
+        pool_size: NonNegativeInt = 50,
         **settings: Any,
     ):
         super().__init__(

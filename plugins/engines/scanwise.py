@@ -6,8 +6,8 @@ from typing import Any
 
 from monai.engines import SupervisedEvaluator
 
+from plugins.config.signatures import passes_on
 from plugins.errors import sentence_of
-from plugins.signatures import passes_on
 
 
 @passes_on(SupervisedEvaluator)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pydantic import PositiveInt
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from plugins.config.ranges import Share
 
-def constant_then_linear(optimizer: Optimizer, max_epochs: int, constant_fraction: float = 0.5) -> LambdaLR:
+
+def constant_then_linear(optimizer: Optimizer, max_epochs: PositiveInt, constant_fraction: Share = 0.5) -> LambdaLR:
     """The initial rate for the first part of the epochs, then linearly towards 0, reached one epoch after the last.
 
     It stays 0 behind that.

@@ -11,18 +11,19 @@ import torch
 from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from plugins.config.names import refuse_unknown
+from plugins.config.signatures import Methods, passes_on, signature
 from plugins.engines.augmentation import gradient_penalty, regions_of_logits
 from plugins.errors import InputError
 from plugins.finite import refuse_diverged
-from plugins.options import refuse_unknown
-from plugins.signatures import Methods, passes_on, signature
 
 Losses = dict[str, Tensor]
 # what the trainers need of the generator that is exported; plugins.networks.ResnetGenerator has it
-Generator = Annotated[nn.Module, Methods("regions", "encode", "decode", "segment", "feature_channels")]
+Generator = Annotated[nn.Module, Methods(("regions", "encode", "decode", "segment", "feature_channels"))]
 
 
 UNUSED = frozenset(
@@ -71,7 +72,7 @@ class TranslationTrainer(SupervisedTrainer, ABC):
     def __init__(
         self,
         device: torch.device | str,
-        max_epochs: int,
+        max_epochs: PositiveInt,
         train_data_loader: Iterable[Any],
         network: nn.Module,
         optimizer: Optimizer,

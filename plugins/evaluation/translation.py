@@ -21,9 +21,9 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 from torch.nn import functional as F
 
+from plugins.config.names import refuse_unknown
 from plugins.errors import InputError
 from plugins.evaluation.metrics import STRUCTURES, case_metrics
-from plugins.options import refuse_unknown
 
 SHELL_MM = 3.0
 AIR = 0.1

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+from pydantic import PositiveFloat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -43,7 +44,7 @@ class ContrastiveLoss(nn.Module):
         temperature: of :func:`patch_nce`.
     """
 
-    def __init__(self, selections: Sequence[nn.Module], temperature: float = 0.07):
+    def __init__(self, selections: Sequence[nn.Module], temperature: PositiveFloat = 0.07):
         super().__init__()
         self.selections = nn.ModuleList(selections)
         self.temperature = temperature

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
+from pydantic import PositiveInt
 from torch import Tensor, nn
 
 Attention = Literal["global", "local", "local_global"]
@@ -23,7 +24,7 @@ class RandomQueries(nn.Module):
         num_queries: positions :math:`Q`; all of them where the map has fewer.
     """
 
-    def __init__(self, num_queries: int = 256):
+    def __init__(self, num_queries: PositiveInt = 256):
         super().__init__()
         self.num_queries = num_queries
 
@@ -135,7 +136,11 @@ class AttentionQueries(nn.Module):
     """
 
     def __init__(
-        self, num_queries: int = 256, attention: Attention = "global", window: int = 7, rows_per_chunk: int = 512
+        self,
+        num_queries: PositiveInt = 256,
+        attention: Attention = "global",
+        window: int = 7,
+        rows_per_chunk: int = 512,
     ):
         super().__init__()
         if attention not in get_args(Attention):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from monai.networks.nets.patchgan_discriminator import PatchDiscriminator as MonaiPatchDiscriminator
+from pydantic import PositiveInt
 from torch import Tensor
 
 from plugins.layers import BlurDown
@@ -35,8 +36,8 @@ class PatchDiscriminator(MonaiPatchDiscriminator):
         self,
         spatial_dims: int = 2,
         in_channels: int = 1,
-        channels: int = 64,
-        num_layers_d: int = 3,
+        channels: PositiveInt = 64,
+        num_layers_d: PositiveInt = 3,
         norm: str = "instance",
         anti_aliased: bool = True,
         init: Kind = "xavier",

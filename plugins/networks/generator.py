@@ -7,8 +7,10 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from monai.networks.layers.factories import Conv, Norm
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
+from plugins.config.signatures import refused_by
 from plugins.errors import InputError
 from plugins.layers import (
     BlurDown,
@@ -23,7 +25,6 @@ from plugins.layers import (
     one_hot_regions,
 )
 from plugins.networks.initialisation import Kind, initialise
-from plugins.signatures import refused_by
 
 NormName = Literal["instance", "region", "rain"]
 REFLECTION_PAD = {2: nn.ReflectionPad2d, 3: nn.ReflectionPad3d}
@@ -168,16 +169,16 @@ class ResnetGenerator(nn.Module):
         spatial_dims: int = 2,
         in_channels: int = 1,
         out_channels: int = 1,
-        channels: int = 64,
-        num_res_blocks: int = 6,
+        channels: PositiveInt = 64,
+        num_res_blocks: PositiveInt = 6,
         encoder_norm: NormName = "region",
         decoder_norm: NormName = "rain",
         anti_aliased: bool = True,
-        seg_classes: int = 3,
+        seg_classes: NonNegativeInt = 3,
         feature_blocks: Sequence[int] = (0, 4),
         encoder_separates_vs: bool = False,
         region_reduction: Reduction = "any",
-        min_region_pixels: int = 1,
+        min_region_pixels: PositiveInt = 1,
         region_statistics: Statistics = "sample",
         residual: bool = False,
         fast_convolutions: bool = True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,7 +26,7 @@ class FeatureProjector(nn.Module):
         - output: a list of :math:`(N, Q, channels)`, unit vectors.
     """
 
-    def __init__(self, in_channels: Sequence[int], channels: int = 256, init: Kind = "xavier"):
+    def __init__(self, in_channels: Sequence[int], channels: PositiveInt = 256, init: Kind = "xavier"):
         super().__init__()
         self.layers = nn.ModuleList(
             nn.Sequential(nn.Linear(width, channels), nn.ReLU(), nn.Linear(channels, channels)) for width in in_channels

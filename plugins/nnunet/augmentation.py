@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
 
+from plugins.config.names import refuse_unknown
+from plugins.config.ranges import Pair
 from plugins.errors import InputError
 from plugins.nnunet.appearance import TargetAppearance
 from plugins.nnunet.contrast import ClusterRedraw, RandomConvolutions, RandomCurves
 from plugins.nnunet.patches import share
-from plugins.options import refuse_unknown
-from plugins.signatures import Length
 
 Structure = Literal["VS", "cochlea"]
-Range = Annotated[Sequence[float], Length(2)]
+Range = Pair[float]
 PROBABILITY = 0.5
 
 

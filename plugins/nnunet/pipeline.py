@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Any, get_args
 
 import torch
+from pydantic import PositiveFloat, PositiveInt
 
+from plugins.config.ranges import NotEmpty, Triple
+from plugins.config.signatures import passes_on, refused_by
 from plugins.data import check_scans
 from plugins.errors import InputError
 from plugins.files import write_json
@@ -41,7 +44,6 @@ from plugins.segmentation import SlidingWindow
 from plugins.segmentation.anatomy import read_settings
 from plugins.segmentation.locator import copy_locator, is_copied
 from plugins.segmentation.model import DESCRIPTION, WEIGHTS
-from plugins.signatures import Length, passes_on, refused_by
 from plugins.state import read_state, recall_state
 from plugins.store import content_of
 
@@ -133,16 +135,16 @@ class NnUNetTraining:
         items: Sequence[Item],
         output_dir: str | Path,
         model_dir: str | Path,
-        configurations: Sequence[Configuration] = ("2d", "3d_fullres"),
-        num_folds: int = 5,
+        configurations: NotEmpty[Configuration] = ("2d", "3d_fullres"),
+        num_folds: PositiveInt = 5,
         folds: Sequence[int] | int | None = None,
         members: Members | None = None,
         select_per_structure: bool = False,
         planner: Planner = "default",
-        batch_size: int | Mapping[Configuration, int] | None = None,
-        patch_size: Mapping[Configuration, Sequence[int]] | None = None,
-        target_spacing: Annotated[Sequence[float], Length(3)] | None = None,
-        gpu_memory_gb: float | None = None,
+        batch_size: PositiveInt | Mapping[Configuration, PositiveInt] | None = None,
+        patch_size: Mapping[Configuration, Sequence[PositiveInt]] | None = None,
+        target_spacing: Triple[PositiveFloat] | None = None,
+        gpu_memory_gb: PositiveFloat | None = None,
         plan_changes: Mapping[Configuration, PlanChanges] | None = None,
         plans_from: str | Path | None = None,
         locator: str | Path | None = None,
@@ -150,7 +152,7 @@ class NnUNetTraining:
         window: SlidingWindow | None = None,
         executor: Executor | None = None,
         tensorboard: bool = True,
-        devices: Sequence[str] | None = None,
+        devices: NotEmpty[str] | None = None,
         train_handlers: Sequence[Any] = (),
         **settings: Any,
     ):

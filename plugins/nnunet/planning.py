@@ -19,12 +19,13 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
     nnUNetPlannerResEncXL,
 )
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from pydantic import PositiveInt
 
+from plugins.config.names import nodes, refuse_unknown
 from plugins.errors import InputError
 from plugins.files import write_json
 from plugins.nnunet.workers import exit_with_parent
 from plugins.nnunet.workspace import ANEW, DATASET, PLANS, Workspace
-from plugins.options import nodes, refuse_unknown
 from plugins.progress import Progress
 from plugins.segmentation import LABELS
 from plugins.state import read_state
@@ -43,7 +44,7 @@ PLANNERS: dict[Planner, Any] = {
 class PlanChanges(TypedDict, total=False):
     """See :func:`bend_configuration`."""
 
-    batch_size: int
+    batch_size: PositiveInt
     patch_size: Sequence[int]
     n_stages: int
     n_conv_per_stage: int

@@ -18,7 +18,9 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as StockModule
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as StockTrainer
+from pydantic import NonNegativeInt, PositiveInt
 
+from plugins.config.ranges import Rate, Share
 from plugins.errors import InputError
 from plugins.finite import refuse_broken_weights, refuse_diverged
 from plugins.nnunet.augmentation import Augmentation, make_augmentation
@@ -56,21 +58,21 @@ class TrainerSettings:
         device: torch device.
     """
 
-    max_epochs: int = 1000
-    iterations_per_epoch: int | Mapping[Configuration, int] = 250
-    val_iterations_per_epoch: int = 50
-    initial_lr: float = 1e-2
+    max_epochs: PositiveInt = 1000
+    iterations_per_epoch: PositiveInt | Mapping[Configuration, PositiveInt] = 250
+    val_iterations_per_epoch: PositiveInt = 50
+    initial_lr: Rate = 1e-2
     weight_decay: float = 3e-5
     optimizer: Callable[..., torch.optim.Optimizer] | None = None
-    oversample_foreground: float = 0.33
+    oversample_foreground: Share = 0.33
     augmentation: Augmentation | None = None
     mirroring: bool = True
-    early_stop_patience: int | None = None
+    early_stop_patience: PositiveInt | None = None
     init_weights: str | None = None
-    save_every: int = 1
-    num_workers: int | None = None
-    num_threads: int | None = None
-    seed: int = 0
+    save_every: PositiveInt = 1
+    num_workers: NonNegativeInt | None = None
+    num_threads: PositiveInt | None = None
+    seed: NonNegativeInt = 0
     device: str = "cuda"
 
     def iterations_of(self, configuration: Any) -> int:

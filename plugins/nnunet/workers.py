@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 
+from pydantic import PositiveInt
+
 _watching = threading.Event()
 
 
@@ -28,7 +30,7 @@ def exit_with_parent() -> None:
     threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
 
 
-def process_pool(max_workers: int) -> ProcessPoolExecutor:
+def process_pool(max_workers: PositiveInt) -> ProcessPoolExecutor:
     """A pool of freshly started processes that end with this one, even if it is killed; they leave Ctrl-C to it."""
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(max_workers, mp_context=context, initializer=_begin)

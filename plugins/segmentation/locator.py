@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,15 +19,17 @@ from monai.networks.nets import UNet
 from monai.transforms import Crop, Cropd, EnsureChannelFirst, Orientation
 from nibabel.affines import apply_affine, voxel_sizes
 from numpy.typing import NDArray
+from pydantic import PositiveFloat, PositiveInt
 from scipy.ndimage import center_of_mass, uniform_filter
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
+from plugins.config.ranges import Pair, Triple
+from plugins.config.signatures import refused_by
 from plugins.data import WINDOW_MM, Window, as_tensor, check_window_size, read_scan, voxel_box, whole_scan
 from plugins.errors import InputError
 from plugins.files import whole_file
 from plugins.progress import Progress
-from plugins.signatures import Length, refused_by
 from plugins.state import copy_weights, read_state, read_tensors
 
 StrPath = str | os.PathLike[str]
@@ -57,7 +59,7 @@ class LocatorNetwork(UNet):
 
     def __init__(
         self,
-        channels: Sequence[int] = (8, 16, 32, 64),
+        channels: Sequence[PositiveInt] = (8, 16, 32, 64),
         strides: Sequence[Sequence[int]] = ((2, 2, 1), (2, 2, 2), (2, 2, 2)),
         num_res_units: int = 1,
     ):
@@ -199,10 +201,10 @@ class Locator:
     def __init__(
         self,
         network: nn.Module,
-        spacing: float = 4.0,
-        window_size: Annotated[Sequence[float], Length(3)] = WINDOW_MM,
+        spacing: PositiveFloat = 4.0,
+        window_size: Triple[float] = WINDOW_MM,
         threshold: float = 0.25,
-        percentiles: Annotated[Sequence[float], Length(2)] = (1.0, 99.5),
+        percentiles: Pair[float] = (1.0, 99.5),
     ):
         check_locator(spacing, window_size, threshold)
         self.network, self.spacing, self.threshold = network, spacing, threshold

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import conv3d, leaky_relu, pad
 
+from plugins.config.ranges import Pair, Triple
 from plugins.files import write_json
 from plugins.segmentation.locator import DESCRIPTION, SIDES, WEIGHTS, Locator, StrPath, coarse, normalised
 from plugins.segmentation.model import LABELS
-from plugins.signatures import Length
 from plugins.state import write_weights
 
 Item = Mapping[Hashable, Any]
@@ -105,7 +105,7 @@ class RandomContrastd(Randomizable, Transform):
         structures: float = 0.8,
         brightness: Mapping[str, Sequence[float]] | None = None,
         convolution: float = 0.15,
-        log_gamma: Annotated[Sequence[float], Length(2)] = (-0.5, 1.0),
+        log_gamma: Pair[float] = (-0.5, 1.0),
     ):
         self._curve, self._structures, self._convolution = curve, structures, convolution
         self._brightness = brightness or {"VS": (0.1, 0.8), "cochlea": (0.7, 1.0)}
@@ -149,7 +149,7 @@ class RandomFieldd(Randomizable, Transform):
         border: most voxels of zeros on each side, along L, P, S.
     """
 
-    def __init__(self, probability: float = 0.5, border: Annotated[Sequence[int], Length(3)] = (3, 3, 1)):
+    def __init__(self, probability: float = 0.5, border: Triple[int] = (3, 3, 1)):
         self._probability, self._border = probability, border
 
     def __call__(self, item: Item) -> dict[Hashable, Any]:

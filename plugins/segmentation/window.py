@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, combinations, islice, product
 from math import ceil
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field, PositiveInt
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch.nn.functional import pad
@@ -32,10 +33,10 @@ class SlidingWindow:
         batch_size: tiles, mirrored ones counted, a forward pass.
     """
 
-    tile_step_size: float = 0.5
+    tile_step_size: Annotated[float, Field(gt=0, le=1)] = 0.5
     use_gaussian: bool = True
     mirroring: bool = True
-    batch_size: int = 1
+    batch_size: PositiveInt = 1
 
     @torch.inference_mode()
     def __call__(

@@ -12,9 +12,9 @@ from monai.bundle import ConfigParser
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 
+from plugins.config.command import merged
 from plugins.data import read_label
 from plugins.errors import InputError
-from plugins.options import merged
 from plugins.workflow.stage import Stage
 
 CROP = ("spacing", "crop_size")

@@ -8,15 +8,17 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
+from pydantic import NonNegativeInt, PositiveInt
 from rich.console import Console
 
+from plugins.config.command import tracking_settings
+from plugins.config.ranges import NotEmpty
 from plugins.data import crossmoda_datalist, dataset_or_phantom, heldout_labels, heldout_scans, scan_datalist
 from plugins.errors import InputError
 from plugins.evaluation import results_table
 from plugins.evaluation.labels import labels_in
 from plugins.interrupts import SENTENCE
 from plugins.locks import sole_owner
-from plugins.options import tracking_settings
 from plugins.state import read_state
 from plugins.workflow.beforehand import check_crops
 from plugins.workflow.functions import SPLITS
@@ -86,15 +88,15 @@ class UdaWorkflow:
         runs_dir: StrPath = "runs",
         run_name: str | None = None,
         run_suffix: str = "",
-        views: Sequence[str] = ("tanq", "cyclegan"),
-        rounds: int = 1,
+        views: NotEmpty[str] = ("tanq", "cyclegan"),
+        rounds: NonNegativeInt = 1,
         overlays: Sequence[str] = (),
         settings: Mapping[str, Mapping[str, Any]] | None = None,
         truth_dir: StrPath | None = None,
         device: Any = "cpu",
-        seed: int = 0,
-        num_threads: int | None = None,
-        max_epochs: int | None = None,
+        seed: NonNegativeInt = 0,
+        num_threads: PositiveInt | None = None,
+        max_epochs: PositiveInt | None = None,
         window: Sequence[float] | None = None,
         translate: str = "ceT1",
         calibrated: bool = False,

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 from monai.bundle import ConfigParser
 
+from plugins.config.checking import check_config
+from plugins.config.command import merged
+from plugins.config.names import refuse_unknown_ids
 from plugins.errors import InputError
 from plugins.files import write_json
-from plugins.options import merged, refuse_unknown_ids
-from plugins.preflight import check_config
 from plugins.workflow.process import die_with_parent, run_command
 from plugins.workflow.records import (
     LOG,
@@ -194,7 +195,7 @@ def check_overrides(stage: Stage) -> None:
 
     Raises:
         InputError: naming the first unknown id and the nearest known one, a missing config file, or as
-            :func:`plugins.preflight.check_config`.
+            :func:`plugins.config.checking.check_config`.
     """
     if stage.bundle is None:
         return

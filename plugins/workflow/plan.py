@@ -10,8 +10,9 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
+from plugins.config.command import merged
+from plugins.config.names import fitting, refuse_unknown, refuse_unknown_ids
 from plugins.errors import InputError
-from plugins.options import fitting, merged, refuse_unknown, refuse_unknown_ids
 from plugins.workflow.functions import UNTRANSLATED
 from plugins.workflow.gate import ACCEPTED, GATE, SCORE
 from plugins.workflow.stage import Stage

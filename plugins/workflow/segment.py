@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import NonNegativeInt, PositiveInt
+
 from plugins.errors import InputError
 from plugins.files import write_json
 from plugins.state import read_state
@@ -44,8 +46,8 @@ class RunInference:
         scans: Sequence[Mapping[str, Any]],
         ckpt_dir: StrPath | None = None,
         device: Any = "cpu",
-        seed: int = 0,
-        num_threads: int | None = None,
+        seed: NonNegativeInt = 0,
+        num_threads: PositiveInt | None = None,
     ):
         self.bundles_dir = find_bundles(Path(os.path.abspath(bundle_root)), bundles_dir)
         self.run_dir, self.ckpt_dir, self.output_dir = run_dir, ckpt_dir, Path(output_dir).absolute()

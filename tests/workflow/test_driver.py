@@ -22,6 +22,7 @@ from plugins.workflow.segment import final_model
 from plugins.workflow.stage import fingerprint
 
 COMMON = {"bundle_root": ".", "output_dir": None, "device": "cpu", "seed": 0, "num_threads": None, "channels": 64}
+NETWORK = {"_target_": "plugins.networks.PatchDiscriminator", "channels": "@channels"}
 CONFIGS = {
     "tanq_translation": {
         "train": {"dataset_dir": None, "ckpt_dir": None, "max_epochs": 400},
@@ -55,7 +56,7 @@ def dataset(tmp_path_factory):
 def bundles(tmp_path):
     for bundle, configs in CONFIGS.items():
         for name, config in configs.items():
-            read = {"run": [f"@{key}" for key in COMMON | config]}
+            read = {"run": [f"@{key}" for key in COMMON | config], "network_def": NETWORK}
             write_json(tmp_path / "bundles" / bundle / "configs" / f"{name}.json", COMMON | config | read)
         write_json(tmp_path / "bundles" / bundle / "configs" / "cpu.json", {"max_epochs": 2, "channels": 8})
     return tmp_path / "bundles"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from plugins.options import nodes
+from plugins.config.names import nodes
 
 _COMPONENT = re.compile(r"Failed to instantiate component '([^']+)'")
 _REFERENCE = re.compile(r"__local_refs\['([^']+)'\]")

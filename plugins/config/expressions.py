@@ -11,20 +11,15 @@ from typing import Any
 
 from monai.bundle import ConfigExpression, ReferenceResolver
 
-from plugins.options import nearest
+from plugins.config.names import nearest
 
 _REFERENCE = "_reference_"
 
 
 def imported_names(texts: Iterable[str]) -> set[str]:
     """Names that the import statements among expressions bind."""
-    names = set()
-    for text in texts:
-        if is_import(text):
-            for node in ast.walk(ast.parse(text[1:])):
-                if isinstance(node, ast.alias):
-                    names.add(node.asname or node.name)
-    return names
+    trees = [ast.parse(text[1:]) for text in texts if is_import(text)]
+    return {node.asname or node.name for tree in trees for node in ast.walk(tree) if isinstance(node, ast.alias)}
 
 
 def is_import(text: str) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from monai.bundle import ComponentLocator
 
+from plugins.config.ranges import with_ranges
 from plugins.errors import InputError
 from plugins.interrupts import check
 
@@ -26,20 +27,10 @@ _KEYWORDS = inspect.Parameter.VAR_KEYWORD
 
 
 @dataclass(frozen=True)
-class Length:
-    """How many items a sequence must have: ``Annotated[Sequence[int], Length(2)]``."""
-
-    count: int
-
-
-@dataclass(frozen=True)
 class Methods:
-    """What the class of a component must have: ``Annotated[nn.Module, Methods("encode", "decode")]``."""
+    """What the class of a component must have: ``Annotated[nn.Module, Methods(("encode", "decode"))]``."""
 
     names: tuple[str, ...]
-
-    def __init__(self, *names: str):
-        object.__setattr__(self, "names", names)
 
 
 def locate(target: str) -> Any:
@@ -74,7 +65,7 @@ def importable(folder: Path) -> Iterator[None]:
         sys.path.remove(str(folder))
         for name in set(sys.modules) - before:
             here = str(getattr(sys.modules[name], "__file__", "")).startswith(f"{folder}{os.sep}")
-            if here and name.split(".")[0] != __package__:  # a copy's own code is what is running
+            if here and name.split(".")[0] != __package__.split(".")[0]:  # a copy's own code is what is running
                 del sys.modules[name]
 
 
@@ -93,8 +84,13 @@ def signature(component: Callable[..., Any]) -> inspect.Signature:
     Raises:
         ValueError: if there is no signature, as of some built-ins.
     """
+    return with_ranges(component, _signature(component))
+
+
+def _signature(component: Callable[..., Any]) -> inspect.Signature:
     if isinstance(component, type) and "__init__" in vars(component) and "__signature__" not in vars(component):
-        return _without_self(signature(getattr(component, "__init__")))  # noqa: B009 - mypy
+        known = _signature(getattr(component, "__init__"))  # noqa: B009 - mypy
+        return known.replace(parameters=[*known.parameters.values()][1:])
     try:
         return inspect.signature(component, eval_str=True)
     except (NameError, TypeError, AttributeError, SyntaxError):
@@ -104,10 +100,6 @@ def signature(component: Callable[..., Any]) -> inspect.Signature:
             for each in known.parameters.values()
         ]
         return known.replace(parameters=plain)
-
-
-def _without_self(known: inspect.Signature) -> inspect.Signature:
-    return known.replace(parameters=[*known.parameters.values()][1:])
 
 
 def argument_names(component: Callable[..., Any]) -> tuple[set[str], bool]:

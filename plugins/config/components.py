@@ -5,14 +5,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Any, get_origin, is_typeddict
+from typing import Annotated, Any, get_args, get_origin
 
 from monai.bundle import ConfigComponent
+from typing_extensions import is_typeddict
 
+from plugins.config.names import CLOSE, nearest, nodes
+from plugins.config.signatures import Methods, argument_names, locate, names_beside, signature
+from plugins.config.values import alternatives, is_computed, misfit, title
 from plugins.errors import InputError
-from plugins.options import CLOSE, nearest, nodes
-from plugins.preflight.hints import alternatives, is_computed, lacking, misfit, title
-from plugins.signatures import argument_names, locate, names_beside, signature
 
 Follow = Callable[[str, Any], tuple[str, Any]]
 OURS = "plugins."  # whose annotations can be relied on
@@ -20,12 +21,7 @@ JSON = (bool, int, float, str, list, dict)
 MODES = ("default", "callable", "debug")
 
 
-def stay(name: str, value: Any) -> tuple[str, Any]:
-    """Follow no reference."""
-    return name, value
-
-
-def component_fault(node: Mapping[str, Any], name: str = "", follow: Follow = stay) -> str:
+def component_fault(node: Mapping[str, Any], name: str = "", follow: Follow = lambda *argument: argument) -> str:
     """What is wrong with a ``_target_`` node, with a cure: empty if nothing is.
 
     Args:
@@ -39,7 +35,7 @@ def component_fault(node: Mapping[str, Any], name: str = "", follow: Follow = st
     if target.startswith(("$", "@", "%")) or node.get("_disabled_") is True:
         return ""
     if node.get("_mode_", "default") not in MODES:
-        return f"{name}: _mode_ is {node['_mode_']!r}{nearest(str(node['_mode_']), MODES)}"
+        return f"{name}: _mode_ is {node['_mode_']!r}{nearest(node['_mode_'], MODES)}"
     component = locate(target)
     if component is None:
         return f"{name}: there is no {target}{nearest(target, names_beside(target))}"
@@ -47,11 +43,10 @@ def component_fault(node: Mapping[str, Any], name: str = "", follow: Follow = st
         return f"{name}: {target} is no class or function: name one."
     given = {key: value for key, value in node.items() if key not in ConfigComponent.non_arg_keys}
     names, is_open = argument_names(component)
+    known = names - given.keys() if is_open else names
     for key in given if names else ():
-        if key not in names and not is_open:
-            return f"{name}: {target} takes no {key!r}{nearest(key, names)}"
-        if key not in names and get_close_matches(key, names - set(given), n=1, cutoff=CLOSE):
-            return f"{name}: {target} knows no {key!r}{nearest(key, names - set(given))}"
+        if key not in names and (not is_open or get_close_matches(key, known, n=1, cutoff=CLOSE)):
+            return f"{name}: {target} {'knows' if is_open else 'takes'} no {key!r}{nearest(key, known)}"
     try:
         taken = signature(component)
         if node.get("_mode_") != "callable":
@@ -106,3 +101,10 @@ def _argument_fault(value: Any, parameter: inspect.Parameter, place: str, target
         given = value["_target_"] if isinstance(value, Mapping) and "_target_" in value else repr(value)
         return f"{place} is {given}: give {title(parameter.annotation)}."
     return ""
+
+
+def lacking(made: type, hint: Any) -> list[str]:
+    """Methods that a hint asks for and that a class does not have."""
+    asked = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    methods = [name for each in asked if isinstance(each, Methods) for name in each.names]
+    return [name for name in methods if not hasattr(made, name)]

@@ -9,11 +9,13 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
+from plugins.config.building import building_fault
+from plugins.config.checking import check_config
+from plugins.config.command import merged
+from plugins.config.components import component_fault
 from plugins.errors import InputError, find_input_error
-from plugins.options import merged
-from plugins.preflight import building_fault, check_config, component_fault
 
-ROOT = Path(__file__).parents[1] / "bundles"
+ROOT = Path(__file__).parents[2] / "bundles"
 CONFIGS = sorted(
     path for name in ("train", "inference", "evaluate", "locator") for path in ROOT.glob(f"*/configs/{name}.json")
 )
@@ -49,6 +51,11 @@ GOOD = {
     "preprocessing": {"_target_": "Spacingd", "keys": "image", "pixdim": "@spacing"},
     "run": ["$@train::trainer", "$@preprocessing"],
 }
+
+
+SCHEDULER = {
+    "_target_": "plugins.engines.constant_then_linear", "optimizer": "@optimizer", "max_epochs": "@max_epochs"
+}  # fmt: skip
 
 
 def faulty(**changes):
@@ -88,8 +95,7 @@ FAULTS = {
     "a number for a switch": ({"amp": 1}, "amp is 1: give True or False"),
     "a switch for a number": ({"learning_rate": True}, "learning_rate is True: give a number"),
     "a number for a list": ({"spacing": 1.5}, "spacing is 1.5: give a list"),
-    "no epoch": ({"max_epochs": 0}, "max_epochs is 0: it must be more than 0"),
-    "a negative spacing": ({"spacing": [1.0, -2.0]}, "it must be more than 0"),
+    "no epoch": ({"scheduler": SCHEDULER, "max_epochs": 0}, "max_epochs is 0: it must be more than 0"),
     "an infinite rate": ({"learning_rate": float("inf")}, "give a finite number"),
     "a missing folder": ({"dataset_dir": "/nowhere/data"}, "dataset_dir is '/nowhere/data', which does not exist"),
     "a circle": (
@@ -120,8 +126,8 @@ FAULTS = {
         "DataLoader knows no 'batch_sise': did you mean 'batch_size'",
     ),
     "no epoch below": (
-        {"train": {"trainer": {**GOOD["train"]["trainer"], "max_epochs": 0}}},
-        "train::trainer::max_epochs",
+        {"scheduler": {**SCHEDULER, "max_epochs": 0}},
+        "scheduler::max_epochs is 0: it must be more than 0",
     ),
     "a GPU that is not there": (
         {"device": f"cuda:{torch.cuda.device_count()}"},
@@ -203,8 +209,13 @@ IMPOSSIBLE = {
     "iterations of a configuration": (NNUNET, {"iterations_per_epoch": {"2": 9}}, "iterations_per_epoch has no '2'"),
     "an appearance": (
         NNUNET,
-        {"augmentation": {"appearance": {"levels": {"VS": [0.5]}}}},
+        {"augmentation": {"appearance": {"levels": {"VS": [0.7, 0.2]}}}},
         "appearance of VS is .*: give two quantiles in order",
+    ),
+    "half an appearance": (
+        NNUNET,
+        {"augmentation": {"appearance": {"levels": {"VS": [0.5]}}}},
+        "augmentation::appearance::levels::VS is \\[0.5\\]: give a list of 2 \\(a number each\\)",
     ),
     "an augmentation": (NNUNET, {"augmentation": {"curve": {}}}, "augmentation has no 'curve': did you mean 'curves'"),
     "a setting of an augmentation": (
@@ -259,6 +270,7 @@ IMPOSSIBLE = {
     ),
     "a kernel of another dimension": (NNUNET, {"plan_changes::2d::kernel_sizes": [[3, 3, 3]] * 5}, "give 2 numbers"),
     "no channel": (NNUNET, {"plan_changes::2d::features_per_stage": [0, 8, 8, 8, 8]}, "give whole numbers from 1"),
+    "a negative spacing": (TANQ, {"spacing": [0.4, -0.4, 1.5]}, "spacing::1 is -0.4: it must be more than 0"),
     "a negative round": (DRIVER, {"rounds": -1}, "rounds is -1: it must be 0 or more"),
 }
 
@@ -405,7 +417,7 @@ def run(monkeypatch, tmp_path):
             ["--optimizer::betas", "[0.5, 1.5]"],
             "train.json: optimizer or d_optimizer (torch.optim.Adam) cannot be made",
         ),
-        ("tanq_translation", ["--class_weights", "[-1, 1, 1]"], "class_weights is [-1, 1, 1]: it must be 0 or more"),
+        ("tanq_translation", ["--class_weights", "[-1, 1, 1]"], "class_weights::0 is -1: it must be 0 or more"),
         ("tanq_translation", ["--learning_rate", "1e9"], "learning_rate is 1000000000.0: it must be at most 10"),
         ("vs_cochlea_seg", ["--initial_lr", "1e9"], "initial_lr is 1000000000.0: it must be at most 10"),
         ("vs_cochlea_seg", ["--devices", "[]"], "devices is empty: name at least one"),

@@ -2,9 +2,10 @@
 
 import pytest
 
+from plugins.config.command import command_line, merged, refuse_unknown_options
+from plugins.config.names import fitting, refuse_unknown_ids
 from plugins.errors import InputError
 from plugins.files import write_json
-from plugins.options import command_line, fitting, merged, refuse_unknown_ids, refuse_unknown_options
 
 CONFIG = {"max_epochs": 3, "train": {"dataset": {"cache_rate": 1.0}, "handlers": [{"interval": 1}]}, "training": []}
 

@@ -8,11 +8,11 @@ import types
 import pytest
 from monai.engines import SupervisedTrainer
 
+from plugins.config.signatures import argument_names, importable, locate, passes_on, signature
 from plugins.engines import ContrastiveTranslationTrainer, CycleGANTrainer, TranslationTrainer
 from plugins.engines.translation import UNUSED
 from plugins.errors import InputError
 from plugins.nnunet import NnUNetTraining
-from plugins.signatures import argument_names, importable, locate, passes_on, signature
 
 NEEDED = {
     **dict.fromkeys(("device", "max_epochs", "train_data_loader", "network", "optimizer", "discriminators")),
@@ -79,7 +79,7 @@ def test_arguments_of_base_classes_are_known_where_others_are_taken():
 
 def test_a_class_whose_package_is_not_installed_is_told_with_its_extra():
     code = (
-        "import sys; sys.modules['nnunetv2'] = None; from plugins.signatures import locate;"
+        "import sys; sys.modules['nnunetv2'] = None; from plugins.config.signatures import locate;"
         " locate('plugins.nnunet.NnUNetTraining')"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from difflib import get_close_matches
 from graphlib import CycleError, TopologicalSorter
@@ -11,15 +12,27 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigComponent, ConfigParser
+from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow
+from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
+from plugins.config.command import COMPLETE
+from plugins.config.components import component_fault
+from plugins.config.expressions import expression_fault, imported_names, is_import
+from plugins.config.names import (
+    OF_COMPONENTS,
+    SECTIONS,
+    all_references,
+    nearest,
+    nodes,
+    references,
+    refuse_unknown,
+    texts,
+)
+from plugins.config.places import check_device, check_paths
+from plugins.config.ranges import OF_EXPRESSIONS
+from plugins.config.signatures import importable, locate
+from plugins.config.values import is_computed, misfit, title
 from plugins.errors import InputError
-from plugins.options import OF_COMPONENTS, SECTIONS, nearest, nodes, references
-from plugins.preflight.components import component_fault
-from plugins.preflight.expressions import expression_fault, imported_names, is_import
-from plugins.preflight.hints import is_computed
-from plugins.preflight.values import check_device, check_number, check_paths
-from plugins.signatures import importable, locate
 
 # ids that MONAI or a person reads, not another id
 ENTRY_POINTS = SECTIONS | {"training", "inference", "evaluate", "network_def", "network"}
@@ -29,7 +42,6 @@ OF_MONAI = frozenset(
 _MOVED = re.compile(r"\$@[\w:]+\.to\(@[\w:]+\)")
 # what a section such as "train" may hold for MONAI alone
 OF_SECTIONS = frozenset(("dataset", "handlers", "inferer", "key_metric", "postprocessing", "preprocessing", "trainer"))
-KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text", list: "a list"}
 
 
 def check_config(
@@ -53,6 +65,9 @@ def check_config(
     _check_references(parser, base)
     _check_unread(config, base)
     _check_expressions(parser)
+    for path, value in nodes(config):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{path} is {value!r}: give a finite number.")
     with nullcontext() if root is None else importable(root):
         for path, value in nodes(config):
             _check_special_keys(path, value)
@@ -63,11 +78,33 @@ def check_config(
                     raise InputError(fault)
     for path, value in nodes(config):
         _check_kind(path, value, base.get(path))
-        if not path.split("::")[-1].isdigit():
-            check_number(path, value)
+        fault = misfit(value, OF_EXPRESSIONS.get(path, Any), path)
+        if fault:
+            raise InputError(fault)
     check_device(config)
     if on_disk:
         check_paths(config)
+
+
+def check_workflow(workflow: ConfigWorkflow) -> None:
+    """The checks for a workflow that Python code made: it knows no config files, but what these could hold."""
+    folder, config = Path(workflow.config_root_path).absolute(), _described(workflow.parser.get())
+    files = [file for file in sorted(folder.glob("*.json")) if file.name in COMPLETE]
+    known = {name for file in files for name in ConfigParser.load_config_file(file)}
+    known |= {*DEFAULT_MLFLOW_SETTINGS["configs"]}  # which MONAI adds for its tracking
+    refuse_unknown([workflow.run_id], config, "the config")
+    strange = {name: value for name, value in config.items() if name not in known}
+    config["device"] = "$None"  # its name will do for torch
+    check_config(config, strange, folder.parent if folder.name == "configs" else folder)
+
+
+def _described(value: Any) -> Any:
+    """A config with an expression in place of each object that Python code has put into it."""
+    if isinstance(value, Mapping):
+        return {key: _described(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_described(each) for each in value]
+    return value if value is None or isinstance(value, (str, int, float)) else "$None"
 
 
 def check_tracking(settings: Mapping[str, Any]) -> None:
@@ -76,22 +113,17 @@ def check_tracking(settings: Mapping[str, Any]) -> None:
     Raises:
         InputError: naming the extra.
     """
-    targets = [str(node["_target_"]) for _, node in nodes(settings) if isinstance(node, Mapping) and "_target_" in node]
+    targets = [text for path, text in texts(settings).items() if path.endswith("_target_")]
     if any(target.endswith("MLFlowHandler") for target in targets) and find_spec("mlflow") is None:
-        raise InputError(
-            "--tracking needs mlflow, which is not installed: install the extra, pip install 'tanq-bundles[tracking]'."
-        )
-
-
-def _strings(config: Any) -> Iterator[tuple[str, str]]:
-    return ((path, value) for path, value in nodes(config) if isinstance(value, str))
+        cure = "install the extra, pip install 'tanq-bundles[tracking]'"
+        raise InputError(f"--tracking needs mlflow, which is not installed: {cure}.")
 
 
 def _follow(parser: ConfigParser, path: str, value: Any) -> tuple[str, Any]:
     """The id and the value at the end of a chain of plain references; what is moved to a device stays what it is."""
     for _ in range(10):
-        found = references(parser, path, value) if isinstance(value, str) else []
-        if not (isinstance(value, str) and found and (value.startswith("@") or _MOVED.fullmatch(value))):
+        found = references(parser, path, value)
+        if not (found and (value.startswith("@") or _MOVED.fullmatch(value))):
             break
         path, value = found[0], parser[found[0]]
     return path, value
@@ -102,7 +134,7 @@ def _check_references(parser: ConfigParser, base: Mapping[str, Any]) -> None:
     known = [path for path, _ in nodes(parser.get()) if path]
     graph: dict[str, list[str]] = {}
     for path, value in nodes(parser.get()):
-        found = references(parser, path, value) if isinstance(value, str) else []
+        found = references(parser, path, value)
         for wanted in found:
             if path.split("::")[0] in base and wanted not in parser:
                 raise InputError(f"{path} refers to @{wanted}, which is not there{nearest(wanted, known)}")
@@ -122,13 +154,7 @@ def _check_unread(config: Mapping[str, Any], base: Mapping[str, Any]) -> None:
 
     Keys that are ``null`` may wait for an overlay.
     """
-    parsers = [ConfigParser(dict(each)) for each in (config, base)]
-    wanted = {
-        wanted
-        for parser in parsers
-        for path, text in _strings(parser.get())
-        for wanted in references(parser, path, text)
-    }
+    wanted = all_references(config) | all_references(base)
     for name, value in base.items():
         _check_read(name, value, wanted, ENTRY_POINTS | OF_MONAI)
 
@@ -137,16 +163,14 @@ def _check_read(name: str, value: Any, wanted: Collection[str], known: Collectio
     if value is None or name in wanted:
         return
     if name.split("::")[-1] not in known and not any(each.startswith(f"{name}::") for each in wanted):
-        near = get_close_matches(name, wanted, n=1, cutoff=0.6)
-        cure = f"did you mean {near[0]!r}?" if near else "remove it."
-        raise InputError(f"{name} is read by nothing: {cure}")
+        raise InputError(f"{name} is read by nothing{nearest(name, wanted, 'remove it')}")
     if isinstance(value, Mapping) and "_target_" not in value and not name.startswith("_"):
         for key, item in value.items():
             _check_read(f"{name}::{key}", item, wanted, OF_SECTIONS)
 
 
 def _check_expressions(parser: ConfigParser) -> None:
-    expressions = {path: text for path, text in _strings(parser.get()) if text.startswith("$")}
+    expressions = {path: text for path, text in texts(parser.get()).items() if text.startswith("$")}
     known = {**parser.globals, **dict.fromkeys(imported_names(expressions.values()))}
     for path, text in expressions.items():
         fault = "" if is_import(text) else expression_fault(text, known)
@@ -186,15 +210,9 @@ def _check_kind(name: str, value: Any, before: Any) -> None:
     """
     if ConfigComponent.is_instantiable(before) and value is not None and not is_computed(value):
         raise InputError(f"{name} is {value!r}: give a dictionary with _target_, or null.")
-    if before is None or value is None or is_computed(before) or is_computed(value) or isinstance(before, Mapping):
+    if value is None or is_computed(before):
         return
-    for kind, title in KINDS.items():
-        if isinstance(before, kind):
-            fits = isinstance(value, (list, tuple) if kind is list else kind) and (
-                kind is bool or not isinstance(value, bool)
-            )
-            fits |= kind is float and isinstance(value, int) and not isinstance(value, bool)
-            fits |= kind is int and isinstance(value, Mapping)  # one for each configuration
-            if not fits:
-                raise InputError(f"{name} is {value!r}: give {title}, such as {before!r}.")
-            return
+    kind = next((each for each in (bool, int, float, str, list) if isinstance(before, each)), Any)
+    is_for_each = kind is int and isinstance(value, Mapping)  # one for each configuration
+    if not is_for_each and misfit(value, kind, name):
+        raise InputError(f"{name} is {value!r}: give {title(kind)}, such as {before!r}.")
