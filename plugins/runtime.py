@@ -48,8 +48,8 @@ def join_processes() -> None:
     try:
         torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     except ValueError as error:
-        cure = "start with `torchrun --nproc_per_node <GPUs> -m monai.bundle run`, or leave out multi_gpu_train.json"
-        raise InputError(f"this process belongs to no group of processes: {cure}.") from error
+        cure = "Start with `torchrun --nproc_per_node <GPUs> -m monai.bundle run`, or leave out multi_gpu_train.json"
+        raise InputError(f"this process belongs to no group of processes. {cure}.") from error
     atexit.register(_leave_processes)
 
 
@@ -120,4 +120,4 @@ def _refuse_code_of_another_version(root: Path) -> None:
     version = mark.read_text(encoding="utf-8").split()[0] if mark.is_file() else plugins.__version__
     if version != plugins.__version__:
         fault = f"{root} brings version {version} of its code, but {plugins.__version__} was found in {here}"
-        raise InputError(f"{fault}: start from another working directory, or in an environment without the latter.")
+        raise InputError(f"{fault}. Start from another working directory, or in an environment without the latter.")

@@ -32,7 +32,7 @@ def test_a_run_says_when_the_working_directory_becomes_the_root_of_a_bundle_that
     monkeypatch.setattr("sys.argv", [*RUN, *options])
     monkeypatch.setattr(runtime, "show_input_errors_as_sentences", lambda *arguments: None)
     runtime.start(seed=None)
-    assert (f"add --bundle_root {BUNDLE}" in caplog.text) == told
+    assert (f"Add --bundle_root {BUNDLE}" in caplog.text) == told
 
 
 @pytest.mark.parametrize("version", [plugins.__version__, "9.9.9"])
@@ -78,11 +78,11 @@ def test_names_with_a_hash_and_null_reach_the_run_as_they_are_given(tmp_path, gi
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"misspelt": 1}, "misspelt is read by nothing"),
-        ({"max_epoch": 3}, "max_epoch is read by nothing: did you mean 'max_epochs'"),
-        ({"train::trainer::max_epoch": 3}, "takes no 'max_epoch': did you mean 'max_epochs'"),
+        ({"misspelt": 1}, "misspelt has no effect, as nothing reads it"),
+        ({"max_epoch": 3}, "max_epoch has no effect, as nothing reads it. Did you mean 'max_epochs'"),
+        ({"train::trainer::max_epoch": 3}, "takes no 'max_epoch'. Did you mean 'max_epochs'"),
         ({"train::trainer::accumulation_steps": 4}, "takes no 'accumulation_steps'"),
-        ({"run_id": "traning"}, "the config has no 'traning': did you mean 'training'"),
+        ({"run_id": "traning"}, "the config has no 'traning'. Did you mean 'training'"),
     ],
 )
 @pytest.mark.parametrize("bundle", ["tanq_translation", "cyclegan_translation"])

@@ -50,4 +50,4 @@ def _sentence(what: str, ids: Sequence[str], error: BaseException) -> str:
     cause = error.__cause__ or error
     reason = " ".join(str(cause).split()).rstrip(".") or "no message"
     subject = f"{' or '.join(ids)} ({what})" if ids else what
-    return f"{subject} cannot be made, {type(cause).__name__}: {reason}: correct it."
+    return f"{subject} could not be built, {type(cause).__name__}: {reason}. Correct it."

@@ -67,7 +67,7 @@ def check_config(
     _check_expressions(parser)
     for path, value in nodes(config):
         if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{path} is {value!r}: give a finite number.")
+            raise InputError(f"{path} is {value!r}. Give a finite number.")
     with nullcontext() if root is None else importable(root):
         for path, value in nodes(config):
             _check_special_keys(path, value)
@@ -115,8 +115,8 @@ def check_tracking(settings: Mapping[str, Any]) -> None:
     """
     targets = [text for path, text in texts(settings).items() if path.endswith("_target_")]
     if any(target.endswith("MLFlowHandler") for target in targets) and find_spec("mlflow") is None:
-        cure = "install the extra, pip install 'tanq-bundles[tracking]'"
-        raise InputError(f"--tracking needs mlflow, which is not installed: {cure}.")
+        cure = "Install the extra, pip install 'tanq-bundles[tracking]'"
+        raise InputError(f"--tracking needs mlflow, which is not installed. {cure}.")
 
 
 def _follow(parser: ConfigParser, path: str, value: Any) -> tuple[str, Any]:
@@ -146,7 +146,7 @@ def _check_references(parser: ConfigParser, base: Mapping[str, Any]) -> None:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         names = " -> ".join(dict.fromkeys(error.args[1]))
-        raise InputError(f"{names} refer to each other in a circle: give one of them a value.") from error
+        raise InputError(f"{names} refer to each other in a circle. Give one of them a value.") from error
 
 
 def _check_unread(config: Mapping[str, Any], base: Mapping[str, Any]) -> None:
@@ -163,7 +163,7 @@ def _check_read(name: str, value: Any, wanted: Collection[str], known: Collectio
     if value is None or name in wanted:
         return
     if name.split("::")[-1] not in known and not any(each.startswith(f"{name}::") for each in wanted):
-        raise InputError(f"{name} is read by nothing{nearest(name, wanted, 'remove it')}")
+        raise InputError(f"{name} has no effect, as nothing reads it{nearest(name, wanted, 'Remove it')}")
     if isinstance(value, Mapping) and "_target_" not in value and not name.startswith("_"):
         for key, item in value.items():
             _check_read(f"{name}::{key}", item, wanted, OF_SECTIONS)
@@ -184,7 +184,7 @@ def _check_special_keys(path: str, value: Any) -> None:
     """
     disabled = value.get("_disabled_", False) if isinstance(value, Mapping) else False
     if not (isinstance(disabled, bool) or is_computed(disabled) or str(disabled).lower() in ("true", "false")):
-        raise InputError(f"{path}::_disabled_ is {disabled!r}: give true or false.")
+        raise InputError(f"{path}::_disabled_ is {disabled!r}. Give true or false.")
     for key in map(str, value if isinstance(value, Mapping) else ()):
         misspelt = key.startswith("_") and key not in OF_COMPONENTS | SECTIONS
         if misspelt and get_close_matches(key, OF_COMPONENTS, n=1, cutoff=0.7):
@@ -201,7 +201,7 @@ def _check_handlers(parser: ConfigParser, path: str, value: Any) -> None:
         made = locate(target) if isinstance(target, str) and target.isidentifier() | ("." in target) else None
         lacks = isinstance(made, type) and not hasattr(made, "attach")
         if lacks or not is_computed(handler):
-            raise InputError(f"{place} is {target or repr(handler)}: give a handler of events, which has 'attach'.")
+            raise InputError(f"{place} is {target or repr(handler)}. Give a handler of events, which has 'attach'.")
 
 
 def _check_kind(name: str, value: Any, before: Any) -> None:
@@ -209,10 +209,10 @@ def _check_kind(name: str, value: Any, before: Any) -> None:
     become anything.
     """
     if ConfigComponent.is_instantiable(before) and value is not None and not is_computed(value):
-        raise InputError(f"{name} is {value!r}: give a dictionary with _target_, or null.")
+        raise InputError(f"{name} is {value!r}. Give a dictionary with _target_, or null.")
     if value is None or is_computed(before):
         return
     kind = next((each for each in (bool, int, float, str, list) if isinstance(before, each)), Any)
     is_for_each = kind is int and isinstance(value, Mapping)  # one for each configuration
     if not is_for_each and misfit(value, kind, name):
-        raise InputError(f"{name} is {value!r}: give {title(kind)}, such as {before!r}.")
+        raise InputError(f"{name} is {value!r}. Give {title(kind)}, such as {before!r}.")

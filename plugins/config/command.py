@@ -48,7 +48,7 @@ def merged(config_files: Sequence[Path]) -> dict[str, Any]:
         except (ValueError, OSError) as error:
             fault = str(error)
         if fault:
-            raise InputError(f"{path} is no JSON config ({fault}): correct it.")
+            raise InputError(f"{path} is no JSON config ({fault}). Correct it.")
     parser = ConfigParser()
     parser.read_config([str(path) for path in config_files])
     config: dict[str, Any] = parser.get()
@@ -121,8 +121,8 @@ class CommandLine:
         root, here = file.resolve().parents[1], Path.cwd()
         by_default = self.config().get("bundle_root") == "." and "bundle_root" not in self.options
         if by_default and file.with_name("metadata.json").is_file() and here != root:
-            cure = f"add --bundle_root {root} to write into the bundle."
-            _logger.warning("bundle_root is not given: models and results go below %s; %s", here, cure)
+            cure = f"Add --bundle_root {root} to write into the bundle."
+            _logger.warning("bundle_root is not given: models and results go below %s. %s", here, cure)
 
 
 def command_line(arguments: Sequence[str] | None = None) -> CommandLine | None:
@@ -222,7 +222,7 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
             if later.resolve().parent == files[0].resolve().parent or not later.with_name("train.json").is_file():
                 raise
             fault = f"{later} is for another bundle ({str(error).partition(': ')[0]})"
-            raise InputError(f"{fault}: take an overlay from {files[0].parent}.") from error
+            raise InputError(f"{fault}. Take an overlay from {files[0].parent}.") from error
     known = given.tracking.get("configs", {}) | {name: value for name, value in whole.items() if name in base}
     refuse_unknown_ids(_with_classes(known, options), options, files[0].name, read)
 
@@ -234,7 +234,7 @@ def _refuse_doubled_keys(file: Path) -> None:
         names = [name for name, _ in pairs]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
-            raise InputError(f"{file} has {twice[0]!r} twice: remove one of them.")
+            raise InputError(f"{file} has {twice[0]!r} twice. Remove one of them.")
         return dict(pairs)
 
     if file.suffix == ".json":

@@ -31,7 +31,7 @@ def component_fault(node: Mapping[str, Any], name: str = "", follow: Follow = la
     """
     target = node["_target_"]
     if not isinstance(target, str):
-        return f"{name}: _target_ is {target!r}: give the name of a class or function."
+        return f"{name}: _target_ is {target!r}. Give the name of a class or function."
     if target.startswith(("$", "@", "%")) or node.get("_disabled_") is True:
         return ""
     if node.get("_mode_", "default") not in MODES:
@@ -40,7 +40,7 @@ def component_fault(node: Mapping[str, Any], name: str = "", follow: Follow = la
     if component is None:
         return f"{name}: there is no {target}{nearest(target, names_beside(target))}"
     if not callable(component):
-        return f"{name}: {target} is no class or function: name one."
+        return f"{name}: {target} is no class or function. Name one."
     given = {key: value for key, value in node.items() if key not in ConfigComponent.non_arg_keys}
     names, is_open = argument_names(component)
     known = names - given.keys() if is_open else names
@@ -54,7 +54,7 @@ def component_fault(node: Mapping[str, Any], name: str = "", follow: Follow = la
     except (ValueError, ImportError):  # some built-ins have none
         return ""
     except TypeError as error:
-        return f"{name}: {target}: {error}: give all that it needs."
+        return f"{name}: {target}: {error}. Give all that it needs."
     values = {}
     for key, value in given.items():
         parameter = taken.parameters.get(key)
@@ -95,11 +95,11 @@ def _argument_fault(value: Any, parameter: inspect.Parameter, place: str, target
         made = locate(value["_target_"])
     kinds = [each for each in alternatives(parameter.annotation) if each is not type(None)]
     if isinstance(made, type) and kinds and all(lacking(made, each) for each in kinds):
-        return f"{place} is {value['_target_']}, which has no {lacking(made, kinds[0])[0]!r}: give a class that has it."
+        return f"{place} is {value['_target_']}, which has no {lacking(made, kinds[0])[0]!r}. Give a class that has it."
     plain = all(isinstance(each, type) and get_origin(each) is None and not is_typeddict(each) for each in kinds)
     if isinstance(made, type) and plain and not {Any, *JSON} & {*kinds} and not issubclass(made, tuple(kinds)):
         given = value["_target_"] if isinstance(value, Mapping) and "_target_" in value else repr(value)
-        return f"{place} is {given}: give {title(parameter.annotation)}."
+        return f"{place} is {given}. Give {title(parameter.annotation)}."
     return ""
 
 

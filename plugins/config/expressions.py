@@ -41,7 +41,7 @@ def expression_fault(text: str, known: Mapping[str, Any]) -> str:
     try:
         tree = ast.parse(source.strip(), mode="eval")
     except SyntaxError as error:
-        return f"is {text!r}, which is no Python ({error.msg}): correct it."
+        return f"is {text!r}, which is no Python ({error.msg}). Correct it."
     names = {*known, *dir(builtins), _REFERENCE}
     for name in _globals(compile(tree, "config", "eval")):
         if name not in names:

@@ -19,11 +19,11 @@ CLOSE = 0.85  # what is as close as this to a known name was meant to be it
 
 
 def nearest(
-    name: Any, known: Iterable[Any], otherwise: str = "take the name from its documentation", cutoff: float = 0.6
+    name: Any, known: Iterable[Any], otherwise: str = "Take the name from its documentation", cutoff: float = 0.6
 ) -> str:
     """The end of a message: the known name that a misspelt one was meant to be, or what to do otherwise."""
     near = get_close_matches(str(name), [str(each) for each in known], n=1, cutoff=cutoff)
-    return f": did you mean {near[0]!r}?" if near else f": {otherwise}."
+    return f". Did you mean {near[0]!r}?" if near else f". {otherwise}."
 
 
 def as_id(name: str) -> str:
@@ -70,12 +70,12 @@ def refuse_unknown(names: Iterable[str], known: Iterable[str], what: str) -> Non
     Example:
         >>> refuse_unknown(["tanc"], ["tanq", "cyclegan"], what="views")
         Traceback (most recent call last):
-        plugins.errors.InputError: views has no 'tanc': did you mean 'tanq'?
+        plugins.errors.InputError: views has no 'tanc'. Did you mean 'tanq'?
     """
     known = [str(name) for name in known]
     for name in names:
         if name not in known:
-            cure = nearest(name, known, f"choose from {', '.join(sorted(known))}", cutoff=0.5)
+            cure = nearest(name, known, f"Choose from {', '.join(sorted(known))}", cutoff=0.5)
             raise InputError(f"{what} has no {name!r}{cure}")
 
 

@@ -17,7 +17,7 @@ INPUTS = frozenset(
     ("bundle_root", "bundles_dir", "dataset_dir", "datalist", "label_dir", "truth_dir", "run_dir", "plans_from",
      "init_weights", "pred_dir", "segmenter")
 )  # fmt: skip
-KNOWN = "give cpu, cuda or cuda:<number>"
+KNOWN = "Give cpu, cuda or cuda:<number>"
 OUTPUTS = ("output_dir", "ckpt_dir", "runs_dir", "cache_dir", "model_dir")  # those behind may lie in those before
 
 
@@ -29,16 +29,16 @@ def check_paths(config: Mapping[str, Any]) -> None:
     """
     for name in sorted({*INPUTS, *OUTPUTS} & config.keys()):
         if not isinstance(config[name], (str, Path, type(None))) or config[name] == "":
-            raise InputError(f"{name} is {config[name]!r}: give a path.")
+            raise InputError(f"{name} is {config[name]!r}. Give a path.")
     for name in sorted(INPUTS & config.keys()):
         value = config[name]
         if isinstance(value, (str, Path)) and not is_computed(value) and not Path(value).exists():
-            raise InputError(f"{name} is {str(value)!r}, which does not exist: correct the path.")
+            raise InputError(f"{name} is {str(value)!r}, which does not exist. Correct the path.")
     for name in OUTPUTS:
         value = _evaluated(config, name)
         for place in [Path(value), *Path(value).parents] if isinstance(value, (str, Path)) else []:
             if place.exists() and not place.is_dir():
-                raise InputError(f"{name} is {str(value)!r}, but {place} is a file: give a folder.")
+                raise InputError(f"{name} is {str(value)!r}, but {place} is a file. Give a folder.")
 
 
 def check_device(config: Mapping[str, Any]) -> None:
@@ -52,14 +52,14 @@ def check_device(config: Mapping[str, Any]) -> None:
             value = ConfigParser(dict(config)).get_parsed_content(name)
             for each in value if isinstance(value, (list, tuple)) else [value]:
                 if not isinstance(each, (str, torch.device, type(None))):
-                    raise InputError(f"{name} is {each!r}: {KNOWN}.")
+                    raise InputError(f"{name} is {each!r}. {KNOWN}.")
                 if str(each) == "meta":
-                    raise InputError(f"{name} is 'meta', which computes nothing: {KNOWN}.")
+                    raise InputError(f"{name} is 'meta', which computes nothing. {KNOWN}.")
                 if each is not None and not _exists(torch.device(each)):
                     found = f"this machine has {torch.cuda.device_count()} GPUs"
-                    raise InputError(f"{name} is {str(each)!r}, but {found}: give cpu or another.")
+                    raise InputError(f"{name} is {str(each)!r}, but {found}. Give cpu or another.")
         except (RuntimeError, AssertionError, ModuleNotFoundError) as error:
-            raise InputError(f"{name} is {config[name]!r}, which torch does not know: {KNOWN}.") from error
+            raise InputError(f"{name} is {config[name]!r}, which torch does not know. {KNOWN}.") from error
 
 
 def _exists(device: torch.device) -> bool:

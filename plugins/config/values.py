@@ -21,8 +21,8 @@ TITLES: dict[Any, str] = {
     os.PathLike: "a path",
 }  # fmt: skip
 RANGES = {
-    "greater_than": "it must be more than {gt:g}", "greater_than_equal": "it must be {ge:g} or more",
-    "less_than": "it must be less than {lt:g}", "less_than_equal": "it must be at most {le:g}",
+    "greater_than": "It must be more than {gt:g}", "greater_than_equal": "It must be {ge:g} or more",
+    "less_than": "It must be less than {lt:g}", "less_than_equal": "It must be at most {le:g}",
 }  # fmt: skip
 # generics whose arguments are known at run time only
 _List, _Dict, _Tuple, _Union, _Instance, _Form = (
@@ -60,9 +60,9 @@ def misfit(value: Any, hint: Any, name: str) -> str:
     if "[key]" in first["loc"]:
         return f"{'::'.join([name, *path[:-1]])} has no {given!r}{_cure(given, here)}"
     if first["type"] == "too_short":
-        return f"{place} is empty: name at least one."
+        return f"{place} is empty. Name at least one."
     if _is_range(first):
-        return f"{place} is {given!r}: {RANGES[first['type']].format(**first['ctx'])}."
+        return f"{place} is {given!r}. {RANGES[first['type']].format(**first['ctx'])}."
     return f"{place} is {given!r}{_cure(given, here)}"
 
 
@@ -157,4 +157,4 @@ def _path(value: Any, fault: Any) -> list[str]:
 
 def _cure(value: Any, faults: Sequence[Any]) -> str:
     words, known = zip(*(fault["ctx"]["error"].args for fault in faults), strict=True)
-    return nearest(value, [each for names in known for each in names], f"give {_either(words)}")
+    return nearest(value, [each for names in known for each in names], f"Give {_either(words)}")

@@ -27,7 +27,7 @@ def test_known_ids_pass(name):
     ],
 )
 def test_unknown_ids_are_refused(name, near):
-    with pytest.raises(InputError, match=f"did you mean '{near}'"):
+    with pytest.raises(InputError, match=f"Did you mean '{near}'"):
         refuse_unknown_ids(CONFIG, [name], "config")
 
 
@@ -62,7 +62,7 @@ def command(tmp_path):
 def test_the_command_line_is_read_as_monai_reads_it(command):
     refuse_unknown_options(command("--max_epochs", "3", "--train::dataset::cache_rate=0"))
     refuse_unknown_options(["pytest", "--max_epoch", "3"])
-    with pytest.raises(InputError, match=r"train\.json has no 'max_epoch': did you mean 'max_epochs'"):
+    with pytest.raises(InputError, match=r"train\.json has no 'max_epoch'. Did you mean 'max_epochs'"):
         refuse_unknown_options(command("--max_epoch", "3"))
     with pytest.raises(InputError, match=r"bad\.json"):
         refuse_unknown_options(command(files=("train.json", "bad.json")))
@@ -72,7 +72,7 @@ def test_a_complete_config_may_follow_another(command, tmp_path):
     write_json(tmp_path / "evaluate.json", {"pred_dir": None})
     both = ("train.json", "evaluate.json")
     refuse_unknown_options(command("--pred_dir", "x", files=both))
-    with pytest.raises(InputError, match="did you mean 'pred_dir'"):
+    with pytest.raises(InputError, match="Did you mean 'pred_dir'"):
         refuse_unknown_options(command("--pred_dri", "x", files=both))
 
 
@@ -80,7 +80,7 @@ def test_an_option_may_lie_below_what_an_overlay_brings(command, tmp_path):
     write_json(tmp_path / "train.json", {**CONFIG, "executor": None})
     write_json(tmp_path / "pool.json", {"executor": {"_target_": "dict", "max_workers": 1}})
     refuse_unknown_options(command("--executor::max_workers", "2", files=("train.json", "pool.json")))
-    with pytest.raises(InputError, match="did you mean 'executor::max_workers'"):
+    with pytest.raises(InputError, match="Did you mean 'executor::max_workers'"):
         refuse_unknown_options(command("--executor::max_worker", "2", files=("train.json", "pool.json")))
 
 
@@ -93,7 +93,7 @@ def test_flags_and_hyphens_are_read_as_fire_reads_them(command):
 def test_a_misspelt_section_to_run_is_refused(command):
     arguments = command()
     arguments[2] = "trainig"
-    with pytest.raises(InputError, match=r"train\.json has no 'trainig': did you mean 'training'"):
+    with pytest.raises(InputError, match=r"train\.json has no 'trainig'. Did you mean 'training'"):
         refuse_unknown_options(arguments)
 
 
@@ -132,7 +132,7 @@ def test_a_component_may_get_what_it_takes(command, tmp_path):
     )
     refuse_unknown_options(command("--loader::batch_size", "2", "--loader#_disabled_", "True"))
     refuse_unknown_options(command("--loader::_target_", "torch.nn.Linear", "--loader::in_features", "2"))
-    with pytest.raises(InputError, match="did you mean 'loader::batch_size'"):
+    with pytest.raises(InputError, match="Did you mean 'loader::batch_size'"):
         refuse_unknown_options(command("--loader::batch_sise", "2"))
     with pytest.raises(InputError, match="loader::in_features"):
         refuse_unknown_options(command("--loader::in_features", "2"))
@@ -141,14 +141,14 @@ def test_a_component_may_get_what_it_takes(command, tmp_path):
 def test_other_sections_to_run_may_come_from_an_overlay(command, tmp_path):
     write_json(tmp_path / "own.json", {"prepare": [], "max_epochs": 2})
     refuse_unknown_options(command("--init_id", "prepare", files=("train.json", "own.json")))
-    with pytest.raises(InputError, match="has no 'prepar': did you mean 'prepare'"):
+    with pytest.raises(InputError, match="has no 'prepar'. Did you mean 'prepare'"):
         refuse_unknown_options(command("--final_id", "prepar", files=("train.json", "own.json")))
 
 
 def test_an_overlay_of_another_bundle_is_refused_as_such(command, tmp_path):
     write_json(tmp_path / "other" / "train.json", {"rounds": 1})
     write_json(tmp_path / "other" / "cpu.json", {"rounds": 0})
-    with pytest.raises(InputError, match=r"other/cpu\.json is for another bundle .*'rounds'.*take an overlay from"):
+    with pytest.raises(InputError, match=r"other/cpu\.json is for another bundle .*'rounds'.*Take an overlay from"):
         refuse_unknown_options(command(files=("train.json", "other/cpu.json")))
 
 

@@ -40,21 +40,21 @@ def test_what_is_computed_and_what_fits_passes(value, hint):
 @pytest.mark.parametrize(
     ("value", "hint", "sentence"),
     [
-        (0, PositiveInt, "key is 0: it must be more than 0."),
-        (True, PositiveInt, "key is True: give a whole number."),
-        (11, Rate | None, "key is 11: it must be at most 10."),
-        (0, PositiveInt | Mapping[Structure, PositiveInt], "key is 0: it must be more than 0."),
-        ({"VS": 0}, PositiveInt | Mapping[Structure, PositiveInt], "key::VS is 0: it must be more than 0."),
-        ({"VSS": 1}, Mapping[Structure, int], "key has no 'VSS': did you mean 'VS'?"),
-        ([1], Pair[int] | None, "key is [1]: give a list of 2 (a whole number each) or null."),
-        ([1, 2, 3], Pair[int], "key is [1, 2, 3]: give a list of 2 (a whole number each)."),
-        (["$x", "y"], Pair[int], "key::1 is 'y': give a whole number."),
-        ([], NotEmpty[str], "key is empty: name at least one."),
-        ([1], tuple[int, int], "key is [1]: give a list of 2 (a whole number each)."),
-        ({"stage": 1}, Changes, "key has no 'stage': did you mean 'stages'?"),
-        ({"stages": 0}, Changes, "key::stages is 0: it must be more than 0."),
-        (3, Changes, "key is 3: give a dictionary of stages."),
-        ("a", Iterable[Mapping[str, Any]], "key is 'a': give a list (a dictionary each)."),
+        (0, PositiveInt, "key is 0. It must be more than 0."),
+        (True, PositiveInt, "key is True. Give a whole number."),
+        (11, Rate | None, "key is 11. It must be at most 10."),
+        (0, PositiveInt | Mapping[Structure, PositiveInt], "key is 0. It must be more than 0."),
+        ({"VS": 0}, PositiveInt | Mapping[Structure, PositiveInt], "key::VS is 0. It must be more than 0."),
+        ({"VSS": 1}, Mapping[Structure, int], "key has no 'VSS'. Did you mean 'VS'?"),
+        ([1], Pair[int] | None, "key is [1]. Give a list of 2 (a whole number each) or null."),
+        ([1, 2, 3], Pair[int], "key is [1, 2, 3]. Give a list of 2 (a whole number each)."),
+        (["$x", "y"], Pair[int], "key::1 is 'y'. Give a whole number."),
+        ([], NotEmpty[str], "key is empty. Name at least one."),
+        ([1], tuple[int, int], "key is [1]. Give a list of 2 (a whole number each)."),
+        ({"stage": 1}, Changes, "key has no 'stage'. Did you mean 'stages'?"),
+        ({"stages": 0}, Changes, "key::stages is 0. It must be more than 0."),
+        (3, Changes, "key is 3. Give a dictionary of stages."),
+        ("a", Iterable[Mapping[str, Any]], "key is 'a'. Give a list (a dictionary each)."),
     ],
 )
 def test_a_misfit_is_told_in_one_sentence(value, hint, sentence):
@@ -77,7 +77,7 @@ def test_a_misfit_is_told_in_one_sentence(value, hint, sentence):
     ],
 )
 def test_arguments_have_their_ranges(name, argument, value):
-    assert "it must be" in misfit(value, signature(locate(name)).parameters[argument].annotation, argument)
+    assert "It must be" in misfit(value, signature(locate(name)).parameters[argument].annotation, argument)
 
 
 def test_ranges_change_nothing_from_python():

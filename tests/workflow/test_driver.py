@@ -254,17 +254,17 @@ def test_untranslated_scans_need_no_translator(bundles, dataset, tmp_path, work)
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"views": ["tank"]}, "views has no 'tank': did you mean 'tanq'"),
+        ({"views": ["tank"]}, "views has no 'tank'. Did you mean 'tanq'"),
         ({"views": []}, "at least one view"),
-        ({"settings": {"tanq_translaton": {}}}, "did you mean 'tanq_translation'"),
-        ({"settings": {"tanq_translation": {"max_epoch": 1}}}, "did you mean 'max_epochs'"),
+        ({"settings": {"tanq_translaton": {}}}, "Did you mean 'tanq_translation'"),
+        ({"settings": {"tanq_translation": {"max_epoch": 1}}}, "Did you mean 'max_epochs'"),
         (
             {"settings": {"vs_cochlea_seg": {"max_epochs": "many"}}},
             r"vs_cochlea_seg \(train.json\): max_epochs is 'many'",
         ),
-        ({"settings": {"cyclegan_translation": {"channels": 0}}}, "channels is 0: it must be more than 0"),
+        ({"settings": {"cyclegan_translation": {"channels": 0}}}, "channels is 0. It must be more than 0"),
         ({"settings": {"tanq_translation": 3}}, "dictionary of dictionaries"),
-        ({"overlays": ["cpus.json"]}, "did you mean 'cpu.json'"),
+        ({"overlays": ["cpus.json"]}, "Did you mean 'cpu.json'"),
         ({"rounds": -1}, "rounds"),
         ({"run_name": "a/b"}, "plain folder name"),
         ({"run_name": ".."}, "plain folder name"),
@@ -410,7 +410,7 @@ def test_the_bounds_train_on_the_truth_in_the_same_window(bundles, dataset, tmp_
 
 @pytest.mark.parametrize(("settings", "message"), [
     ({"views": ["labelled_hrT2", "tanq"]}, "Give it alone"),
-    ({"translate": "redrwan"}, "did you mean 'redrawn'"),
+    ({"translate": "redrwan"}, "Did you mean 'redrawn'"),
 ])  # fmt: skip
 def test_views_that_do_not_go_together_are_refused(bundles, dataset, tmp_path, work, settings, message):
     with pytest.raises(InputError, match=message):

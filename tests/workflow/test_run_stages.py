@@ -116,7 +116,7 @@ def test_a_foreign_folder_is_left_alone(tmp_path):
 
 def test_misspelt_overrides_are_refused_before_anything_runs(bundle, tmp_path):
     stage = Stage(name="b", needs=("a",), bundle=str(bundle), overrides={"output_dir": "{stage}", "txt": "b"})
-    with pytest.raises(InputError, match=r"train\.json.*'txt': did you mean 'text'"):
+    with pytest.raises(InputError, match=r"train\.json.*'txt'. Did you mean 'text'"):
         run([function("a", "a"), stage], tmp_path / "run")
     assert not (tmp_path / "run" / "a").exists()
 
