@@ -345,7 +345,7 @@ def test_components_may_lie_in_the_bundle(tmp_path):
     assert "own_code" not in sys.modules
     with pytest.raises(InputError, match=r"network_def: there is no own_code\.make"):
         check_config(config, GOOD)
-    with pytest.raises(InputError, match="network_def::size is 'two'. Give a whole number"):
+    with pytest.raises(InputError, match=r"network_def::size is 'two'\. Give a whole number"):
         check_config(faulty(network_def={"_target_": "own_code.make", "size": "two"}), GOOD, tmp_path)
 
 
@@ -363,10 +363,7 @@ def parsed(config, name):
             {"rate": {"_target_": "torch.nn.Dropout", "p": 2}, "run": ["$@rate"]},
             r"rate \(torch.nn.Dropout\) could not be built, ValueError: dropout probability .*. Correct it.",
         ),
-        (
-            {"size": "$int('two')", "run": ["$@size"]},
-            r"size \(\$int\('two'\)\) could not be built, ValueError: .*'two'",
-        ),
+        ({"size": "$int('two')", "run": ["$@size"]}, r"size \(\$int\('two'\)\) could not be built, ValueError"),
         (
             {"size": 2, "double": "$@size.too(@size)", "run": ["$@double"]},
             r"double \(\$@size\.too\(@size\)\) could not be built, AttributeError: .*'too'. Correct it\.",

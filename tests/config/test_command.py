@@ -141,7 +141,7 @@ def test_a_component_may_get_what_it_takes(command, tmp_path):
 def test_other_sections_to_run_may_come_from_an_overlay(command, tmp_path):
     write_json(tmp_path / "own.json", {"prepare": [], "max_epochs": 2})
     refuse_unknown_options(command("--init_id", "prepare", files=("train.json", "own.json")))
-    with pytest.raises(InputError, match="has no 'prepar'. Did you mean 'prepare'"):
+    with pytest.raises(InputError, match=r"has no 'prepar'\. Did you mean 'prepare'"):
         refuse_unknown_options(command("--final_id", "prepar", files=("train.json", "own.json")))
 
 
