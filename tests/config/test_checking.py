@@ -149,9 +149,7 @@ def test_a_fault_is_named_in_one_sentence(fault):
 
 def test_a_key_that_nothing_reads_is_named():
     base = faulty(learning_rte=0.2)
-    with pytest.raises(
-        InputError, match="learning_rte has no effect, as nothing reads it. Did you mean 'learning_rate'"
-    ):
+    with pytest.raises(InputError, match=r"^learning_rte has no effect, .* reads it\. Did you mean 'learning_rate'"):
         check_config(base, base)
 
 
