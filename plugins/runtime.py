@@ -59,7 +59,7 @@ def _leave_processes() -> None:
 
 
 def start(seed: NonNegativeInt | None = 0, num_threads: PositiveInt | None = None) -> None:
-    """Refuse what cannot be run, seed every random generator, and let input errors end in one sentence.
+    """Refuse what cannot be run, and seed every random generator; let input errors of a command end in one sentence.
 
     Denormal floats count as 0 on the CPU: sharp attention rows are full of them, and they slow products several times.
 
@@ -72,10 +72,11 @@ def start(seed: NonNegativeInt | None = 0, num_threads: PositiveInt | None = Non
             config is faulty, see :func:`plugins.config.checking.check_config`, if what ``--tracking`` needs is missing,
             or if an exported bundle would run with other code than it brings.
     """
-    show_input_errors_as_sentences()
+    given, workflow = command_line(), _running_workflow()
+    if given is not None:  # the process is ours
+        show_input_errors_as_sentences()
     keep_freed_memory()
     refuse_unknown_options()
-    given, workflow = command_line(), _running_workflow()
     if given is None and workflow is not None:
         check_workflow(workflow)
     if given is not None:

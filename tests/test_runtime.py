@@ -126,3 +126,13 @@ def test_a_start_seeds_python_numpy_and_torch_or_leaves_them(seed, equal):
     command = [sys.executable, "-c", code, *([] if seed is None else [str(seed)])]
     first, second = (subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() for _ in "ab")
     assert [a == b for a, b in zip(first, second, strict=True)] == [equal] * 3
+
+
+def test_a_start_from_python_leaves_the_hooks_of_the_process_alone():
+    code = (
+        "import signal, sys; from plugins.runtime import start;"
+        " known = sys.excepthook, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM); start();"
+        " print(known == (sys.excepthook, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "True"
