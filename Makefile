@@ -1,13 +1,13 @@
-# Everything that a fresh clone needs: Python 3.11 or newer with pip, and make.
+# A fresh clone needs Python 3.11 or newer with pip, and make.
 #
-#   make demo                   the whole pipeline on a small embedded phantom, on the CPU
+#   make demo                   the whole pipeline on a small phantom, on the CPU
 #   make demo DATASET=folder    the same on your own scans
-#   make paper                  the same with the paper's method alone
-#   make source-only            the floor: segmentation trained on untranslated ceT1
-#   make perfect, make oracle   the bounds, where truth is at hand: true hrT2 of the source, labelled hrT2 of the target
+#   make paper                  the same, by the paper's method alone
+#   make source-only            the floor: segmentation trained on ceT1 without translation
+#   make perfect, make oracle   the bounds, if the truth is known: true hrT2 of the source, labelled hrT2 of the target
 #   make test                   lint, types, tests
-#   make docs                   the pages of the guides and of the Python package, in build/docs
-#   make clean                  remove the environment and the caches; models and results stay
+#   make docs                   the guide and the API pages, in build/docs
+#   make clean                  remove the environment and the caches, keep models and results
 
 PYTHON ?= $(shell for p in python3.11 python3 python3.13 python3.12 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
