@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.ablation import ROOT, dataset_stage, segmenter_of, true_scans
-from plugins.config.command import merged
+from plugins.config.command import read_configs
 from plugins.config.names import fitting
 from plugins.evaluation import evaluate_translations
 from plugins.evaluation.fidelity import PERCENTILES
@@ -76,7 +76,7 @@ def translator_stages(name: str, folder: str, files: Sequence[str], changes: Map
         given |= ConfigParser.load_config_file(root / "configs" / each)
     training = f"{folder}/training"
     places = {"dataset_dir": dataset, "cache_dir": "{stage}/cache", "ckpt_dir": "{stage}/models"}
-    inference = fitting(merged([root / "configs" / "inference.json"]), given | settings)
+    inference = fitting(read_configs([root / "configs" / "inference.json"]), given | settings)
     places_after = {"datalist": f"{{run}}/{lists}/source.json", "ckpt_dir": f"{{run}}/{training}/models"}
     return [
         Stage(

@@ -30,7 +30,7 @@ from monai.bundle.utils import merge_kv
 from torch.export import Dim
 
 import plugins
-from plugins.config.names import fitting
+from plugins.config.names import known_settings
 from plugins.errors import InputError, show_input_errors_as_sentences
 from plugins.files import read_json, whole_file
 from plugins.finite import refuse_broken_weights
@@ -107,7 +107,7 @@ def _build(folder: Path, bundle: Path, overlays: Sequence[str], ckpt_dir: Path |
     if (bundle.parent / PARTS[0]).is_dir() and bundle.name not in PARTS:
         for part in PARTS:
             _copy(bundle.parent / part, folder / "parts" / part)
-    _settle(folder, overlays)
+    _apply_overlays(folder, overlays)
     if ckpt_dir is not None:
         _add_weights(folder, ckpt_dir)
     _describe(folder)
@@ -148,7 +148,7 @@ def _requiring(node: Any) -> Any:
     return node
 
 
-def _settle(folder: Path, overlays: Sequence[str]) -> None:
+def _apply_overlays(folder: Path, overlays: Sequence[str]) -> None:
     """Write the values of overlays into the configs that have such keys."""
     for overlay in overlays:
         file = folder / "configs" / overlay
@@ -159,7 +159,7 @@ def _settle(folder: Path, overlays: Sequence[str]) -> None:
             content = read_json(path)
             if "bundle_root" in content:
                 parser = ConfigParser(content)
-                for name, value in fitting(content, values).items():
+                for name, value in known_settings(content, values).items():
                     merge_kv(parser, name, value)
                 path.write_text(json.dumps(parser.get(), indent=4) + "\n", encoding="utf-8")
 

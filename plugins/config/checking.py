@@ -31,7 +31,7 @@ from plugins.config.names import (
 from plugins.config.places import check_device, check_paths
 from plugins.config.ranges import OF_EXPRESSIONS
 from plugins.config.signatures import importable, locate
-from plugins.config.values import is_computed, misfit, title
+from plugins.config.values import is_computed, title, value_fault
 from plugins.errors import InputError
 
 # ids that MONAI or a person reads, not another id
@@ -78,7 +78,7 @@ def check_config(
                     raise InputError(fault)
     for path, value in nodes(config):
         _check_kind(path, value, base.get(path))
-        fault = misfit(value, OF_EXPRESSIONS.get(path, Any), path)
+        fault = value_fault(value, OF_EXPRESSIONS.get(path, Any), path)
         if fault:
             raise InputError(fault)
     check_device(config)
@@ -214,5 +214,5 @@ def _check_kind(name: str, value: Any, before: Any) -> None:
         return
     kind = next((each for each in (bool, int, float, str, list) if isinstance(before, each)), Any)
     is_for_each = kind is int and isinstance(value, Mapping)  # one for each configuration
-    if not is_for_each and misfit(value, kind, name):
+    if not is_for_each and value_fault(value, kind, name):
         raise InputError(f"{name} is {value!r}. Give {title(kind)}, such as {before!r}.")

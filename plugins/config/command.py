@@ -20,7 +20,7 @@ from plugins.config.names import (
     SECTIONS,
     all_references,
     as_id,
-    fitting,
+    known_settings,
     nodes,
     refuse_unknown,
     refuse_unknown_ids,
@@ -36,7 +36,7 @@ RUN_OPTIONS = frozenset(
 )
 
 
-def merged(config_files: Sequence[Path]) -> dict[str, Any]:
+def read_configs(config_files: Sequence[Path]) -> dict[str, Any]:
     """The config files merged as ``monai.bundle run`` merges them.
 
     Raises:
@@ -87,7 +87,7 @@ class CommandLine:
 
     def base(self) -> dict[str, Any]:
         """The first config file, and complete ones behind it, such as ``evaluate.json`` behind ``train.json``."""
-        return merged([file for file in self.files if file == self.files[0] or file.name in COMPLETE])
+        return read_configs([file for file in self.files if file == self.files[0] or file.name in COMPLETE])
 
     def place(self, name: str) -> str:
         """Name of the file that an id has its value from: the first one for what the command line gives, empty for what
@@ -102,7 +102,7 @@ class CommandLine:
 
     def config(self) -> dict[str, Any]:
         """The config that MONAI will run."""
-        return overridden(merged(self.files), self.options)
+        return overridden(read_configs(self.files), self.options)
 
     def misread(self) -> dict[str, Any]:
         """What MONAI does not read as it is meant, with what says the same to it.
@@ -208,9 +208,9 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
     files = given.files
     for file in files:
         _refuse_doubled_keys(file)
-    base, whole = given.base(), merged(files)
+    base, whole = given.base(), read_configs(files)
     beside = sorted(files[0].parent.glob("*.json"))
-    siblings = merged([file for file in beside if file not in files and file.name in COMPLETE])
+    siblings = read_configs([file for file in beside if file not in files and file.name in COMPLETE])
     options = {as_id(name): value for name, value in given.options.items()}
     read = {*SECTIONS, *given.sections} | all_references(whole) | all_references(options)
     refuse_unknown(given.sections, [*whole, *given.options], files[0].name)
@@ -244,4 +244,4 @@ def _refuse_doubled_keys(file: Path) -> None:
 def _with_classes(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """A config with other classes in place of its components, which take other arguments."""
     classes = {name: value for name, value in settings.items() if name.endswith("_target_")}
-    return overridden(config, fitting(config, classes))
+    return overridden(config, known_settings(config, classes))

@@ -12,7 +12,7 @@ from typing_extensions import is_typeddict
 
 from plugins.config.names import CLOSE, nearest, nodes
 from plugins.config.signatures import Methods, argument_names, locate, names_beside, signature
-from plugins.config.values import alternatives, is_computed, misfit, title
+from plugins.config.values import alternatives, is_computed, title, value_fault
 from plugins.errors import InputError
 
 Follow = Callable[[str, Any], tuple[str, Any]]
@@ -85,7 +85,7 @@ def _argument_fault(value: Any, parameter: inspect.Parameter, place: str, target
     if value is None and parameter.default is None:
         return ""
     if not ConfigComponent.is_instantiable(value):
-        fault = misfit(value, parameter.annotation, place)
+        fault = value_fault(value, parameter.annotation, place)
         if fault or is_computed(value) or not target.startswith(OURS):
             return fault
         made: Any = type(value)

@@ -121,7 +121,7 @@ def _arguments(node: Mapping[str, Any]) -> tuple[set[str], bool]:
     return names | OF_COMPONENTS, takes_more
 
 
-def fitting(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+def known_settings(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the settings whose ids the config has."""
     found = {}
     for name, value in settings.items():

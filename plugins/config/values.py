@@ -37,7 +37,7 @@ def is_computed(value: Any) -> bool:
     return ConfigComponent.is_instantiable(value) or (isinstance(value, str) and value.startswith(("$", "@", "%")))
 
 
-def misfit(value: Any, hint: Any, name: str) -> str:
+def value_fault(value: Any, hint: Any, name: str) -> str:
     """What is wrong with a value, with a cure: empty if nothing is.
 
     Args:

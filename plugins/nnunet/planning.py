@@ -1,4 +1,4 @@
-"""Fingerprint, plans and preprocessing, by nnU-Net; a training may bend the plans by a few named keys."""
+"""Fingerprint, plans and preprocessing, by nnU-Net; a training may change the plans by a few named keys."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ PLANNERS: dict[Planner, Any] = {
 
 
 class PlanChanges(TypedDict, total=False):
-    """See :func:`bend_configuration`."""
+    """See :func:`change_configuration`."""
 
     batch_size: PositiveInt
     patch_size: Sequence[int]
@@ -58,7 +58,7 @@ def check_changes(name: str, changes: Mapping[str, Any]) -> None:
 
     Args:
         name: of the configuration.
-        changes: see :func:`bend_configuration`.
+        changes: see :func:`change_configuration`.
 
     Raises:
         InputError: naming the change.
@@ -80,7 +80,7 @@ def check_changes(name: str, changes: Mapping[str, Any]) -> None:
         )
 
 
-def bend_configuration(configuration: dict[str, Any], changes: Mapping[str, Any], name: str) -> None:
+def change_configuration(configuration: dict[str, Any], changes: Mapping[str, Any], name: str) -> None:
     """Change one configuration of the plans in place.
 
     Args:
@@ -129,12 +129,12 @@ def make_plans(
     gpu_memory_gb: float | None = None,
     planner: Planner = "default",
 ) -> None:
-    """Let nnU-Net measure the dataset and plan, then bend its plans; must run inside ``workspace.active``.
+    """Let nnU-Net measure the dataset and plan, then change its plans; must run inside ``workspace.active``.
 
     Args:
         workspace: its ``dataset.json`` must exist.
         configurations: that will be trained; each must be in the plans.
-        changes: per configuration, see :func:`bend_configuration`.
+        changes: per configuration, see :func:`change_configuration`.
         batch_size: of all configurations, or of each; ``None`` leaves the planner's.
         patch_size: per configuration, slice axis first; ``None`` leaves the planner's.
         target_spacing: of ``3d_fullres`` (and in-plane of ``2d``), mm, (S, A, R) order; ``None`` leaves the planner's.
@@ -142,7 +142,7 @@ def make_plans(
         planner: ``default``, or nnU-Net's presets with residual encoders: ``ResEncM``, ``ResEncL``, ``ResEncXL``.
 
     Raises:
-        InputError: see :func:`bend_configuration`; also for a configuration that nnU-Net does not plan for these data.
+        InputError: see :func:`change_configuration`; and if nnU-Net plans no such configuration.
     """
     sizes = batch_size if isinstance(batch_size, Mapping) else dict.fromkeys(configurations, batch_size)
     patches = patch_size or {}
@@ -169,7 +169,7 @@ def make_plans(
         if name not in plans["configurations"]:
             raise InputError(f"nnU-Net plans no configuration {name!r} for these scans. Take it out of configurations.")
         wanted = {"batch_size": sizes.get(name), "patch_size": patches.get(name), **changes.get(name, {})}
-        bend_configuration(plans["configurations"][name], wanted, name)
+        change_configuration(plans["configurations"][name], wanted, name)
     write_json(file, plans)
 
 

@@ -3,14 +3,14 @@
 from plugins.workflow.driver import UdaWorkflow
 from plugins.workflow.execution import is_complete, run_stage
 from plugins.workflow.graph import check_stages, run_stages
-from plugins.workflow.plan import Plan
+from plugins.workflow.plan import StagePlan
 from plugins.workflow.segment import RunInference
 from plugins.workflow.stage import Stage, fingerprint
 
 __all__ = [
-    "Plan",
     "RunInference",
     "Stage",
+    "StagePlan",
     "UdaWorkflow",
     "check_stages",
     "fingerprint",

@@ -24,7 +24,7 @@ from plugins.workflow.beforehand import check_crops
 from plugins.workflow.functions import SPLITS
 from plugins.workflow.gate import ACCEPTED, decisions_in
 from plugins.workflow.graph import check_stages, run_stages
-from plugins.workflow.plan import Plan, find_bundles
+from plugins.workflow.plan import StagePlan, find_bundles
 from plugins.workflow.process import CommandError
 from plugins.workflow.records import REMAKE
 from plugins.workflow.segment import final_model
@@ -138,7 +138,7 @@ class UdaWorkflow:
             return Path(self.output_dir).absolute()
         return Path(self.runs_dir).absolute() / name
 
-    def plan(self) -> Plan:
+    def plan(self) -> StagePlan:
         """What is to be done; writes the phantom if it is needed and missing.
 
         Raises:
@@ -157,7 +157,7 @@ class UdaWorkflow:
         common = {"device": f"$torch.device({str(self.device)!r})", "seed": self.seed}
         if self.num_threads is not None:
             common["num_threads"] = self.num_threads
-        return Plan(
+        return StagePlan(
             bundles_dir=self.bundles_dir,
             dataset_dir=dataset_dir,
             scans=scans,
@@ -213,10 +213,10 @@ class UdaWorkflow:
             raise SystemExit(str(error)) from None
         self._print_results(has_truth=bool(plan.truth))
 
-    def _tracked(self, plan: Plan) -> DriverRun:
+    def _tracked(self, plan: StagePlan) -> DriverRun:
         return DriverRun(self.train_handlers, self.run_dir, self._parameters(plan), self.rounds, tracking_settings())
 
-    def _parameters(self, plan: Plan) -> dict[str, Any]:
+    def _parameters(self, plan: StagePlan) -> dict[str, Any]:
         """What the results depend on, by name."""
         settings = {
             f"{bundle}.{name.lstrip('+').replace('#', '::')}": value

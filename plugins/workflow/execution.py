@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from monai.bundle import ConfigParser
 
 from plugins.config.checking import check_config
-from plugins.config.command import merged
+from plugins.config.command import read_configs
 from plugins.config.names import refuse_unknown_ids
 from plugins.errors import InputError
 from plugins.files import write_json
@@ -203,11 +203,11 @@ def check_overrides(stage: Stage) -> None:
         if not path.is_file():
             raise InputError(f"{path} is missing. Set bundles_dir to the folder of the bundles.")
     where = f"{Path(stage.bundle).name} ({', '.join(stage.config_files)})"
-    config = ConfigParser(merged(stage.config_paths))
+    config = ConfigParser(read_configs(stage.config_paths))
     refuse_unknown_ids(config.get(), stage.overrides, where)
     known = {name: value for name, value in stage.overrides.items() if value == fill_in(value, "", "")}
     config.update({name.replace("#", "::"): value for name, value in known.items()})
     try:
-        check_config(config.get(), merged(stage.config_paths[:1]), Path(stage.bundle), on_disk=False)
+        check_config(config.get(), read_configs(stage.config_paths[:1]), Path(stage.bundle), on_disk=False)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error

@@ -10,8 +10,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from plugins.config.command import merged
-from plugins.config.names import fitting, refuse_unknown, refuse_unknown_ids
+from plugins.config.command import read_configs
+from plugins.config.names import known_settings, refuse_unknown, refuse_unknown_ids
 from plugins.errors import InputError
 from plugins.workflow.functions import UNTRANSLATED
 from plugins.workflow.gate import ACCEPTED, GATE, SCORE
@@ -49,7 +49,7 @@ def find_bundles(bundle_root: Path, bundles_dir: str | os.PathLike[str] | None) 
 
 
 @dataclass(frozen=True)
-class Plan:
+class StagePlan:
     """What is to be done, and the stages that do it.
 
     Args:
@@ -151,10 +151,10 @@ class Plan:
         )
         for bundle, settings in self.settings.items():
             folder = self.bundles_dir / bundle / "configs"
-            known = merged([folder / TRAIN])
+            known = read_configs([folder / TRAIN])
             for other in (INFERENCE, EVALUATE):
                 if (folder / other).is_file():
-                    known = {**merged([folder / other]), **known}
+                    known = {**read_configs([folder / other]), **known}
             refuse_unknown_ids(known, settings, f"settings of {bundle}")
 
     def _dataset(self) -> Stage:
@@ -287,7 +287,7 @@ class Plan:
         """Of the training of the segmentation."""
         folder = self.bundles_dir / SEGMENTATION / "configs"
         overlays = [folder / name for name in self.overlays if (folder / name).is_file()]
-        return {**merged([folder / TRAIN, *overlays]), **self.settings.get(SEGMENTATION, {})}
+        return {**read_configs([folder / TRAIN, *overlays]), **self.settings.get(SEGMENTATION, {})}
 
     @property
     def _folds(self) -> list[int]:
@@ -455,7 +455,7 @@ class Plan:
         prefix = "locator_" if config == LOCATOR else ""
         overlays = [prefix + name for name in self.overlays if (folder / (prefix + name)).is_file()]
         files = [config, *overlays] if config in (TRAIN, LOCATOR) else [config]
-        base = merged([folder / file for file in files])
+        base = read_configs([folder / file for file in files])
         given: dict[str, Any] = {}
         if config not in (TRAIN, LOCATOR):
             for overlay in overlays:
@@ -471,6 +471,6 @@ class Plan:
             bundle=str(self.bundles_dir / bundle),
             run_id=RUN_IDS[config],
             config_files=tuple(files),
-            overrides={**fitting(base, given), **overrides},
+            overrides={**known_settings(base, given), **overrides},
             inputs=inputs,
         )

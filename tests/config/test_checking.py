@@ -11,7 +11,7 @@ from monai.bundle import ConfigParser
 
 from plugins.config.building import building_fault
 from plugins.config.checking import check_config
-from plugins.config.command import merged
+from plugins.config.command import read_configs
 from plugins.config.components import component_fault
 from plugins.errors import InputError, find_input_error
 
@@ -28,13 +28,13 @@ OVERLAYS = sorted(
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parents[1].name}/{path.stem}")
 def test_the_bundles_own_configs_pass(path):
-    check_config(merged([path]), merged([path]))
+    check_config(read_configs([path]), read_configs([path]))
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: f"{path.parents[1].name}/{path.stem}")
 def test_the_bundles_overlays_pass(overlay):
     base = overlay.with_name("locator.json" if overlay.name.startswith("locator_") else "train.json")
-    check_config(merged([base, overlay]), merged([base]))
+    check_config(read_configs([base, overlay]), read_configs([base]))
 
 
 GOOD = {
@@ -172,7 +172,7 @@ def own(bundle, name, *overlays):
     """One of the bundles' configs, as a function of overrides."""
     folder = ROOT / bundle / "configs"
     files = [folder / f"{name}.json", *(folder / overlay for overlay in overlays)]
-    return merged(files), merged(files[:1])
+    return read_configs(files), read_configs(files[:1])
 
 
 TANQ, CYCLEGAN = ("tanq_translation", "train", "cpu.json"), ("cyclegan_translation", "inference")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from plugins.config.command import command_line, merged, refuse_unknown_options
-from plugins.config.names import fitting, refuse_unknown_ids
+from plugins.config.command import command_line, read_configs, refuse_unknown_options
+from plugins.config.names import known_settings, refuse_unknown_ids
 from plugins.errors import InputError
 from plugins.files import write_json
 
@@ -42,7 +42,7 @@ def test_an_id_below_a_plain_value_is_refused():
 
 def test_fitting_settings_are_those_the_config_has():
     settings = {"max_epochs": 1, "train::dataset::cache_rate": 0, "batch_size": 2, "train::loader::x": 3}
-    assert fitting(CONFIG, settings) == {"max_epochs": 1, "train::dataset::cache_rate": 0}
+    assert known_settings(CONFIG, settings) == {"max_epochs": 1, "train::dataset::cache_rate": 0}
 
 
 @pytest.fixture
@@ -156,4 +156,4 @@ def test_an_overlay_of_another_bundle_is_refused_as_such(command, tmp_path):
 def test_a_file_that_is_no_json_object_is_named(tmp_path, text):
     (tmp_path / "broken.json").write_text(text)
     with pytest.raises(InputError, match=r"broken\.json is no JSON config"):
-        merged([tmp_path / "broken.json"])
+        read_configs([tmp_path / "broken.json"])

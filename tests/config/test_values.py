@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from plugins.config.ranges import NotEmpty, Pair, Rate
 from plugins.config.signatures import locate, signature
-from plugins.config.values import misfit
+from plugins.config.values import value_fault
 
 Structure = Literal["VS", "cochlea"]
 
@@ -34,7 +34,7 @@ class Changes(TypedDict, total=False):
     ],
 )
 def test_what_is_computed_and_what_fits_passes(value, hint):
-    assert misfit(value, hint, "key") == ""
+    assert value_fault(value, hint, "key") == ""
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_what_is_computed_and_what_fits_passes(value, hint):
     ],
 )
 def test_a_misfit_is_told_in_one_sentence(value, hint, sentence):
-    assert misfit(value, hint, "key") == sentence
+    assert value_fault(value, hint, "key") == sentence
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_a_misfit_is_told_in_one_sentence(value, hint, sentence):
     ],
 )
 def test_arguments_have_their_ranges(name, argument, value):
-    assert "It must be" in misfit(value, signature(locate(name)).parameters[argument].annotation, argument)
+    assert "It must be" in value_fault(value, signature(locate(name)).parameters[argument].annotation, argument)
 
 
 def test_ranges_change_nothing_from_python():

@@ -10,7 +10,7 @@ from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
 from plugins.nnunet import planning
-from plugins.nnunet.planning import PLANNERS, bend_configuration, make_plans
+from plugins.nnunet.planning import PLANNERS, change_configuration, make_plans
 from plugins.nnunet.workspace import DATASET, PLANS, Workspace
 from plugins.segmentation import LABELS
 from plugins.segmentation.model import NOMINAL
@@ -102,7 +102,7 @@ def test_the_presets_are_nnunets(paper_workspace):
 
 def test_stages_are_cut_from_every_list(paper_plans):
     plan = copy.deepcopy(paper_plans["3d_fullres"])
-    bend_configuration(plan, {"n_stages": 3, "patch_size": [4, 32, 32], "batch_size": 8}, "3d_fullres")
+    change_configuration(plan, {"n_stages": 3, "patch_size": [4, 32, 32], "batch_size": 8}, "3d_fullres")
     network = plan["architecture"]["arch_kwargs"]
     lengths = {len(network[key]) for key in ("kernel_sizes", "strides", "features_per_stage", "n_conv_per_stage")}
     assert lengths == {3}
@@ -112,7 +112,7 @@ def test_stages_are_cut_from_every_list(paper_plans):
 
 def test_no_change_changes_nothing(paper_plans):
     plan = copy.deepcopy(paper_plans["2d"])
-    bend_configuration(plan, {"batch_size": None}, "2d")
+    change_configuration(plan, {"batch_size": None}, "2d")
     assert plan == paper_plans["2d"]
 
 
@@ -128,4 +128,4 @@ def test_no_change_changes_nothing(paper_plans):
 )
 def test_what_does_not_fit_is_refused(paper_plans, changes, words):
     with pytest.raises(InputError, match=words):
-        bend_configuration(copy.deepcopy(paper_plans["3d_fullres"]), changes, "3d_fullres")
+        change_configuration(copy.deepcopy(paper_plans["3d_fullres"]), changes, "3d_fullres")
