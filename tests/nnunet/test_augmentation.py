@@ -89,8 +89,8 @@ def test_all_together_leave_labels_and_shapes_and_give_finite_numbers(size):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"curve": {}}, "did you mean 'curves'"),
-        ({"curves": {"probabilty": 1}}, "did you mean 'probability'"),
+        ({"curve": {}}, "Did you mean 'curves'"),
+        ({"curves": {"probabilty": 1}}, "Did you mean 'probability'"),
         ({"curves": {"probability": 2}}, "probability of curves is 2"),
         ({"appearance": {"probability": 1}}, "no levels"),
         ({"appearance": {"levels": {"VS": [0, 1]}, "texture": [1, 0]}}, "texture of appearance"),

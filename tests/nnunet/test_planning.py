@@ -96,7 +96,7 @@ def test_the_presets_are_nnunets(paper_workspace):
         "ResEncL": "nnUNetPlannerResEncL",
         "ResEncXL": "nnUNetPlannerResEncXL",
     }
-    with pytest.raises(InputError, match="did you mean 'ResEncL'"):
+    with pytest.raises(InputError, match="Did you mean 'ResEncL'"):
         make_plans(paper_workspace, ["2d"], {}, planner="ResEnc_L")
 
 
