@@ -178,9 +178,17 @@ def own(bundle, name, *overlays):
 TANQ, CYCLEGAN = ("tanq_translation", "train", "cpu.json"), ("cyclegan_translation", "inference")
 NNUNET, DRIVER = ("vs_cochlea_seg", "train", "cpu.json"), ("vs_cochlea_uda", "train")
 IMPOSSIBLE = {
-    "an encoder norm": (TANQ, {"network_def::encoder_norm": "regional"}, "encoder_norm is 'regional'. Did you mean 'region'"),
+    "an encoder norm": (
+        TANQ,
+        {"network_def::encoder_norm": "regional"},
+        "encoder_norm is 'regional'. Did you mean 'region'",
+    ),
     "an attention": (TANQ, {"attention_queries::attention": "locale"}, "attention is 'locale'. Did you mean 'local'"),
-    "a region reduction": (TANQ, {"network_def::region_reduction": "anny"}, "region_reduction is 'anny'. Did you mean 'any'"),
+    "a region reduction": (
+        TANQ,
+        {"network_def::region_reduction": "anny"},
+        "region_reduction is 'anny'. Did you mean 'any'",
+    ),
     "an initialisation": (CYCLEGAN, {"network_def::init": "xavierr"}, "network_def::init is 'xavierr'"),
     "a loss": (
         TANQ,
@@ -241,7 +249,11 @@ IMPOSSIBLE = {
     "a switch for a folder": (TANQ, {"ckpt_dir": True}, "ckpt_dir is True. Give (text|a path)"),
     "no path at all": (TANQ, {"output_dir": ""}, "output_dir is ''. Give a path"),
     "a device that computes nothing": (TANQ, {"device": "meta"}, "device is 'meta', which computes nothing"),
-    "a text for a function": (TANQ, {"validate::key_metric::quality::segmenter": "a/model.pt"}, "segmenter is 'a/model.pt'. Give"),
+    "a text for a function": (
+        TANQ,
+        {"validate::key_metric::quality::segmenter": "a/model.pt"},
+        "segmenter is 'a/model.pt'. Give",
+    ),
     "a number among handlers": (TANQ, {"train::handlers::0": 1}, "train::handlers::0 is 1. Give a handler"),
     "a loss among handlers": (
         TANQ,

@@ -25,8 +25,7 @@ def phantom(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("bundle", "own"),
-    [("tanq_translation", {"feature_blocks": [0, 1]} | FEW_QUERIES), ("cyclegan_translation", {})],
+    ("bundle", "own"), [("tanq_translation", {"feature_blocks": [0, 1]} | FEW_QUERIES), ("cyclegan_translation", {})]
 )
 def test_every_round_trains_the_weights_that_the_server_sends(phantom, tmp_path, monkeypatch, bundle, own):
     shutil.copytree(BUNDLES / bundle / "configs", tmp_path / bundle / "configs")
