@@ -40,8 +40,8 @@ METHODS = {
     "TANQ without SegDecoder": ("tanq_translation", ["without_seg_decoder.json"]),
     "RN on both": ("tanq_translation", ["rn_both.json"]),
     "TANQ": ("tanq_translation", []),
-    "TANQ, nearest masks": ("tanq_translation", [{"region_reduction": "nearest"}]),
-    "TANQ, regions of 8 pixels on": ("tanq_translation", [{"min_region_pixels": 8}]),
+    "TANQ, nearest masks": ("tanq_translation", [{"network_def::region_reduction": "nearest"}]),
+    "TANQ, regions of 8 pixels on": ("tanq_translation", [{"network_def::min_region_pixels": 8}]),
 }
 MEASURES = ("vs_dice", "cochlea_dice", "mean_dice", "vs_contrast_error", "cochlea_contrast_error", "slice_jump")
 FIGURE_4 = {"none": "QS-Attn", "RN on both": "RN on both", "RN and RAIN": "TANQ"}

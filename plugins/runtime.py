@@ -6,6 +6,7 @@ import atexit
 import ctypes
 import inspect
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -56,6 +57,18 @@ def join_processes() -> None:
 def _leave_processes() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def gpus(otherwise: Sequence[str] = ("cpu",)) -> list[str]:
+    """Names of all CUDA devices of this machine; ``otherwise`` where there is none."""
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())] or [*otherwise]
+
+
+def own_device() -> torch.device:
+    """The CUDA device of this one of the processes that ``torchrun`` has started; the CPU where there is none."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", torch.distributed.get_node_local_rank(0))
 
 
 def start(seed: NonNegativeInt | None = 0, num_threads: PositiveInt | None = None) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -216,9 +217,19 @@ def check_weights(weights: StrPath, settings: Mapping[str, Any]) -> None:
 
 
 def difference(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> str:
-    """The first setting of ``given`` that differs, in words; empty if there is none."""
+    """The first setting of ``given`` that differs, in words; empty if there is none.
+
+    Settings that only one of the two has are not compared; within one, what is left out counts as ``None``.
+    """
     plain = json.loads(json.dumps(dict(given), default=str))
-    for name, value in plain.items():
-        if name in recorded and recorded[name] != value:
-            return f"{name} {recorded[name]!r}, not {value!r}"
-    return ""
+    both = [name for name in plain if name in recorded]
+    differences = chain.from_iterable(_differences(name, recorded[name], plain[name]) for name in both)
+    return next((f"{name} {before!r}, not {now!r}" for name, before, now in differences), "")
+
+
+def _differences(name: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys((*before, *now)):
+            yield from _differences(f"{name}::{key}", before.get(key), now.get(key))
+    elif before != now:
+        yield name, before, now

@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1] / "bundles"
 TINY = {
     "tanq_translation/configs/tiny": {
         "max_epochs": 1, "slices_per_epoch": 4, "channels": 4, "num_res_blocks": 2, "feature_blocks": [0, 1],
-        "num_queries": 16, "discriminator_channels": 4, "val_scans": 1, "val_interval": 1,
+        "random_queries::num_queries": 16, "attention_queries::num_queries": 16, "discriminator_channels": 4,
+        "val_scans": 1, "val_interval": 1,
     },
     "vs_cochlea_seg/configs/locator_tiny": {"max_epochs": 1, "iterations_per_epoch": 10},
     "vs_cochlea_seg/configs/tiny": {

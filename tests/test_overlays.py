@@ -124,12 +124,14 @@ def test_stabilisers_are_off_in_the_papers_settings_and_each_has_its_overlay(bun
         parser = config(bundle, "cpu.json", *overlays)
         return [parser.get_parsed_content(name).param_groups[0]["lr"] for name in ("optimizer", "d_optimizer")]
 
-    knobs = ("r1_weight", "discriminator_augmentation", "region_balanced")
+    trainer = "train::trainer::"
     plain = config(bundle, "cpu.json")
-    assert [plain.get_parsed_content(name) for name in knobs] == [0.0, None, False]
+    knobs = ("r1_weight", "discriminator_augmentation", "region_balanced")
+    assert [plain.get_parsed_content(trainer + name) for name in knobs] == [0.0, None, False]
     assert rates() == [0.0002, 0.0002]
     assert rates("two_speed.json") == [0.0002, 0.0004]
     stable = config(bundle, "cpu.json", "stable.json")
-    assert stable.get_parsed_content("r1_weight") > 0
-    assert isinstance(stable.get_parsed_content("discriminator_augmentation"), DiscriminatorAugmentation)
-    assert config(bundle, "cpu.json", "region_balanced.json").get_parsed_content("region_balanced") is True
+    assert stable.get_parsed_content(trainer + "r1_weight") > 0
+    assert isinstance(stable.get_parsed_content(trainer + "discriminator_augmentation"), DiscriminatorAugmentation)
+    balanced = config(bundle, "cpu.json", "region_balanced.json")
+    assert balanced.get_parsed_content(trainer + "region_balanced") is True

@@ -20,8 +20,8 @@ from plugins.files import write_json
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 TINY = {
-    "device": "cpu", "channels": 4, "num_res_blocks": 2, "discriminator_channels": 4, "num_layers_d": 1,
-    "max_epochs": 1, "val_interval": 1, "val_scans": 1, "slices_per_epoch": 2,
+    "device": "cpu", "channels": 4, "num_res_blocks": 2, "discriminator_channels": 4,
+    "discriminator_def::num_layers_d": 1, "max_epochs": 1, "val_interval": 1, "val_scans": 1, "slices_per_epoch": 2,
 }  # fmt: skip
 
 

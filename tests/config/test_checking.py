@@ -178,9 +178,17 @@ def own(bundle, name, *overlays):
 TANQ, CYCLEGAN = ("tanq_translation", "train", "cpu.json"), ("cyclegan_translation", "inference")
 NNUNET, DRIVER = ("vs_cochlea_seg", "train", "cpu.json"), ("vs_cochlea_uda", "train")
 IMPOSSIBLE = {
-    "an encoder norm": (TANQ, {"encoder_norm": "regional"}, "encoder_norm is 'regional'. Did you mean 'region'"),
-    "an attention": (TANQ, {"attention": "locale"}, "attention is 'locale'. Did you mean 'local'"),
-    "a region reduction": (TANQ, {"region_reduction": "anny"}, "region_reduction is 'anny'. Did you mean 'any'"),
+    "an encoder norm": (
+        TANQ,
+        {"network_def::encoder_norm": "regional"},
+        "encoder_norm is 'regional'. Did you mean 'region'",
+    ),
+    "an attention": (TANQ, {"attention_queries::attention": "locale"}, "attention is 'locale'. Did you mean 'local'"),
+    "a region reduction": (
+        TANQ,
+        {"network_def::region_reduction": "anny"},
+        "region_reduction is 'anny'. Did you mean 'any'",
+    ),
     "an initialisation": (CYCLEGAN, {"network_def::init": "xavierr"}, "network_def::init is 'xavierr'"),
     "a loss": (
         TANQ,
@@ -241,7 +249,11 @@ IMPOSSIBLE = {
     "a switch for a folder": (TANQ, {"ckpt_dir": True}, "ckpt_dir is True. Give (text|a path)"),
     "no path at all": (TANQ, {"output_dir": ""}, "output_dir is ''. Give a path"),
     "a device that computes nothing": (TANQ, {"device": "meta"}, "device is 'meta', which computes nothing"),
-    "a text for a function": (TANQ, {"validate::segmenter": "a/model.pt"}, "segmenter is 'a/model.pt'. Give"),
+    "a text for a function": (
+        TANQ,
+        {"validate::key_metric::quality::segmenter": "a/model.pt"},
+        "segmenter is 'a/model.pt'. Give",
+    ),
     "a number among handlers": (TANQ, {"train::handlers::0": 1}, "train::handlers::0 is 1. Give a handler"),
     "a loss among handlers": (
         TANQ,
@@ -250,7 +262,7 @@ IMPOSSIBLE = {
     ),
     "a block that is not there": (TANQ, {"feature_blocks": [0, 9]}, "feature_blocks is \\[0, 9\\] with num_res_blocks"),
     "a block twice": (TANQ, {"feature_blocks": [0, 0]}, "each once"),
-    "a label without a class": (TANQ, {"seg_classes": 2}, "seg_classes is 2. Give 3"),
+    "a label without a class": (TANQ, {"network_def::seg_classes": 2}, "seg_classes is 2. Give 3"),
     "percentiles upside down": (TANQ, {"percentiles": [99, 1]}, "percentiles is \\[99, 1\\]. Give two in order"),
     "a patch that cannot be halved": (TANQ, {"patch_size": [90, 96]}, "patch_size is .*. Give multiples of 4"),
     "a fold that is not there": (NNUNET, {"folds": [7]}, "folds is \\[7\\]. Give numbers from 0 to 1"),

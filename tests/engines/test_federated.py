@@ -16,6 +16,7 @@ SMALL = {
     "spacing": [2.2, 2.2, 1.5], "crop_size": [48, 48], "patch_size": [48, 48], "roi_size": [32, 32],
     "channels": 4, "num_res_blocks": 2, "discriminator_channels": 4,
 }  # fmt: skip
+FEW_QUERIES = {f"{kind}_queries::num_queries": 16 for kind in ("random", "attention")}
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +25,7 @@ def phantom(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("bundle", "own"),
-    [("tanq_translation", {"feature_blocks": [0, 1], "num_queries": 16}), ("cyclegan_translation", {})],
+    ("bundle", "own"), [("tanq_translation", {"feature_blocks": [0, 1]} | FEW_QUERIES), ("cyclegan_translation", {})]
 )
 def test_every_round_trains_the_weights_that_the_server_sends(phantom, tmp_path, monkeypatch, bundle, own):
     shutil.copytree(BUNDLES / bundle / "configs", tmp_path / bundle / "configs")

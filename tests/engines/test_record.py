@@ -12,7 +12,13 @@ from plugins.errors import InputError
 from plugins.files import read_json
 from plugins.store import TRAINING, check_weights
 
-SETTINGS = {"learning_rate": 0.1, "spacing": (0.4, 0.4, 1.5), "attention": "global", "slices_per_epoch": None}
+SETTINGS = {
+    "learning_rate": 0.1,
+    "spacing": (0.4, 0.4, 1.5),
+    "attention": "global",
+    "slices_per_epoch": None,
+    "loss": {"_target_": "L1Loss", "weights": {"vs": 1.0}, "scale": None},
+}
 
 
 @pytest.fixture
@@ -43,6 +49,9 @@ def train(trainer, tmp_path):
         ({"spacing": [0.5, 0.4, 1.5]}, r"spacing \[0\.4, 0\.4, 1\.5\], not \[0\.5, 0\.4, 1\.5\]"),
         ({"attention": "local"}, "attention 'global', not 'local'"),
         ({"slices_per_epoch": 8}, "slices_per_epoch None, not 8"),
+        ({"loss": SETTINGS["loss"] | {"weights": {"vs": 2.0}}}, "loss::weights::vs 1.0, not 2.0"),
+        ({"loss": SETTINGS["loss"] | {"further": True}}, "loss::further None, not True"),
+        ({"loss": None}, "loss {.*}, not None"),
     ],
 )
 def test_other_settings_are_refused_by_name(train, settings, words):
@@ -61,6 +70,7 @@ def test_other_scans_are_refused_though_they_have_the_same_name(train, tmp_path)
 def test_the_same_training_and_one_that_begins_anew_pass(train, tmp_path):
     train()
     train()
+    train({"loss": {"_target_": "L1Loss", "weights": {"vs": 1.0}}})
     train({"learning_rate": 0.2}, resume=False)
     assert read_json(tmp_path / "models" / TRAINING)["settings"]["learning_rate"] == 0.2
 

@@ -1,0 +1,136 @@
+"""The settings behind a node, as the running config holds them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from monai.bundle import ConfigParser
+
+from plugins.config import settings_behind
+from plugins.config.behind import WITHOUT_EFFECT
+from plugins.errors import find_input_error
+from plugins.store import difference
+
+ROOT = Path(__file__).parents[2] / "bundles"
+TRANSLATORS = ("tanq_translation", "cyclegan_translation")
+
+
+def config(**changes):
+    nodes = {
+        "rate": 0.1,
+        "device": "cpu",
+        "network": {"_target_": "torch.nn.Linear", "_desc_": "words", "in_features": 2, "out_features": 1},
+        "optimizer": {"_target_": "torch.optim.SGD", "params": "$@network.to(@device).parameters()", "lr": "@rate"},
+        "unrelated": 3,
+    }
+    return ConfigParser(nodes | changes)
+
+
+def behind(parser, *ids, **arguments):
+    parser["settings"] = {"_target_": "plugins.config.settings_behind", "ids": list(ids), **arguments}
+    return parser.get_parsed_content("settings")
+
+
+def test_all_that_a_node_refers_to_is_there_as_text():
+    assert behind(config(), "optimizer") == {
+        "optimizer": {"_target_": "torch.optim.SGD", "params": "$@network.to(@device).parameters()", "lr": "@rate"},
+        "network": {"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 1},
+        "rate": 0.1,
+    }
+
+
+def test_what_is_built_already_is_read_as_text_too():
+    parser = config()
+    assert isinstance(parser.get_parsed_content("optimizer"), torch.optim.SGD)
+    assert behind(parser, "optimizer") == behind(config(), "optimizer")
+
+
+def test_ids_can_be_left_out_inside_nodes_too():
+    assert behind(config(), "optimizer", without=["network", "optimizer::lr"]) == {
+        "optimizer": {"_target_": "torch.optim.SGD", "params": "$@network.to(@device).parameters()"}
+    }
+
+
+def test_an_object_from_python_is_its_class():
+    assert behind(config(network=torch.nn.Linear(2, 1)), "network") == {"network": "Linear"}
+
+
+def test_an_id_that_is_not_there_is_named():
+    with pytest.raises(RuntimeError) as caught:
+        behind(config(), "optimiser")
+    assert "there is no 'optimiser'. Did you mean 'optimizer'?" in str(find_input_error(caught.value))
+
+
+def test_outside_of_a_config_there_is_nothing_to_read():
+    with pytest.raises(RuntimeError, match="no config is being built"):
+        settings_behind(["optimizer"])
+
+
+def read(bundle, name, **changes):
+    parser = ConfigParser()
+    parser.read_config(str(ROOT / bundle / "configs" / f"{name}.json"))
+    parser.update({"device": "$torch.device('cpu')", **changes})
+    return parser
+
+
+def trained(bundle, **changes):
+    return behind(read(bundle, "train", **changes), "train::trainer")
+
+
+@pytest.mark.parametrize("bundle", TRANSLATORS)
+def test_a_translators_record_knows_every_knob_that_its_training_depends_on(bundle):
+    knobs = {name for name, value in read(bundle, "train").get().items() if not isinstance(value, (dict, str))}
+    others = {"ema", "initialize", "max_minutes", "resume", "run", "val_interval", "val_scans"}
+    assert knobs - WITHOUT_EFFECT - others - {*trained(bundle)} == set()
+
+
+@pytest.mark.parametrize("bundle", TRANSLATORS)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("learning_rate", 0.1),
+        ("spacing", [1.0, 1.0, 1.5]),
+        ("network_def::seg_classes", 5),
+        ("discriminator_def::num_layers_d", 2),
+        ("d_optimizer::lr", 0.1),
+        ("optimizer::betas", [0.9, 0.999]),
+        ("train::trainer::r1_weight", 1.0),
+        ("train::dataset::roi_size", [8, 8]),
+        ("adversarial_loss::criterion", "hinge"),
+    ],
+)
+def test_another_setting_of_a_training_is_told_by_its_id(bundle, name, value):
+    before, now = trained(bundle), trained(bundle, **{name: value})
+    assert difference(before, before) == ""
+    assert difference(before, now) == f"{name} {read(bundle, 'train')[name]!r}, not {value!r}"
+
+
+@pytest.mark.parametrize("bundle", TRANSLATORS)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"max_epochs": 3, "num_workers": 0, "amp": True, "output_dir": "o", "ckpt_dir": "c", "cache_dir": "a"},
+        {"val_interval": 1, "val_scans": 1, "max_minutes": 5, "resume": False, "dataset_dir": "d", "num_threads": 1},
+        {"device": "cuda", "train::handlers": []},
+    ],
+)
+def test_what_changes_no_weights_is_no_setting(bundle, changes):
+    assert trained(bundle, **changes) == trained(bundle)
+
+
+@pytest.mark.parametrize(
+    ("bundle", "changes", "words"),
+    [
+        ("tanq_translation", {}, ""),
+        ("tanq_translation", {"crop_size": [64, 64], "patch_size": [64, 64], "seed": 5}, ""),
+        ("tanq_translation", {"percentiles": [0, 100]}, "percentiles [0.1, 99.9], not [0, 100]"),
+        ("tanq_translation", {"network_def::decoder_norm": "region"}, "network_def::decoder_norm 'rain', not 'region'"),
+        ("tanq_translation", {"channels": 8}, "channels 64, not 8"),
+        ("cyclegan_translation", {}, ""),
+        ("cyclegan_translation", {"fast_convolutions": True}, ""),
+        ("cyclegan_translation", {"num_res_blocks": 6}, "num_res_blocks 9, not 6"),
+    ],
+)
+def test_inference_has_the_settings_of_the_training(bundle, changes, words):
+    given = read(bundle, "inference", **changes).get_parsed_content("recorded")
+    assert difference(trained(bundle), given) == words
