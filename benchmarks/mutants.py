@@ -36,10 +36,10 @@ TESTS = {
     "engines/budget": ["engines/test_budget.py"],
     "engines/contrastive": ["engines/test_trainers.py"],
     "engines/cyclegan": ["engines/test_trainers.py"],
-    "engines/handlers": ["engines/test_helpers.py", "engines/test_budget.py"],
+    "engines/handlers": ["engines/test_handlers.py", "engines/test_helpers.py", "engines/test_budget.py"],
     "engines/image_pool": ["engines/test_helpers.py"],
-    "engines/record": ["engines/test_record.py"],
-    "engines/scanwise": ["engines/test_helpers.py"],
+    "engines/record": ["engines/test_handlers.py", "engines/test_record.py"],
+    "engines/scanwise": ["engines/test_handlers.py"],
     "engines/schedules": ["engines/test_helpers.py"],
     "engines/translation": ["engines/test_trainers.py"],
 }

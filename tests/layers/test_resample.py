@@ -49,3 +49,8 @@ def test_halving_rounds_up_and_starts_at_the_first_pixel(size):
     impulse = torch.zeros(1, 1, *size)
     impulse[(0, 0, *[0] * len(size))] = 1
     assert BlurDown(len(size))(impulse)[(0, 0, *[0] * len(size))] == 0.5 ** len(size)
+
+
+def test_resampling_adds_nothing_to_the_weights_of_a_network():
+    assert BlurDown().state_dict() == BlurUp().state_dict() == {}
+    assert BlurDown(3).kernel.shape == (1, 1, 3, 3, 3)
