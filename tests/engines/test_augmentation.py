@@ -53,6 +53,38 @@ class TestAugmentation:
 
         assert torch.autograd.gradcheck(augmented, images)
 
+    def test_boxes_are_centred_on_every_pixel_and_stick_out_at_the_edges(self):
+        blank = DiscriminatorAugmentation(0, 0.5)(torch.ones(600, 1, 8, 6)).eq(0)[:, 0]
+        for axis, (size, side) in enumerate(((8, 4), (6, 3)), start=1):
+            rows = {tuple(each.nonzero()[:, 0].tolist()) for each in blank.any(3 - axis)}
+            starts = range(-(side // 2), size - side // 2)
+            assert rows == {tuple(at for at in range(start, start + side) if 0 <= at < size) for start in starts}
+
+    def test_every_shift_up_to_the_largest_comes_either_way(self):
+        ramp = torch.arange(8.0).expand(300, 1, 8, 8)
+        shifts = (3 - DiscriminatorAugmentation(0.25, 0)(ramp)[:, 0, 0, 3]).unique()
+        assert shifts.tolist() == [-2, -1, 0, 1, 2]
+
+    def test_by_default_shifts_are_an_eighth_and_boxes_half(self):
+        images, made = torch.rand(4, 1, 16, 16), []
+        for augment in (DiscriminatorAugmentation(), DiscriminatorAugmentation(0.125, 0.5)):
+            torch.manual_seed(1)
+            made.append(augment(images))
+        assert torch.equal(*made)
+
+    def test_a_box_of_the_whole_image_covers_it_from_its_middle_on(self):
+        made = DiscriminatorAugmentation(0, 1)(torch.ones(200, 1, 4, 4))
+        assert made.flatten(1).sum(1).min() == 0
+        assert made.flatten(1).sum(1).max() == 16 - 4
+
+    @pytest.mark.parametrize("name", ["translation", "cutout"])
+    def test_shares_from_0_to_1_are_taken_and_others_refused_by_name(self, name):
+        for share in (0, 1):
+            DiscriminatorAugmentation(**{name: share})
+        for share in (-0.01, 1.01, float("nan")):
+            with pytest.raises(InputError, match=f"{name} is {share}"):
+                DiscriminatorAugmentation(**{name: share})
+
     def test_a_share_out_of_range_is_refused(self):
         with pytest.raises(InputError, match=r"translation is 1\.5"):
             DiscriminatorAugmentation(translation=1.5)
@@ -84,6 +116,26 @@ class TestRegions:
                 low, high = low * stride - 1, high * stride + 2
             spans.append((low + high) / 2)
         assert all(abs(centre - pixel) <= network.logit_stride / 2 for centre, pixel in zip(spans, at, strict=True))
+
+    @pytest.mark.parametrize(
+        ("size", "logits", "stride"), [((13, 10), (3, 2), 3), ((9, 9), (2, 3), 4), ((6, 7), (2, 3), 2)]
+    )
+    def test_logits_lie_in_the_middle_and_blocks_beyond_the_image_are_others(self, size, logits, stride):
+        label = torch.from_numpy(np.random.default_rng(1).choice(3, (1, 1, *size), p=(0.8, 0.1, 0.1)))
+        regions = regions_of_logits(label, list(logits), stride)[0].int().argmax(0)
+        for at in np.ndindex(*logits):
+            highest = 0
+            for pixel in np.ndindex(*size):
+                blocks = [
+                    (p + (n * stride - whole) // 2) // stride for p, n, whole in zip(pixel, logits, size, strict=True)
+                ]
+                if blocks == list(at):
+                    highest = max(highest, int(label[(0, 0, *pixel)]))
+            assert regions[at] == highest
+
+    def test_labels_that_are_a_little_off_are_rounded(self):
+        label = torch.tensor([0.9999, 1.0001, 1.9999, 0.0001]).view(1, 1, 2, 2)
+        assert regions_of_logits(label, [2, 2], 1)[0].int().argmax(0).tolist() == [[1, 1], [2, 0]]
 
     def test_volumes_have_regions_too(self):
         label = torch.zeros(1, 1, 16, 16, 16)

@@ -2,12 +2,14 @@
 
 import time
 
+import ignite.distributed as idist
 import pytest
 import torch
 from ignite.engine import Engine
 
 from plugins.engines import Resume, TimeBudget, constant_then_linear
 from plugins.errors import InputError
+from plugins.files import read_json
 
 
 class Clock:
@@ -75,6 +77,33 @@ def test_a_stopped_training_keeps_the_number_once_it_is_set(tmp_path, monkeypatc
 
 def test_a_budget_shorter_than_two_epochs_ends_after_them(tmp_path, monkeypatch):
     assert training(Clock(monkeypatch, [600.0]), tmp_path, minutes=1.0).state.epoch == 2
+
+
+def test_epochs_that_take_no_time_are_no_fault(tmp_path, monkeypatch):
+    engine = training(Clock(monkeypatch, [0.0]), tmp_path, minutes=2.0, stop_after=2)
+    assert engine.state.max_epochs == 2 + round(120 / 1e-6)
+
+
+def test_the_first_minute_counts_from_the_start_of_the_training(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch, [70.0, 10.0])
+    clock.now = 1e6
+    assert training(clock, tmp_path, minutes=1.5).state.epoch == 3
+    assert clock.now == pytest.approx(1e6 + 90)
+
+
+def test_until_the_number_is_known_the_rate_is_the_first(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch, [30.0])
+    training(clock, tmp_path, minutes=0.01)
+    assert clock.rates == [1.0] * 4
+
+
+def test_the_record_is_that_of_the_first_rank_alone(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch, [30.0, 10.0])
+    training(clock, tmp_path / "first", minutes=2.0)
+    assert read_json(tmp_path / "first" / "budget.json") == {"max_minutes": 2.0, "max_epochs": 10}
+    monkeypatch.setattr(idist, "get_rank", lambda: 1)
+    assert training(clock, tmp_path / "second", minutes=2.0).state.epoch == 10
+    assert not (tmp_path / "second" / "budget.json").exists()
 
 
 def test_another_number_of_minutes_is_refused(tmp_path, monkeypatch):

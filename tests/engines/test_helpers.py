@@ -4,6 +4,7 @@ from ignite.metrics import Metric
 from monai.engines import SupervisedEvaluator
 
 from plugins.engines import ImagePool, SaveBest, SaveWeights, constant_then_linear
+from plugins.engines.schedules import linear_factor
 from plugins.errors import InputError
 from plugins.files import read_json
 
@@ -110,3 +111,49 @@ class TestSaveBest:
     def test_a_new_training_does_not_inherit_the_best_of_an_old_one(self, tmp_path):
         self.validate(tmp_path, [5.0], epochs=1, first=7)
         assert self.validate(tmp_path, [1.0], epochs=1, first=2) == 2
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_a_pool_hands_back_what_a_list_and_the_same_draws_do(size):
+    pool, stored, images = ImagePool(size), [], torch.arange(60.0).view(20, 3, 1)
+    torch.manual_seed(7)
+    found = torch.cat([pool.query(batch) for batch in images.split(3, dim=0)])
+    torch.manual_seed(7)
+    for image, given in zip(images, found, strict=True):
+        expected = image
+        if len(stored) < size:
+            stored.append(image)
+        elif torch.rand(()) < 0.5:
+            at = int(torch.randint(size, ()))
+            expected, stored[at] = stored[at], image
+        assert torch.equal(given, expected)
+    assert torch.equal(torch.stack(pool.state_dict()["images"]), torch.stack(stored))
+
+
+def test_stored_images_do_not_change_with_the_batch_they_came_from():
+    pool, images = ImagePool(), torch.zeros(2, 3)
+    pool.query(images)
+    images += 1
+    assert pool.size == 50
+    assert torch.equal(torch.stack(pool.state_dict()["images"]), torch.zeros(2, 3))
+    pool.state_dict()["images"].clear()
+    assert len(pool.state_dict()["images"]) == 2
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 5, 8])
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 0.5, 1.0])
+def test_the_rate_falls_by_equal_steps_to_0_one_epoch_after_the_last(epochs, fraction):
+    factor, constant = linear_factor(epochs, fraction), int(epochs * fraction)
+    rates = [factor(epoch) for epoch in range(epochs + 3)]
+    step = 1 / (epochs - constant + 1)
+    assert rates[:constant] == [1] * constant
+    assert rates[constant:epochs] == pytest.approx([1 - step * n for n in range(1, epochs - constant + 1)])
+    assert rates[epochs:] == pytest.approx([0] * 3)
+    assert min(rates) >= 0
+
+
+def test_half_of_the_epochs_are_at_the_first_rate_by_default():
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    for schedule in (constant_then_linear(optimizer, 8).lr_lambdas[0], linear_factor(8)):
+        assert [schedule(epoch) for epoch in range(8)] == [linear_factor(8, 0.5)(epoch) for epoch in range(8)]
+    assert constant_then_linear(optimizer, 8, 0.25).lr_lambdas[0](3) == linear_factor(8, 0.25)(3) < 1

@@ -126,6 +126,161 @@ def test_cyclegan_terms_equal_equations_11_and_12_computed_apart(cyclegan_traine
         torch.testing.assert_close(losses[name], expected[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
+def batch_of(pairs, count):
+    source = pairs()
+    return {key: torch.stack([source[index][key] for index in range(count)]) for key in source[0]}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_translations_of_a_batch_are_those_of_the_network_alone_whatever_its_size(trainer, pairs, count):
+    engine, batch = trainer(), batch_of(pairs, count)
+    label = batch["label"]
+    made = engine._translate(batch)
+    torch.testing.assert_close(made["pred"], engine.network(batch["image"], label), rtol=1e-4, atol=1e-5)
+    identity = made["identity"] if "identity" in made else made["identity_t"]
+    expected = engine.network(batch["reals"], torch.zeros_like(label))
+    torch.testing.assert_close(identity, expected, rtol=1e-4, atol=1e-5)
+    losses = engine._generator_losses(batch, made)
+    assert all(torch.isfinite(value) for value in losses.values())
+    assert len(losses) == 4
+
+
+def test_the_backward_generator_of_cyclegan_gets_targets_then_sources(cyclegan_trainer, pairs):
+    engine, batch = cyclegan_trainer(), batch_of(pairs, 3)
+    made, back = engine._translate(batch), engine.generator_ts
+    for name, images in (("fake_s", batch["reals"]), ("identity_s", batch["image"]), ("cycled_s", made["pred"])):
+        torch.testing.assert_close(made[name], back(images), rtol=1e-4, atol=1e-5, msg=name)
+    torch.testing.assert_close(made["cycled_t"], engine.network(made["fake_s"]), rtol=1e-4, atol=1e-5)
+    assert len(made["deepest"]) == 3
+
+
+@pytest.mark.parametrize("size", [(32, 24), (16, 32, 24)])
+def test_regions_are_those_of_sources_and_then_of_targets_at_the_size_of_the_images(trainer, pairs, size):
+    engine, batch, asked = trainer(), {key: torch.rand(1, 1, *size) for key in ("image", "label", "reals")}, []
+
+    class Asked(Exception):
+        pass
+
+    def regions(label, found):
+        asked.append((label, found))
+        raise Asked
+
+    engine.network.regions = regions
+    with pytest.raises(Asked):
+        engine._translate(batch)
+    label, found = asked[0]
+    assert found == list(size)
+    assert torch.equal(label, torch.cat([batch["label"], torch.zeros_like(batch["label"])]))
+
+
+def test_a_target_without_a_label_map_has_no_regions(tanq_trainer, pairs):
+    engine, batch = tanq_trainer(), batch_of(pairs, 2)
+    expected = engine._translate(batch)["identity"]
+    other = engine._translate(batch | {"reals_label": batch["label"]})["identity"]
+    del batch["reals_label"]
+    assert torch.equal(engine._translate(batch)["identity"], expected)
+    assert not torch.allclose(other, expected)
+
+
+def test_cyclegan_trains_without_label_maps(cyclegan_trainer, pairs):
+    engine, batch = cyclegan_trainer(), batch_of(pairs, 2)
+    engine.state.output = {}
+    output = engine._iteration(engine, {"image": batch["image"], "reals": batch["reals"], "case": ["a", "b"]})
+    assert output["label"] is None
+    assert torch.isfinite(output["loss"])
+
+
+def test_a_segdecoder_of_cyclegan_learns_from_the_sources_and_their_labels(cyclegan_trainer, pairs):
+    engine, batch, asked = cyclegan_trainer(), batch_of(pairs, 3), []
+    batch["label"] = batch["label"] - 0.001
+    engine.network.segment = lambda deepest: asked.append(deepest) or torch.zeros(3, 3, 32, 32)
+    engine.segmentation_loss = lambda logits, labels: asked.append(labels) or logits.sum()
+    made = engine._translate(batch)
+    assert engine._generator_losses(batch, made)["segmentation"] == 0
+    sources, _ = engine.network.encode(batch["image"], engine.network.regions(batch["label"], [32, 32]))
+    torch.testing.assert_close(asked[0], sources, rtol=1e-4, atol=1e-5)
+    assert torch.equal(asked[1], (batch["label"][:, 0] + 0.001).long())
+
+
+def test_what_is_left_out_has_its_default(trainer, cyclegan_trainer):
+    engine = trainer()
+    found = (engine.clip_norm, engine.r1_weight, engine.r1_interval, engine.discriminator_augmentation)
+    assert found == (None, 0, 16, None)
+    assert engine.region_balanced is False
+    assert trainer(r1_weight=0.0, r1_interval=1).r1_interval == 1
+    assert (cyclegan_trainer().pool_t.size, cyclegan_trainer().pool_s.size) == (3, 3)
+
+
+def test_a_step_trains_networks_that_an_evaluation_left_in_its_mode(trainer):
+    engine = trainer()
+    engine.state.output = {}
+    engine.network.eval()
+    engine._iteration(engine, one_batch(engine))
+    assert engine.network.training
+
+
+def test_without_a_penalty_the_slope_costs_nothing(trainer):
+    engine = trainer(r1_weight=0.0, r1_interval=1)
+    network, calls = engine.discriminators[0], []
+    network.register_forward_hook(lambda *_: calls.append(1))
+    engine._discriminator_loss(network, torch.rand(2, 1, 32, 32), torch.rand(2, 1, 32, 32))
+    assert calls == [1]
+
+
+def test_the_slope_is_that_at_the_augmented_real_images(trainer, monkeypatch):
+    engine, asked = trainer(r1_weight=2.0, r1_interval=1, discriminator_augmentation=lambda images: images + 1), []
+    monkeypatch.setattr(
+        "plugins.engines.translation.gradient_penalty", lambda _, real: asked.append(real) or torch.tensor(5.0)
+    )
+    real, fake = torch.rand(3, 1, 32, 32), torch.rand(2, 1, 32, 32)
+    loss = engine._discriminator_loss(engine.discriminators[0], real, fake)
+    assert torch.equal(asked[0], real + 1)
+    engine.r1_weight = 0.0
+    assert (loss - engine._discriminator_loss(engine.discriminators[0], real, fake)).item() == pytest.approx(
+        5, rel=1e-4
+    )
+
+
+def test_regions_move_with_the_augmented_image(tanq_trainer):
+    def shifted(images):
+        return images.roll(8, dims=-1)
+
+    engine = tanq_trainer(region_balanced=True, discriminator_augmentation=shifted)
+    batch, network = one_batch(engine), engine.discriminators[0]
+    fake = torch.rand(2, 1, 32, 32)
+    found = engine._fooling_loss(network, fake, batch["label"])
+    unlabelled = engine._fooling_loss(network, fake)
+    engine.discriminator_augmentation = None
+    torch.testing.assert_close(found, engine._fooling_loss(network, shifted(fake), shifted(batch["label"])))
+    engine.region_balanced = False
+    torch.testing.assert_close(unlabelled, engine._fooling_loss(network, shifted(fake), batch["label"]))
+
+
+class TestProcessGroup:
+    @pytest.fixture
+    def engine(self, trainer, monkeypatch):
+        """A trainer on the first of three ranks, whose gradients add up to six times its own."""
+        engine = trainer()
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 3)
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.mul_(6))
+        return engine
+
+    def test_gradients_are_the_mean_over_the_ranks_and_missing_ones_stay_missing(self, engine):
+        parameters = [torch.nn.Parameter(torch.zeros(2)) for _ in range(2)]
+        parameters[0].grad = torch.tensor([1.0, -3.0])
+        engine._average_gradients(parameters)
+        assert parameters[0].grad.tolist() == [2, -6]
+        assert parameters[1].grad is None
+
+    def test_all_that_is_trained_begins_as_on_the_first_rank(self, engine, monkeypatch):
+        sent = []
+        monkeypatch.setattr(torch.distributed, "broadcast", lambda tensor, src: sent.append((tensor.data_ptr(), src)))
+        engine._equalise_ranks()
+        parameters = [p for o in (engine.optimizer, engine.d_optimizer) for g in o.param_groups for p in g["params"]]
+        assert sent == [(parameter.data_ptr(), 0) for parameter in parameters]
+
+
 def test_discriminator_loss_is_half_least_squares_on_detached_images(trainer):
     engine = trainer()
     real, fake = torch.rand(2, 1, 32, 32), torch.rand(3, 1, 32, 32, requires_grad=True)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from plugins.layers import BlurUp, Conv3x3, DoubledConv3x3, HeadConv
+from plugins.layers import BlurUp, Conv3x3, DoubledConv3x3, HeadConv, fast_conv
 from plugins.layers.fast_conv import one_channel_conv2d, winograd_conv2d, winograd_doubled_conv2d
 
 SIZES = [(3, 3), (6, 6), (7, 9), (18, 30), (16, 21)]
@@ -110,3 +110,64 @@ def test_head_is_the_same_with_and_without_gradient(out_channels):
         fast = layer(x)
     for ours in (fast, layer(x).detach(), torch.jit.script(layer)(x).detach()):
         close(ours, F.conv2d(x.double(), layer.weight.double(), layer.bias.double()))
+
+
+@pytest.fixture
+def ways(monkeypatch):
+    """Names of the fast ways that were taken."""
+    taken = []
+    for name in ("winograd_conv2d", "winograd_doubled_conv2d", "one_channel_conv2d"):
+        way = getattr(fast_conv, name)
+        monkeypatch.setattr(fast_conv, name, lambda *given, n=name, way=way: taken.append(n) or way(*given))
+    return taken
+
+
+@pytest.mark.parametrize(
+    ("channels", "fast"),
+    [((64, 128), True), ((128, 64), True), ((63, 128), False), ((64, 127), False), ((64, 64), False)],
+)
+def test_winograds_way_begins_at_64_channels_on_one_side_and_128_on_the_other(ways, channels, fast):
+    x = torch.randn(1, channels[0], 6, 6)
+    with torch.no_grad():
+        Conv3x3(*channels)(x)
+        DoubledConv3x3(*channels)(x)
+    assert ways == (["winograd_conv2d", "winograd_doubled_conv2d"] if fast else [])
+
+
+@pytest.mark.parametrize(("size", "fast"), [((4, 6), True), ((5, 6), False), ((4, 7), False), ((5, 7), False)])
+def test_only_maps_of_even_axes_are_doubled_and_convolved_in_one_go(ways, size, fast):
+    with torch.no_grad():
+        DoubledConv3x3(64, 128)(torch.randn(1, 64, *size))
+    assert ways == ["winograd_doubled_conv2d" if fast else "winograd_conv2d"]
+
+
+@pytest.mark.parametrize("out_channels", [1, 2])
+def test_only_a_head_of_one_channel_without_gradient_is_a_matrix_product(ways, out_channels):
+    layer, x = HeadConv(6, out_channels, 3), torch.randn(1, 6, 8, 8)
+    layer(x)
+    layer.double()(x.double())
+    assert ways == []
+    with torch.no_grad():
+        layer.double()(x.double())
+        assert ways == []
+        layer.float()(x)
+    assert ways == (["one_channel_conv2d"] if out_channels == 1 else [])
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_bias_is_added_once_in_both_ways(bias):
+    x, weight = torch.randn(2, 5, 8, 10), torch.randn(7, 5, 3, 3)
+    shift = 100 * torch.randn(7) if bias else None
+    wide = None if shift is None else shift.double()
+    close(winograd_conv2d(x, weight, shift), F.conv2d(x.double(), weight.double(), wide))
+    expected = F.conv2d(BlurUp()(x.double()), weight.double(), wide, padding=1)
+    close(winograd_doubled_conv2d(x, weight, shift), expected)
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(1, 1), (36 * 5 * 2 * 4 * 2, 2), (36 * 5 * 2 * 4 * 5, 3), (10**9, 6)])
+def test_a_band_is_the_largest_that_divides_the_rows_and_keeps_to_its_limit(monkeypatch, limit, expected):
+    monkeypatch.setattr(fast_conv, "BAND_ELEMENTS", limit)
+    x, weight, sizes, product = torch.randn(2, 5, 26, 18), torch.randn(7, 5, 3, 3), [], torch.bmm
+    monkeypatch.setattr(torch, "bmm", lambda *given, **how: sizes.append(given[1].shape) or product(*given, **how))
+    winograd_conv2d(x, weight)
+    assert sizes == [(36, 5, 2 * expected * 4)] * (6 // expected)

@@ -6,7 +6,18 @@ from monai.networks.nets import BasicUNet
 from torch import nn
 from torch.nn import functional as F
 
-from plugins.layers import RAIN, RegionNorm, Regions, list_regions, one_hot_regions, region_norm
+from plugins.layers import (
+    RAIN,
+    RegionNorm,
+    Regions,
+    list_regions,
+    one_hot_regions,
+    over_batch,
+    region_norm,
+    register_norms,
+)
+from plugins.layers.region_norm import _padded_blocks, _whole_blocks
+from plugins.layers.regions import _pooled_evenly
 
 EPS = 1e-5
 
@@ -294,3 +305,121 @@ def test_large_feature_maps_lose_no_digits_in_an_exported_network(tmp_path):
     with torch.no_grad():
         expected = network.double()(x.double(), label)
     torch.testing.assert_close(torch.from_numpy(y).double(), expected, rtol=0, atol=5e-5)
+
+
+def naive_any(masks, size):
+    """Whether any pixel of a block is set, one block after the other; blocks are those of adaptive pooling."""
+    blocks = [
+        [(i * axis // n, -(-(i + 1) * axis // n)) for i in range(n)]
+        for axis, n in zip(masks.shape[2:], size, strict=True)
+    ]
+    small = torch.zeros(*masks.shape[:2], *size, dtype=torch.bool)
+    for at in torch.cartesian_prod(*[torch.arange(n) for n in size]).tolist():
+        block = tuple(slice(*blocks[axis][i]) for axis, i in enumerate(at))
+        small[(slice(None), slice(None), *at)] = masks[(slice(None), slice(None), *block)].flatten(2).any(2)
+    return small
+
+
+SHRUNK = [((8, 12), [4, 3]), ((8, 12), [2, 12]), ((7, 9), [3, 4]), ((4, 6, 8), [2, 3, 2]), ((4, 5, 8), [2, 3, 2])]
+
+
+@pytest.mark.parametrize(("before", "after"), SHRUNK, ids=str)
+class TestShrinking:
+    def test_any_is_any_pixel_of_the_block(self, before, after):
+        masks = torch.rand(2, 1, *before) > 0.9
+        regions = list_regions(masks, after)
+        found = torch.zeros(2, naive_any(masks, after)[0].numel(), dtype=torch.bool)
+        found[regions.sample, regions.position] = True
+        assert torch.equal(found, naive_any(masks, after).flatten(1))
+
+    def test_an_exported_program_shrinks_alike(self, before, after):
+        masks = torch.rand(2, 2, *before).gt(0.9).float()
+        assert torch.equal(_pooled_evenly(masks, after), naive_any(masks, after).float())
+
+    def test_nearest_is_the_first_pixel_of_the_block(self, before, after):
+        masks = torch.rand(1, 1, *before) > 0.5
+        places = [torch.arange(n) * axis // n for axis, n in zip(before, after, strict=True)]
+        sampled = masks[0, 0][torch.meshgrid(*places, indexing="ij")]
+        assert torch.equal(list_regions(masks, after, "nearest").position, sampled.flatten().nonzero()[:, 0])
+
+
+def test_a_list_of_regions_is_that_of_counting_pixel_by_pixel():
+    masks = torch.rand(3, 3, 4, 5) > 0.7
+    regions = list_regions(masks, [4, 5], min_pixels=3)
+    owner = torch.zeros(3, 20, dtype=torch.long)
+    for n in range(3):
+        for pixel in range(20):
+            claims = [r for r in range(3) if masks[n, r].flatten()[pixel]]
+            owner[n, pixel] = claims[-1] + 1 if claims else 0
+        for r in range(3):
+            if (owner[n] == r + 1).sum() < 3:
+                owner[n][owner[n] == r + 1] = 0
+    listed = {(n, p): 3 * n + owner[n, p].item() - 1 for n in range(3) for p in range(20) if owner[n, p] > 0}
+    columns = (regions.sample.tolist(), regions.position.tolist(), regions.group.tolist())
+    assert {(n, p): group for n, p, group in zip(*columns, strict=True)} == listed
+    assert len(regions.sample) == len(listed)
+    assert regions.target_count.tolist() == [(owner[n] == r + 1).sum().item() for n in range(3) for r in range(3)]
+    assert regions.rest_count.tolist() == [(owner[n] == 0).sum().item() for n in range(3)]
+
+
+def test_a_region_of_just_enough_pixels_stays_and_one_pixel_is_enough_by_default():
+    masks = torch.zeros(1, 1, 4, 4)
+    masks[0, 0, 1, :3] = 1
+    assert list_regions(masks, [4, 4], min_pixels=3).target_count.tolist() == [3]
+    assert list_regions(masks, [4, 4], min_pixels=4).target_count.tolist() == [0]
+    masks[0, 0, 1, 1:] = 0
+    assert list_regions(masks, [4, 4]).target_count.tolist() == [1]
+
+
+def test_joined_samples_list_each_pixel_behind_those_of_the_samples_before():
+    masks = torch.rand(3, 2, 4, 5) > 0.7
+    regions = list_regions(masks, [4, 5])
+    joined = over_batch(regions, 20)
+    expected = list_regions(masks.transpose(0, 1).reshape(1, 2, 12, 5), [12, 5])
+    key = lambda each: sorted(zip(each.position.tolist(), each.group.tolist(), each.sample.tolist(), strict=True))  # noqa: E731
+    assert key(joined) == key(expected)
+    assert joined.target_count.tolist() == expected.target_count.tolist()
+    assert joined.rest_count.tolist() == expected.rest_count.tolist()
+
+
+def test_the_map_of_labels_has_three_classes_by_default_and_others_are_none():
+    label = torch.tensor([0.4, 0.6, 1.6, 2.6]).view(1, 1, 2, 2)
+    assert one_hot_regions(label)[0].flatten(1).int().tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]
+
+
+@pytest.mark.parametrize(("kind", "num_regions", "styled"), [(RegionNorm, 2, 0), (RAIN, 3, 1)])
+def test_the_defaults_are_those_of_the_paper(kind, num_regions, styled):
+    norm = kind(3)
+    assert norm.weight.shape == norm.bias.shape == (num_regions, 3)
+    assert (norm.weight == 1).all()
+    assert (norm.bias == 0).all()
+    assert norm.weight.requires_grad
+    assert norm.bias.requires_grad
+    assert (norm.eps, norm.styled_region, norm.over_batch) == (1e-5, styled, False)
+    assert not kind(3, affine=False).weight.requires_grad
+    assert not kind(3, affine=False).bias.requires_grad
+    assert kind(3, statistics="batch").over_batch
+
+
+def test_one_region_alone_is_instance_norm_of_everything():
+    norm, x = RegionNorm(3, num_regions=1), torch.randn(2, 3, 4, 5)
+    torch.testing.assert_close(norm(x), F.instance_norm(x))
+
+
+@pytest.mark.parametrize("length", [1, 2, 255, 256, 257, 512, 1000, 4099])
+def test_blocks_hold_every_term_once_and_are_short(length):
+    x = torch.arange(2 * 3 * length, dtype=torch.float64).view(2, 3, length)
+    for blocks in (_whole_blocks(x), _padded_blocks(x)):
+        assert blocks.shape[3] <= 256
+        whole = blocks.flatten(2)
+        assert torch.equal(whole[..., :length], x)
+        assert (whole[..., length:] == 0).all()
+    assert _padded_blocks(x).shape[2:] == (length // 256 + 2, 256)
+
+
+def test_names_registered_twice_stay_those_they_were():
+    before = list(Norm.names)
+    register_norms()
+    assert list(Norm.names) == before
+    assert Norm["region", 2] is RegionNorm
+    assert Norm["rain", 2] is RAIN

@@ -28,3 +28,29 @@ def test_doubling_is_the_binomial_filter_of_four():
 def test_a_constant_stays_constant():
     x = torch.full((1, 2, 6, 6), 3.0)
     torch.testing.assert_close(BlurUp()(BlurDown()(x)), x)
+
+
+def test_doubling_a_volume_is_doubling_one_axis_after_the_other():
+    x = torch.randn(1, 2, 3, 4, 5, dtype=torch.float64)
+    expected = x
+    for axis in range(2, 5):
+        size = expected.shape[axis]
+        low, high = (torch.arange(size) + step for step in (-1, 1))
+        before, after = (expected.index_select(axis, at.clamp(0, size - 1)) for at in (low, high))
+        pair = torch.stack([0.75 * expected + 0.25 * before, 0.75 * expected + 0.25 * after], dim=axis + 1)
+        expected = pair.flatten(axis, axis + 1)
+    torch.testing.assert_close(BlurUp(3)(x), expected)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (5, 7), (3, 4, 5)])
+def test_halving_rounds_up_and_starts_at_the_first_pixel(size):
+    y = BlurDown(len(size))(torch.zeros(1, 1, *size))
+    assert list(y.shape[2:]) == [(axis + 1) // 2 for axis in size]
+    impulse = torch.zeros(1, 1, *size)
+    impulse[(0, 0, *[0] * len(size))] = 1
+    assert BlurDown(len(size))(impulse)[(0, 0, *[0] * len(size))] == 0.5 ** len(size)
+
+
+def test_resampling_adds_nothing_to_the_weights_of_a_network():
+    assert BlurDown().state_dict() == BlurUp().state_dict() == {}
+    assert BlurDown(3).kernel.shape == (1, 1, 3, 3, 3)

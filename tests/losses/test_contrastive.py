@@ -1,9 +1,11 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 
 from plugins.losses import AttentionQueries, ContrastiveLoss, RandomQueries, attention_entropy, patch_nce
+from plugins.losses.queries import window_positions
 
 
 def features(*shape, seed=0):
@@ -51,6 +53,18 @@ class TestPatchNCE:
         parts = [patch_nce(q[n : n + 1], k[n : n + 1]) for n in range(2)]
         torch.testing.assert_close(patch_nce(q, k), torch.stack(parts).mean())
 
+    def test_the_temperature_divides_the_products_and_is_007_by_default(self):
+        q, k = features(1, 4, 3), features(1, 4, 3, seed=1)
+        for temperature in (0.07, 0.5, 2.0):
+            torch.testing.assert_close(patch_nce(q, k, temperature), patch_nce(q / temperature, k, 1.0))
+        assert patch_nce(q, k) == patch_nce(q, k, 0.07)
+
+    def test_inside_autocast_it_is_the_same(self):
+        q, k = features(1, 4, 3).float(), features(1, 4, 3, seed=1).float()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            inside = patch_nce(q, k)
+        assert inside == patch_nce(q, k)
+
 
 class TestAttentionQueries:
     @pytest.mark.parametrize("rows_per_chunk", [1, 7, 64, 1000])
@@ -85,6 +99,48 @@ class TestAttentionQueries:
     def test_a_map_smaller_than_the_queries_gives_all_rows(self):
         source = features(1, 4, 2, 3)
         assert AttentionQueries(256)(source)(source).shape == (1, 6, 4)
+
+    @pytest.mark.parametrize("attention", ["global", "local", "local_global"])
+    def test_queries_of_several_samples_are_those_of_each_alone(self, attention):
+        source, translated = features(3, 4, 4, 5), features(3, 4, 4, 5, seed=1)
+        select = AttentionQueries(6, attention, window=3)
+        together = select(source)(translated)
+        alone = [select(source[n : n + 1])(translated[n : n + 1]) for n in range(3)]
+        torch.testing.assert_close(together, torch.cat(alone))
+
+    @pytest.mark.parametrize("attention", ["global", "local", "local_global"])
+    def test_half_precision_and_autocast_select_by_float32(self, attention):
+        source = features(1, 4, 5, 6).to(torch.bfloat16)
+        select = AttentionQueries(6, attention, window=3)
+        assert select.entropy(source).dtype == torch.float32
+        assert not select.entropy(source.float().requires_grad_()).requires_grad
+        expected = select(source.float())(source.float())
+        assert select(source)(source).dtype == torch.bfloat16
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            torch.testing.assert_close(select.entropy(source), select.entropy(source.float()), rtol=0, atol=0)
+            assert torch.equal(select.rows(source), select.rows(source.float()))
+            torch.testing.assert_close(select(source)(source).float(), expected, rtol=2e-2, atol=2e-2)
+
+    def test_rows_of_equal_entropy_are_taken_in_order(self):
+        rows = AttentionQueries(5).rows(torch.ones(2, 3, 4, 4))
+        assert rows.tolist() == [[0, 1, 2, 3, 4]] * 2
+
+    def test_the_defaults_are_256_queries_over_everything_and_windows_of_7(self):
+        select = AttentionQueries()
+        assert (select.num_queries, select.attention, select.window, select.rows_per_chunk) == (256, "global", 7, 512)
+        assert RandomQueries().num_queries == 256
+
+
+@pytest.mark.parametrize(("size", "window"), [((4, 6), 3), ((3, 5), 5), ((2, 3, 4), 3), ((5,), 3)])
+def test_a_window_holds_the_neighbours_inside_the_map(size, window):
+    flat, inside = window_positions(size, window)
+    index, reach = torch.arange(math.prod(size)).reshape(size), window // 2
+    assert flat.shape == inside.shape == (math.prod(size), window ** len(size))
+    assert flat.min() == 0
+    assert flat.max() == math.prod(size) - 1
+    for row, place in enumerate(np.ndindex(*size)):
+        around = tuple(slice(max(0, at - reach), at + reach + 1) for at in place)
+        assert flat[row][inside[row]].tolist() == index[around].flatten().tolist()
 
 
 def naive_windows(source, window):
@@ -137,7 +193,15 @@ class TestLocalAttention:
         select = AttentionQueries(20, attention="local", window=1)
         torch.testing.assert_close(select(source)(source), source.flatten(2).transpose(1, 2)[:, select.rows(source)[0]])
 
-    @pytest.mark.parametrize(("settings", "message"), [({"attention": "glocal"}, "glocal"), ({"window": 4}, "odd")])
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"attention": "glocal"}, "global, local, local_global, not 'glocal'"),
+            ({"window": 4}, "odd, not 4"),
+            ({"window": 0}, "odd, not 0"),
+            ({"window": -1}, "odd, not -1"),
+        ],
+    )
     def test_a_wrong_argument_is_named(self, settings, message):
         with pytest.raises(ValueError, match=message):
             AttentionQueries(**settings)
@@ -149,6 +213,18 @@ class TestRandomQueries:
         route = RandomQueries(8)(index)
         assert torch.equal(route(index), route(index.clone()))
         assert len(set(route(index).flatten().tolist())) == 8
+
+    def test_a_map_of_fewer_positions_gives_each_once(self):
+        index = torch.arange(12.0).view(1, 1, 3, 4)
+        assert sorted(RandomQueries(13)(index)(index).flatten().tolist()) == list(range(12))
+
+    def test_vectors_are_those_of_the_drawn_positions_in_every_sample_of_a_volume(self):
+        index = torch.arange(24.0).view(1, 1, 2, 3, 4)
+        maps = torch.cat([index, index + 100]).repeat(1, 2, 1, 1, 1) * torch.tensor([1.0, -1.0]).view(1, 2, 1, 1, 1)
+        vectors = RandomQueries(5)(maps)(maps)
+        assert vectors.shape == (2, 5, 2)
+        assert torch.equal(vectors[1, :, 0], vectors[0, :, 0] + 100)
+        assert torch.equal(vectors[..., 1], -vectors[..., 0])
 
     def test_every_position_can_be_drawn(self):
         index = torch.arange(12.0).view(1, 1, 3, 4)
@@ -166,6 +242,27 @@ class TestContrastiveLoss:
             ContrastiveLoss([AttentionQueries(4)])([a], [b], project) for a, b in zip(layers, others, strict=True)
         ]
         torch.testing.assert_close(loss(layers, others, project), torch.stack(single).mean())
+
+    def test_its_temperature_is_that_of_every_layer_and_007_by_default(self):
+        layers, others = [features(1, 3, 4, 4)], [features(1, 3, 4, 4, seed=1)]
+        select = AttentionQueries(4)
+        route = select(layers[0])
+        for settings, temperature in (({}, 0.07), ({"temperature": 0.5}, 0.5)):
+            expected = patch_nce(route(others[0]), route(layers[0]), temperature)
+            torch.testing.assert_close(ContrastiveLoss([select], **settings)(layers, others, list), expected)
+
+    def test_source_gives_the_route_and_the_keys_and_translation_the_queries(self):
+        source, translated = features(1, 3, 4, 4).requires_grad_(), features(1, 3, 4, 4, seed=1).requires_grad_()
+        loss = ContrastiveLoss([RandomQueries(4)])([source], [translated], list)
+        given = torch.autograd.grad(loss, (source, translated), allow_unused=True)
+        assert given[0] is None
+        assert given[1].abs().sum() > 0
+
+    @pytest.mark.parametrize(("layers", "others", "selections"), [(2, 2, 1), (1, 2, 1), (1, 2, 2), (2, 1, 2)])
+    def test_layers_and_selections_must_be_as_many(self, layers, others, selections):
+        loss = ContrastiveLoss([RandomQueries()] * selections)
+        with pytest.raises(ValueError, match=f"There are {selections} selections for {layers} and {others} layers"):
+            loss([features(1, 2, 2, 2)] * layers, [features(1, 2, 2, 2)] * others, list)
 
     def test_a_missing_layer_is_named(self):
         with pytest.raises(ValueError, match="2 selections for 1"):
