@@ -354,7 +354,7 @@ BAD: dict[str, tuple[Callable[[Maker], Odd], str]] = {
     "32767 voxels a side": (lambda m: m.patched(DIM, sizes(32767, 32767, 32767)), "more than can be held"),
     "500 voxels a side": (lambda m: m.patched(DIM, sizes(500, 500, 500)), "declares"),
     "negative size": (lambda m: m.patched(DIM, sizes(22, -18, 14)), "."),
-    "nine dimensions": (lambda m: m.patched(DIM, np.int16(9)), "cannot be read|save each volume"),
+    "nine dimensions": (lambda m: m.patched(DIM, np.int16(9)), "cannot be read|Save each volume"),
     "voxels beyond the file": (lambda m: m.patched(OFFSET, np.float32(1e9)), "declares"),
     "voxels within the header": (lambda m: m.patched(OFFSET, np.float32(0)), "within its header"),
     "gzip bomb": (bomb, "far more than its header declares"),
