@@ -471,7 +471,7 @@ def test_a_failure_or_ctrl_c_ends_what_is_at_work_and_begins_nothing(tmp_path: P
         "            jobs = [self.executor.submit(job, index) for index in range(4)]\n"
         "            while len(list(folder.glob('[0-9]'))) < 2: time.sleep(0.1)\n"
         "            print('at work', flush=True)\n"
-        "            if sys.argv[2] == 'failure'. Raise RuntimeError('no memory')\n"
+        "            if sys.argv[2] == 'failure': raise RuntimeError('no memory')\n"
         "            wait(jobs)\n"
         "    Training([], folder, folder, executor=process_pool(2)).run()\n"
     )
