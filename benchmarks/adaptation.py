@@ -72,7 +72,7 @@ def summary(run: Path, name: str, stages: Sequence[str]) -> dict[str, Any]:
     metrics = {key: value for key, value in read_json(run / "report" / "metrics.json").items() if key[:6] == "round_"}
     last = max(metrics)
     decision = run / last / "acceptance" / "accepted.json"
-    final = read_json(decision)["model"] if decision.is_file() and last != "round_0" else last
+    final = read_json(decision)["model"] if f"{last}/acceptance" in stages else last
     views = run / "view_weights" / "views.json"
     seconds = [read_json(run / stage / "stage.json")["seconds"] for stage in stages]
     rounds = {}
@@ -91,7 +91,7 @@ def summary(run: Path, name: str, stages: Sequence[str]) -> dict[str, Any]:
         "arm": name,
         "rounds": rounds,
         "final": final,
-        "views": read_json(views) if views.is_file() else {},
+        "views": read_json(views) if "view_weights" in stages else {},  # another arm's may lie there
         "minutes": round(sum(seconds) / 60, 1),
     }
 
