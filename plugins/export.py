@@ -65,7 +65,7 @@ def export(
         output_dir: receives folder and zip; an older export is replaced once the new one is complete.
         ckpt_dir: with ``model.pt`` (and, of the segmentation, ``model.json`` and the locator's files) of a training;
             ``None`` for none.
-        overlays: config files of the bundle that the training was given behind ``train.json``; the copy's configs take
+        overlays: config files of the bundle that the training was given after ``train.json``; the copy's configs take
             their values.
         onnx: write the network as ONNX too.
         url: where large files will be offered: they are then listed in ``large_files.yml`` and left out.
@@ -332,7 +332,7 @@ def main() -> None:
     arguments.add_argument("bundle", type=Path, help="root of the bundle")
     arguments.add_argument("output_dir", type=Path, help="receives the folder and the zip")
     arguments.add_argument("--ckpt_dir", type=Path, help="model.pt of a training; none by default")
-    arguments.add_argument("--overlays", nargs="*", default=[], help="config files given behind train.json")
+    arguments.add_argument("--overlays", nargs="*", default=[], help="config files given after train.json")
     arguments.add_argument("--onnx", action="store_true", help="write models/model.onnx too")
     arguments.add_argument("--url", help="where large files will be offered; they are then left out of the zip")
     given = arguments.parse_args()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import inspect
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,6 +18,7 @@ import plugins
 from plugins.config.building import building_fault
 from plugins.config.checking import check_config, check_tracking, check_workflow
 from plugins.config.command import command_line, refuse_unknown_options
+from plugins.config.running import running
 from plugins.errors import InputError, show_input_errors_as_sentences
 from plugins.interrupts import obey
 from plugins.shared_memory import shared_memory_fault
@@ -85,7 +85,7 @@ def start(seed: NonNegativeInt | None = 0, num_threads: PositiveInt | None = Non
             config is faulty, see :func:`plugins.config.checking.check_config`, if what ``--tracking`` needs is missing,
             or if an exported bundle would run with other code than it brings.
     """
-    given, workflow = command_line(), _running_workflow()
+    given, workflow = command_line(), running(ConfigWorkflow)
     if given is not None:  # the process is ours
         show_input_errors_as_sentences()
     keep_freed_memory()
@@ -102,10 +102,10 @@ def start(seed: NonNegativeInt | None = 0, num_threads: PositiveInt | None = Non
         _refuse_code_of_another_version(given.root)
         given.warn_of_accidental_root()
         config = given.config()
-        running = {"run", "training", "inference", "evaluate", *given.sections}
+        sections = {"run", "training", "inference", "evaluate", *given.sections}
 
         def explain(error: BaseException) -> str:
-            return shared_memory_fault(error) or building_fault(error, config, running)
+            return shared_memory_fault(error) or building_fault(error, config, sections)
 
         show_input_errors_as_sentences(given.place, explain)
         check_config(given.config(), given.base(), given.root)
@@ -115,17 +115,6 @@ def start(seed: NonNegativeInt | None = 0, num_threads: PositiveInt | None = Non
     torch.set_flush_denormal(True)
     if num_threads is not None:
         torch.set_num_threads(num_threads)
-
-
-def _running_workflow() -> ConfigWorkflow | None:
-    """The workflow whose ``initialize`` is being run."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, ConfigWorkflow):
-            return caller
-        frame = frame.f_back
-    return None
 
 
 def _refuse_code_of_another_version(root: Path) -> None:

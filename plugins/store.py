@@ -219,11 +219,18 @@ def check_weights(weights: StrPath, settings: Mapping[str, Any]) -> None:
 def difference(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """The first setting of ``given`` that differs, in words; empty if there is none.
 
-    Settings that only one of the two has are not compared; within one, what is left out counts as ``None``.
+    Settings that only one of the two has are not compared; within one, what is left out counts as ``None``. Older
+    records hold arguments of a component by their names alone.
     """
     plain = json.loads(json.dumps(dict(given), default=str))
-    both = [name for name in plain if name in recorded]
-    differences = chain.from_iterable(_differences(name, recorded[name], plain[name]) for name in both)
+    pairs = [(name, recorded[name], plain[name]) for name in plain if name in recorded]
+    pairs += [
+        (f"{node}::{name}", recorded[name], content[name])
+        for node, content in plain.items()
+        for name in (content if isinstance(content, Mapping) else ())
+        if name in recorded and name not in plain and not str(content[name]).startswith(("@", "$", "%"))
+    ]
+    differences = chain.from_iterable(_differences(*pair) for pair in pairs)
     return next((f"{name} {before!r}, not {now!r}" for name, before, now in differences), "")
 
 

@@ -92,6 +92,15 @@ def test_settings_are_compared_as_json_tells_them():
     assert difference({"a": None}, {"a": 1}) == "a None, not 1"
 
 
+def test_a_record_of_before_that_holds_arguments_by_their_names_is_compared_too():
+    now = {"network_def": {"_target_": "Net", "norm": "rain", "channels": "@channels", "levels": [1, 2]}, "channels": 8}
+    before = {"norm": "rain", "channels": 8, "levels": [1, 2], "gone": 1}
+    assert difference(before, now) == ""
+    assert difference(before | {"norm": "region"}, now) == "network_def::norm 'region', not 'rain'"
+    assert difference(before | {"levels": [1, 3]}, now) == "network_def::levels [1, 3], not [1, 2]"
+    assert difference(before | {"channels": 16}, now) == "channels 16, not 8"
+
+
 @pytest.mark.parametrize("inside", ["scan", "series"])
 def test_an_output_folder_that_holds_inputs_is_refused(tmp_path, inside):
     series = tmp_path / "series"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from monai.bundle import ConfigParser
 
 from plugins.config.names import nearest, nodes, references
+from plugins.config.running import running
 from plugins.errors import InputError
 
 WITHOUT_EFFECT = frozenset(
@@ -42,7 +42,9 @@ def settings_behind(ids: Sequence[str], without: Sequence[str] = ()) -> dict[str
         >>> ConfigParser(config).get_parsed_content("settings")
         {'optimizer': {'_target_': 'torch.optim.SGD', 'lr': '@rate'}, 'rate': 0.1}
     """
-    parser, left_out = _running_parser(), WITHOUT_EFFECT | {*without}
+    parser, left_out = running(ConfigParser), WITHOUT_EFFECT | {*without}
+    if parser is None:
+        raise RuntimeError("settings_behind is for configs: no config is being built")
     settings: dict[str, Any] = {}
     waiting = list(ids)
     while waiting:
@@ -63,14 +65,3 @@ def _plain(value: Any, path: str, left_out: Collection[str]) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(each, f"{path}::{index}", left_out) for index, each in enumerate(value)]
     return value if value is None or isinstance(value, (bool, int, float, str)) else type(value).__name__
-
-
-def _running_parser() -> ConfigParser:
-    """The parser that is building something."""
-    frame = inspect.currentframe()
-    while frame is not None:
-        caller = frame.f_locals.get("self")
-        if isinstance(caller, ConfigParser):
-            return caller
-        frame = frame.f_back
-    raise RuntimeError("settings_behind is for configs: no config is being built")

@@ -86,7 +86,7 @@ class CommandLine:
         return folder.parent if folder.name == "configs" else folder
 
     def base(self) -> dict[str, Any]:
-        """The first config file, and complete ones behind it, such as ``evaluate.json`` behind ``train.json``."""
+        """The first config file, and complete ones after it, such as ``evaluate.json`` after ``train.json``."""
         return read_configs([file for file in self.files if file == self.files[0] or file.name in COMPLETE])
 
     def place(self, name: str) -> str:
