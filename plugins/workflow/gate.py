@@ -294,13 +294,12 @@ def accept_round(
         earlier, later = ({str(row["case"]): row for row in content["cases"]} for content in (old, new))
         common = [case for case in later if case in earlier]
         means = [mean_rows([rows[case] for case in common]) for rows in (earlier, later)]
-        errors = _standard_errors([(earlier[case], later[case]) for case in common])
     except (KeyError, TypeError) as error:
         raise InputError(f"{before} or {after} is no score of a model ({error}). Give {SCORE}.") from error
     if not common:
         raise InputError(f"{before} and {after} have no scan in common. Score both on the same scans.")
-    measures = {f"agreement on the {name}": [mean["agreement"][name] for mean in means] for name in STRUCTURES}
-    measures["plausibility"] = [mean["plausibility"] for mean in means]
+    errors = _standard_errors([(earlier[case], later[case]) for case in common])
+    measures = {name: [_measures(mean)[name] for mean in means] for name in _measures(means[0])}
     known = {name: pair for name, pair in measures.items() if None not in pair}
     allowed = {name: min(max(2 * errors[name], tolerance), max(noise_tolerance, tolerance)) for name in known}
     fallen = [name for name, (first, second) in known.items() if second < first - allowed[name]]
@@ -325,14 +324,18 @@ def accept_round(
     return content
 
 
+def _measures(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a round is judged by, of a scan or as means over scans."""
+    agreement = {f"agreement on the {name}": row["agreement"][name] for name in STRUCTURES}
+    return {**agreement, "plausibility": row["plausibility"]}
+
+
 def _standard_errors(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> dict[str, float]:
     """Of the mean difference of each measure, over the scans where both models have it; 0 for fewer than two."""
-    measures = {
-        f"agreement on the {name}": [(a["agreement"][name], b["agreement"][name]) for a, b in pairs]
-        for name in STRUCTURES
+    measured = [(_measures(a), _measures(b)) for a, b in pairs]
+    changes = {
+        name: [b[name] - a[name] for a, b in measured if None not in (a[name], b[name])] for name in measured[0][0]
     }
-    measures["plausibility"] = [(a["plausibility"], b["plausibility"]) for a, b in pairs]
-    changes = {name: [b - a for a, b in each if None not in (a, b)] for name, each in measures.items()}
     return {name: float(sem(each)) if len(each) > 1 else 0.0 for name, each in changes.items()}
 
 
