@@ -24,14 +24,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PARTS = ("layers", "losses", "engines")
+PARTS = ("networks", "engines")
 TESTS = {
-    "layers/fast_conv": ["layers/test_fast_conv.py"],
-    "layers/region_norm": ["layers/test_region_norm.py"],
-    "layers/regions": ["layers/test_region_norm.py"],
-    "layers/resample": ["layers/test_resample.py"],
-    "losses/contrastive": ["losses/test_contrastive.py"],
-    "losses/queries": ["losses/test_contrastive.py"],
+    "networks/fast_conv": ["networks/test_fast_conv.py"],
+    "networks/region_norm": ["networks/test_region_norm.py"],
+    "networks/regions": ["networks/test_region_norm.py"],
+    "networks/resample": ["networks/test_resample.py"],
+    "networks/contrastive": ["networks/test_contrastive.py"],
+    "networks/queries": ["networks/test_contrastive.py"],
     "engines/augmentation": ["engines/test_augmentation.py"],
     "engines/budget": ["engines/test_budget.py"],
     "engines/contrastive": ["engines/test_trainers.py"],
@@ -45,9 +45,9 @@ TESTS = {
 }
 """Module to the tests that should notice its faults."""
 LEFT_OUT = [
-    "losses/test_contrastive.py::TestAttentionQueries::test_rows_and_loss_are_those_of_the_naive_form[128]",
-    "layers/test_region_norm.py::test_large_feature_maps_lose_no_digits_in_an_exported_network",
-    "layers/test_region_norm.py::test_compiled_equals_eager_forward_and_backward",
+    "networks/test_contrastive.py::TestAttentionQueries::test_rows_and_loss_are_those_of_the_naive_form[128]",
+    "networks/test_region_norm.py::test_large_feature_maps_lose_no_digits_in_an_exported_network",
+    "networks/test_region_norm.py::test_compiled_equals_eager_forward_and_backward",
     "engines/test_trainers.py::test_a_training_killed_at_any_step_ends_with_the_same_weights",
     "engines/test_trainers.py::test_a_killed_training_continues_its_moving_average",
     "engines/test_trainers.py::test_a_finished_training_is_not_repeated",

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from plugins.data import translation_transforms
 from plugins.evaluation.metrics import STRUCTURES
 from plugins.files import write_json
-from plugins.layers import list_regions, one_hot_regions
+from plugins.networks import list_regions, one_hot_regions
 
 SIZES = {"half": 2, "quarter": 4}
 REDUCTIONS = ("nearest", "any")

@@ -13,16 +13,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from monai.bundle import ConfigParser
 from rich.progress import track
 
 from plugins.files import write_json
-from plugins.layers import RAIN, RegionNorm, list_regions
+from plugins.networks import RAIN, RegionNorm, list_regions
 from plugins.runtime import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
@@ -33,9 +37,8 @@ METHODS: dict[str, tuple[str, list[str], dict[str, Any]]] = {
     "TANQ, random queries": ("tanq_translation", [], RANDOM),
     "QS-Attn": ("tanq_translation", ["qs_attn.json"], {}),
     "CycleGAN": ("cyclegan_translation", [], {}),
-    "CycleGAN, fast convolutions": ("cyclegan_translation", [], {"fast_convolutions": True}),
 }
-GENERATORS = ("TANQ", "TANQ, instance norm", "CycleGAN", "CycleGAN, fast convolutions")
+GENERATORS = ("TANQ", "TANQ, instance norm", "CycleGAN")
 NORM_SHAPES = [(64, 256), (128, 128), (256, 64)]
 MEMORY = [
     ("TANQ", 256, 4),
@@ -120,9 +123,40 @@ def inference(rounds: int, size: int = 256) -> dict[str, Any]:
     return {
         "ratio_tanq_to_same_with_instance_norm": seconds["TANQ"] / seconds["TANQ, instance norm"],
         "ratio_tanq_to_cyclegan": seconds["TANQ"] / seconds["CycleGAN"],
-        "ratio_tanq_to_cyclegan_with_fast_convolutions": seconds["TANQ"] / seconds["CycleGAN, fast convolutions"],
         "cpu_seconds": seconds,
     }
+
+
+def convolutions(rounds: int, size: int = 256) -> dict[str, Any]:
+    """One slice through both generators: the ways of :mod:`plugins.networks.fast_conv` against torch's own."""
+    batch = example(size, 1)
+    results: dict[str, Any] = {}
+    with torch.inference_mode():
+        for method in ("TANQ", "CycleGAN"):
+            network = config_of(method).get_parsed_content("network_def").eval()
+            last = deepcopy(network).to(memory_format=torch.channels_last)
+            ways = {"torch": network, "channels-last": last, "compiled": torch.compile(network)}
+            with torchs_convolutions():
+                try:
+                    ways["compiled"](batch["image"], batch["label"])
+                except torch._inductor.exc.InductorError as error:
+                    results[f"{method}, compiled"] = f"does not compile: {error}"
+                    del ways["compiled"]
+
+            def by_torch(way: Callable[..., Any]) -> Any:
+                with torchs_convolutions():
+                    return way(batch["image"], batch["label"])
+
+            calls: dict[str, Callable[[], Any]] = {name: partial(by_torch, way) for name, way in ways.items()}
+            calls["fast_conv"] = partial(network, batch["image"], batch["label"])
+            seconds = interleaved(calls, rounds, f"convolutions of {method}")
+            results |= {f"{method}, {name}": value / seconds["torch"] for name, value in seconds.items()}
+    return {"ratio_to_torch": results}
+
+
+def torchs_convolutions() -> AbstractContextManager[Any]:
+    """Leave :mod:`plugins.networks.fast_conv` out."""
+    return patch("plugins.networks.fast_conv._is_plain", return_value=False)
 
 
 def train_step(method: str, size: int, batch_size: int) -> Callable[[], Any]:
@@ -203,6 +237,7 @@ def main() -> None:
         "parameters_millions": parameters(),
         "normalisation": norms(4 * given.rounds),
         "inference": inference(given.rounds),
+        "convolutions": convolutions(given.rounds),
         "train_step": training(max(2, given.rounds // 2)),
         "train_step_memory": memory(),
         "machine": {"processor": platform.machine(), "threads": given.threads, "torch": torch.__version__},

@@ -220,8 +220,9 @@ def difference(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """The first setting of ``given`` that differs, in words; empty if there is none.
 
     Settings that only one of the two has are not compared; within one, what is left out counts as ``None``. Older
-    records hold arguments of a component by their names alone.
+    records hold arguments of a component by their names alone. A class that has moved is the same class.
     """
+    recorded = _as_of_today(recorded)
     plain = json.loads(json.dumps(dict(given), default=str))
     pairs = [(name, recorded[name], plain[name]) for name in plain if name in recorded]
     pairs += [
@@ -232,6 +233,15 @@ def difference(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     ]
     differences = chain.from_iterable(_differences(*pair) for pair in pairs)
     return next((f"{name} {before!r}, not {now!r}" for name, before, now in differences), "")
+
+
+def _as_of_today(settings: Any) -> Any:
+    """Settings of version 0.1.0 under the names of today."""
+    if isinstance(settings, Mapping):
+        return {key: _as_of_today(value) for key, value in settings.items() if key != "fast_convolutions"}
+    if isinstance(settings, list):
+        return [_as_of_today(value) for value in settings]
+    return settings.replace("plugins.losses.", "plugins.networks.") if isinstance(settings, str) else settings
 
 
 def _differences(name: str, before: Any, now: Any) -> Iterator[tuple[str, Any, Any]]:

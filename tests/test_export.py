@@ -82,7 +82,7 @@ def test_the_zip_holds_one_folder_with_all_that_a_bundle_needs(exported):
         names = content.namelist()
     assert {name.split("/")[0] for name in names} == {"tanq_translation"}
     wanted = ("LICENSE", "SHA256SUMS", "configs/metadata.json", "docs/README.md", "models/model.pt", "models/model.ts")
-    assert {f"tanq_translation/{name}" for name in (*wanted, "plugins/layers/region_norm.py")} <= set(names)
+    assert {f"tanq_translation/{name}" for name in (*wanted, "plugins/networks/region_norm.py")} <= set(names)
     assert not [name for name in names if "__pycache__" in name or "/eval/" in name or "/." in name]
 
 

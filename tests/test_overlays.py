@@ -7,8 +7,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from plugins.engines import DiscriminatorAugmentation
-from plugins.layers import RAIN, RegionNorm
-from plugins.losses import AttentionQueries, RandomQueries
+from plugins.networks import RAIN, AttentionQueries, RandomQueries, RegionNorm
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 

@@ -8,8 +8,8 @@ from monai.networks.nets.patchgan_discriminator import PatchDiscriminator as Mon
 from pydantic import PositiveInt
 from torch import Tensor
 
-from plugins.layers import BlurDown
 from plugins.networks.initialisation import Kind, initialise
+from plugins.networks.resample import BlurDown
 
 
 class PatchDiscriminator(MonaiPatchDiscriminator):

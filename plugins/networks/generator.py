@@ -12,19 +12,11 @@ from torch import Tensor, nn
 
 from plugins.config.signatures import refused_by
 from plugins.errors import InputError
-from plugins.layers import (
-    BlurDown,
-    BlurUp,
-    Conv3x3,
-    DoubledConv3x3,
-    HeadConv,
-    Reduction,
-    Regions,
-    Statistics,
-    list_regions,
-    one_hot_regions,
-)
+from plugins.networks.fast_conv import Conv3x3, DoubledConv3x3, HeadConv
 from plugins.networks.initialisation import Kind, initialise
+from plugins.networks.region_norm import Statistics
+from plugins.networks.regions import Reduction, Regions, list_regions, one_hot_regions
+from plugins.networks.resample import BlurDown, BlurUp
 
 NormName = Literal["instance", "region", "rain"]
 REFLECTION_PAD = {2: nn.ReflectionPad2d, 3: nn.ReflectionPad3d}
@@ -54,19 +46,19 @@ class _Normalise(nn.Module):
         return self.norm(x)
 
 
-def _conv3(dims: int, in_channels: int, out_channels: int, fast: bool, **settings: int) -> nn.Module:
-    if fast and dims == 2 and "stride" not in settings:
+def _conv3(dims: int, in_channels: int, out_channels: int, **settings: int) -> nn.Module:
+    if dims == 2 and "stride" not in settings:
         return Conv3x3(in_channels, out_channels, **settings)
     return Conv["conv", dims](in_channels, out_channels, 3, **settings)
 
 
 class _ResidualBlock(nn.Module):
-    def __init__(self, spatial_dims: int, channels: int, norm: _Norm, fast: bool):
+    def __init__(self, spatial_dims: int, channels: int, norm: _Norm):
         super().__init__()
         self.pad = REFLECTION_PAD[spatial_dims](1)
-        self.conv1 = _conv3(spatial_dims, channels, channels, fast)
+        self.conv1 = _conv3(spatial_dims, channels, channels)
         self.norm1 = _Normalise(spatial_dims, channels, norm)
-        self.conv2 = _conv3(spatial_dims, channels, channels, fast)
+        self.conv2 = _conv3(spatial_dims, channels, channels)
         self.norm2 = _Normalise(spatial_dims, channels, norm)
 
     def forward(self, x: Tensor, regions: Regions | None) -> Tensor:
@@ -77,24 +69,21 @@ class _ResidualBlock(nn.Module):
 class _Decoder(nn.Module):
     """Two upsampling stages and a 7x7 head; the caller applies the last activation."""
 
-    def __init__(
-        self, spatial_dims: int, channels: int, out_channels: int, norm: _Norm, anti_aliased: bool, fast: bool
-    ):
+    def __init__(self, spatial_dims: int, channels: int, out_channels: int, norm: _Norm, anti_aliased: bool):
         super().__init__()
-        fast = fast and spatial_dims == 2
 
         def up(width: int) -> nn.Module:
             if not anti_aliased:
                 transposed = Conv["convtrans", spatial_dims]
                 return transposed(width, width // 2, 3, stride=2, padding=1, output_padding=1)
-            if fast:
+            if spatial_dims == 2:
                 return DoubledConv3x3(width, width // 2)
-            return nn.Sequential(BlurUp(spatial_dims), _conv3(spatial_dims, width, width // 2, fast, padding=1))
+            return nn.Sequential(BlurUp(spatial_dims), _conv3(spatial_dims, width, width // 2, padding=1))
 
         self.up1, self.up2 = up(4 * channels), up(2 * channels)
         self.norm1 = _Normalise(spatial_dims, 2 * channels, norm)
         self.norm2 = _Normalise(spatial_dims, channels, norm)
-        conv = HeadConv if fast else Conv["conv", spatial_dims]
+        conv = HeadConv if spatial_dims == 2 else Conv["conv", spatial_dims]
         self.head = nn.Sequential(REFLECTION_PAD[spatial_dims](3), conv(channels, out_channels, 7))
 
     def forward(self, x: Tensor, half: Regions | None, full: Regions | None) -> Tensor:
@@ -144,12 +133,11 @@ class ResnetGenerator(nn.Module):
         seg_classes: classes of the SegDecoder; 0 for none.
         feature_blocks: residual blocks whose outputs are contrastive features.
         encoder_separates_vs: make the VS a region of the encoder too; with ``"rain"`` there it always is.
-        region_reduction: how label maps shrink, see :func:`plugins.layers.list_regions`.
+        region_reduction: how label maps shrink, see :func:`plugins.networks.list_regions`.
         min_region_pixels: smaller regions share the statistics of "others".
-        region_statistics: see :class:`plugins.layers.RegionNorm`.
+        region_statistics: see :class:`plugins.networks.RegionNorm`.
         residual: translate :math:`x` to :math:`\tanh(\operatorname{artanh}(0.98 x) + d)`, where :math:`d` is what the
             decoder gives: for images that are nearly in the target's contrast, such as redrawn scans.
-        fast_convolutions: on the CPU, Winograd's and other faster ways; see :mod:`plugins.layers.fast_conv`.
         init: see :func:`plugins.networks.initialise`.
 
     Shape:
@@ -181,7 +169,6 @@ class ResnetGenerator(nn.Module):
         min_region_pixels: PositiveInt = 1,
         region_statistics: Statistics = "sample",
         residual: bool = False,
-        fast_convolutions: bool = True,
         init: Kind = "xavier",
     ):
         super().__init__()
@@ -204,20 +191,16 @@ class ResnetGenerator(nn.Module):
         self.stem = conv(in_channels, channels, 7)
         self.stem_norm = _Normalise(spatial_dims, channels, inner)
         step = {"padding": 1} if anti_aliased else {"padding": 1, "stride": 2}
-        self.down1 = _conv3(spatial_dims, channels, 2 * channels, fast_convolutions, **step)
+        self.down1 = _conv3(spatial_dims, channels, 2 * channels, **step)
         self.down1_norm = _Normalise(spatial_dims, 2 * channels, inner)
-        self.down2 = _conv3(spatial_dims, 2 * channels, 4 * channels, fast_convolutions, **step)
+        self.down2 = _conv3(spatial_dims, 2 * channels, 4 * channels, **step)
         self.down2_norm = _Normalise(spatial_dims, 4 * channels, inner)
         self.halve = BlurDown(spatial_dims) if anti_aliased else nn.Identity()
-        self.blocks = nn.ModuleList(
-            _ResidualBlock(spatial_dims, 4 * channels, inner, fast_convolutions) for _ in range(num_res_blocks)
-        )
-        self.decoder = _Decoder(spatial_dims, channels, out_channels, outer, anti_aliased, fast_convolutions)
+        self.blocks = nn.ModuleList(_ResidualBlock(spatial_dims, 4 * channels, inner) for _ in range(num_res_blocks))
+        self.decoder = _Decoder(spatial_dims, channels, out_channels, outer, anti_aliased)
         self.seg_decoder: nn.Module | None = None
         if seg_classes:
-            self.seg_decoder = _Decoder(
-                spatial_dims, channels, seg_classes, _Norm("instance", {}), anti_aliased, fast_convolutions
-            )
+            self.seg_decoder = _Decoder(spatial_dims, channels, seg_classes, _Norm("instance", {}), anti_aliased)
         initialise(self, init)
 
     @property

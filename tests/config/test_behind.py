@@ -1,5 +1,6 @@
 """The settings behind a node, as the running config holds them."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -127,10 +128,20 @@ def test_what_changes_no_weights_is_no_setting(bundle, changes):
         ("tanq_translation", {"network_def::decoder_norm": "region"}, "network_def::decoder_norm 'rain', not 'region'"),
         ("tanq_translation", {"channels": 8}, "channels 64, not 8"),
         ("cyclegan_translation", {}, ""),
-        ("cyclegan_translation", {"fast_convolutions": True}, ""),
         ("cyclegan_translation", {"num_res_blocks": 6}, "num_res_blocks 9, not 6"),
     ],
 )
 def test_inference_has_the_settings_of_the_training(bundle, changes, words):
     given = read(bundle, "inference", **changes).get_parsed_content("recorded")
     assert difference(trained(bundle), given) == words
+
+
+@pytest.mark.parametrize("bundle", TRANSLATORS)
+def test_a_record_that_names_classes_as_they_were_in_0_1_0_is_the_same_training(bundle):
+    now = trained(bundle)
+    before = json.loads(json.dumps(now).replace("plugins.networks.ContrastiveLoss", "plugins.losses.ContrastiveLoss"))
+    before["network_def"]["fast_convolutions"] = "@fast_convolutions"
+    assert before != now
+    assert difference(before, now) == ""
+    before["network_def"]["_target_"] = "plugins.networks.AnotherGenerator"
+    assert "not 'plugins.networks.ResnetGenerator'" in difference(before, now)

@@ -81,5 +81,5 @@ def test_arguments_have_their_ranges(name, argument, value):
 
 
 def test_ranges_change_nothing_from_python():
-    assert locate("plugins.losses.RandomQueries")(0).num_queries == 0
+    assert locate("plugins.networks.RandomQueries")(0).num_queries == 0
     assert locate("plugins.segmentation.SlidingWindow")(tile_step_size=2).tile_step_size == 2

@@ -4,8 +4,14 @@ from monai.losses import PatchAdversarialLoss
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from plugins.engines import ContrastiveTranslationTrainer, CycleGANTrainer, Resume, constant_then_linear
-from plugins.losses import AttentionQueries, ContrastiveLoss, RandomQueries
-from plugins.networks import FeatureProjector, PatchDiscriminator, ResnetGenerator
+from plugins.networks import (
+    AttentionQueries,
+    ContrastiveLoss,
+    FeatureProjector,
+    PatchDiscriminator,
+    RandomQueries,
+    ResnetGenerator,
+)
 
 INSTANCE = {"encoder_norm": "instance", "decoder_norm": "instance", "seg_classes": 0}
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from plugins.engines import DiscriminatorAugmentation, MovingAverage, Resume
 from plugins.errors import InputError
-from plugins.losses import ContrastiveLoss, RandomQueries
+from plugins.networks import ContrastiveLoss, RandomQueries
 
 
 def one_batch(trainer):

@@ -2,8 +2,7 @@ import pytest
 import torch
 from torch.export import Dim, export
 
-from plugins.layers import RAIN, RegionNorm
-from plugins.networks import FeatureProjector, PatchDiscriminator, ResnetGenerator, initialise
+from plugins.networks import RAIN, FeatureProjector, PatchDiscriminator, RegionNorm, ResnetGenerator, initialise
 
 INSTANCE = {"encoder_norm": "instance", "decoder_norm": "instance", "seg_classes": 0}
 

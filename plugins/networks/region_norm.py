@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from plugins.layers.regions import Regions, over_batch
+from plugins.networks.regions import Regions, over_batch
 
 Statistics = Literal["sample", "batch"]
 
@@ -169,7 +169,7 @@ def region_norm(
         x: features.
         weight: scale of each region and channel.
         bias: shift of each region and channel.
-        regions: from :func:`plugins.layers.list_regions` at the resolution of ``x``.
+        regions: from :func:`plugins.networks.list_regions` at the resolution of ``x``.
         eps: added to each variance.
         styled_region: target region that takes the style of "others"; 0 for none.
 
@@ -208,7 +208,7 @@ class RegionNorm(nn.Module):
         ValueError: if there is no region, or ``statistics`` is unknown.
 
     Example:
-        >>> from plugins.layers import list_regions
+        >>> from plugins.networks import list_regions
         >>> norm = RegionNorm(num_features=8)
         >>> cochlea = torch.rand(2, 1, 16, 16) > 0.9
         >>> norm(torch.randn(2, 8, 16, 16), list_regions(cochlea, [16, 16])).shape

@@ -6,7 +6,7 @@ from monai.networks.nets import BasicUNet
 from torch import nn
 from torch.nn import functional as F
 
-from plugins.layers import (
+from plugins.networks import (
     RAIN,
     RegionNorm,
     Regions,
@@ -16,8 +16,8 @@ from plugins.layers import (
     region_norm,
     register_norms,
 )
-from plugins.layers.region_norm import _padded_blocks, _whole_blocks
-from plugins.layers.regions import _pooled_evenly
+from plugins.networks.region_norm import _padded_blocks, _whole_blocks
+from plugins.networks.regions import _pooled_evenly
 
 EPS = 1e-5
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from plugins.layers import BlurUp, Conv3x3, DoubledConv3x3, HeadConv, fast_conv
-from plugins.layers.fast_conv import one_channel_conv2d, winograd_conv2d, winograd_doubled_conv2d
+from plugins.networks import BlurUp, Conv3x3, DoubledConv3x3, HeadConv, fast_conv
+from plugins.networks.fast_conv import one_channel_conv2d, winograd_conv2d, winograd_doubled_conv2d
 
 SIZES = [(3, 3), (6, 6), (7, 9), (18, 30), (16, 21)]
 
@@ -16,7 +16,7 @@ def close(ours, theirs):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("band", [1, 10**9])
 def test_it_is_the_convolution_in_float64(size, band, monkeypatch):
-    monkeypatch.setattr("plugins.layers.fast_conv.BAND_ELEMENTS", band)
+    monkeypatch.setattr("plugins.networks.fast_conv.BAND_ELEMENTS", band)
     x, weight = torch.randn(2, 5, *size), torch.randn(7, 5, 3, 3)
     close(winograd_conv2d(x, weight), F.conv2d(x.double(), weight.double()))
 
@@ -24,7 +24,7 @@ def test_it_is_the_convolution_in_float64(size, band, monkeypatch):
 @pytest.mark.parametrize("size", [(2, 2), (4, 6), (10, 16)])
 @pytest.mark.parametrize("band", [1, 10**9])
 def test_doubling_and_convolution_in_one_go_are_both_in_float64(size, band, monkeypatch):
-    monkeypatch.setattr("plugins.layers.fast_conv.BAND_ELEMENTS", band)
+    monkeypatch.setattr("plugins.networks.fast_conv.BAND_ELEMENTS", band)
     x, weight = torch.randn(2, 5, *size), torch.randn(7, 5, 3, 3)
     close(winograd_doubled_conv2d(x, weight), F.conv2d(BlurUp()(x.double()), weight.double(), padding=1))
 
@@ -36,7 +36,7 @@ def test_layer_is_the_same_with_and_without_gradient(padding, monkeypatch):
     with torch.no_grad():
         close(layer(x), expected)
     close(layer(x).detach(), expected)
-    monkeypatch.setattr("plugins.layers.fast_conv.winograd_conv2d", lambda *_: pytest.fail("used with gradient"))
+    monkeypatch.setattr("plugins.networks.fast_conv.winograd_conv2d", lambda *_: pytest.fail("used with gradient"))
     layer(x).sum().backward()
 
 

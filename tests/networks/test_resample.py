@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from plugins.layers import BlurDown, BlurUp
+from plugins.networks import BlurDown, BlurUp
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 10), (1, 2, 4, 6, 8)])

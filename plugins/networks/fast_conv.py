@@ -183,7 +183,7 @@ class Conv3x3(nn.Conv2d):
 
 
 class DoubledConv3x3(nn.Module):
-    """:class:`plugins.layers.BlurUp` and a :class:`Conv3x3` with padding 1, in one go where no gradient is wanted.
+    """:class:`plugins.networks.BlurUp` and a :class:`Conv3x3` with padding 1, in one go where no gradient is wanted.
 
     Args:
         in_channels: of the input.

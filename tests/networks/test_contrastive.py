@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from plugins.losses import AttentionQueries, ContrastiveLoss, RandomQueries, attention_entropy, patch_nce
-from plugins.losses.queries import window_positions
+from plugins.networks import AttentionQueries, ContrastiveLoss, RandomQueries, attention_entropy, patch_nce
+from plugins.networks.queries import window_positions
 
 
 def features(*shape, seed=0):
