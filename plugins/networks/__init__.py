@@ -1,14 +1,14 @@
 """What the translators are made of, in the order of the paper (Kang et al., Scientific Reports 14:27883, 2024).
 
-=========== ==================================== ==========================================================
-equation    what                                 module
-=========== ==================================== ==========================================================
-(1)-(3)     regions, region normalisation (RN)   ``regions``, ``region_norm``
-(4)-(7)     RN with a restyled VS (RAIN)         ``region_norm``
-(8)         SegDecoder                           ``generator``: ``segment``; its loss is torch's cross-entropy
-(9)         attention, entropy, query selection  ``queries``
-(10)        contrastive terms; the weighted sum  ``contrastive``; ``plugins.engines.contrastive`` sums
-=========== ==================================== ==========================================================
+=============== ==================================== ==========================================================
+equation        what                                 module
+=============== ==================================== ==========================================================
+eq. (1)-(3)     regions, region normalisation (RN)   ``regions``, ``region_norm``
+eq. (4)-(7)     RN with a restyled VS (RAIN)         ``region_norm``
+eq. (8)         SegDecoder                           ``generator``: ``segment``; its loss is torch's cross-entropy
+eq. (9)         attention, entropy, query selection  ``queries``
+eq. (10)        contrastive terms; the weighted sum  ``contrastive``; ``plugins.engines.contrastive`` sums
+=============== ==================================== ==========================================================
 
 ``resample`` and ``fast_conv`` are layers of the generator, ``projector`` stands between its features and (9).
 """
