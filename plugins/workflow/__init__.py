@@ -2,7 +2,7 @@
 
 from plugins.workflow.driver import UdaWorkflow
 from plugins.workflow.execution import is_complete, run_stage
-from plugins.workflow.graph import check_stages, run_stages
+from plugins.workflow.graph import check_stages, run_stages, run_together
 from plugins.workflow.plan import StagePlan
 from plugins.workflow.segment import RunInference
 from plugins.workflow.stage import Stage, fingerprint
@@ -17,4 +17,5 @@ __all__ = [
     "is_complete",
     "run_stage",
     "run_stages",
+    "run_together",
 ]
