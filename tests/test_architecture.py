@@ -82,14 +82,18 @@ def parts_in(names: set[str]) -> set[str]:
 
 
 def circle_in(codes: Mapping[str, tuple[str, str]]) -> list[str]:
-    """Modules that import each other in a circle, at their top or within functions.
+    """Modules that import each other in a circle, at their top or within functions; annotations may name any module.
 
     Args:
         codes: dotted name of a module to its package and its code; a package is a module of its own name.
     """
     graph = {}
     for module, (package, code) in codes.items():
-        names = set(imported(ast.parse(code), package))
+        tree = ast.parse(code)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                node.body = []
+        names = set(imported(tree, package))
         graph[module] = {next((n for n in (name, name.rpartition(".")[0]) if n in codes), "") for name in names}
         graph[module] -= {"", module, package}
     try:
@@ -197,6 +201,7 @@ def test_the_import_check_sees(package, code, parts):
         ({"a.b": ("a", "from a.c import x"), "a.c": ("a", "def f():\n    import a.b")}, {"a.b", "a.c"}),
         ({"a.b": ("a", "from a import c"), "a.c": ("a", "from .b import x")}, {"a.b", "a.c"}),
         ({"a": ("a", "from a.b import x"), "a.b": ("a", "from a.c import x"), "a.c": ("a", "import os")}, set()),
+        ({"a.b": ("a", "if TYPE_CHECKING:\n    import a.c"), "a.c": ("a", "import a.b")}, set()),
         ({"a": ("a", "from a.b import x"), "a.b": ("a", "import d"), "d": ("d", "from a import x")}, {"a", "a.b", "d"}),
     ],
 )
