@@ -24,7 +24,7 @@ from scipy.stats import ttest_rel
 
 from benchmarks.segmenter import train_segmenter
 from plugins.config.command import read_configs
-from plugins.config.names import fitting
+from plugins.config.names import known_settings
 from plugins.data import crossmoda_datalist, heldout_labels
 from plugins.evaluation import SliceSegmenter, evaluate_translations, translation_picture
 from plugins.evaluation.fidelity import PERCENTILES
@@ -84,7 +84,7 @@ def stages_of(method: str, seed: int, dataset_dir: Path, changes: Mapping[str, A
             run_id="inference",
             config_files=("inference.json",),
             overrides={
-                **fitting(read_configs([root / "configs" / "inference.json"]), given | settings),
+                **known_settings(read_configs([root / "configs" / "inference.json"]), given | settings),
                 "datalist": "{run}/dataset/source.json",
                 "ckpt_dir": f"{{run}}/{training}/models",
                 "output_dir": "{stage}",

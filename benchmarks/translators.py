@@ -26,7 +26,7 @@ from rich.table import Table
 
 from benchmarks.ablation import ROOT, dataset_stage, segmenter_of, true_scans
 from plugins.config.command import read_configs
-from plugins.config.names import fitting
+from plugins.config.names import known_settings
 from plugins.evaluation import evaluate_translations
 from plugins.evaluation.fidelity import PERCENTILES
 from plugins.evaluation.pictures import read_axial
@@ -76,7 +76,7 @@ def translator_stages(name: str, folder: str, files: Sequence[str], changes: Map
         given |= ConfigParser.load_config_file(root / "configs" / each)
     training = f"{folder}/training"
     places = {"dataset_dir": dataset, "cache_dir": "{stage}/cache", "ckpt_dir": "{stage}/models"}
-    inference = fitting(read_configs([root / "configs" / "inference.json"]), given | settings)
+    inference = known_settings(read_configs([root / "configs" / "inference.json"]), given | settings)
     places_after = {"datalist": f"{{run}}/{lists}/source.json", "ckpt_dir": f"{{run}}/{training}/models"}
     return [
         Stage(

@@ -15,10 +15,9 @@ from monai.utils import set_determinism
 from pydantic import NonNegativeInt, PositiveInt
 
 import plugins
-from plugins.config.building import building_fault
+from plugins.config.building import building_fault, running
 from plugins.config.checking import check_config, check_tracking, check_workflow
 from plugins.config.command import command_line, refuse_unknown_options
-from plugins.config.running import running
 from plugins.errors import InputError, show_input_errors_as_sentences
 from plugins.interrupts import obey
 from plugins.shared_memory import shared_memory_fault

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,28 @@ def parts_in(names: set[str]) -> set[str]:
     return ours & (set(MAY_IMPORT) | {part_of(path) for path in MODULES}) - {""}
 
 
+def circle_in(codes: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Modules that import each other in a circle, at their top or within functions; annotations may name any module.
+
+    Args:
+        codes: dotted name of a module to its package and its code; a package is a module of its own name.
+    """
+    graph = {}
+    for module, (package, code) in codes.items():
+        tree = ast.parse(code)
+        for node in ast.walk(tree):
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+                node.body = []
+        names = set(imported(tree, package))
+        graph[module] = {next((n for n in (name, name.rpartition(".")[0]) if n in codes), "") for name in names}
+        graph[module] -= {"", module, package}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
 def uses_environment(tree: ast.AST) -> bool:
     words = {"environ", "environb", "getenv", "getenvb", "putenv", "unsetenv"}
     attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
@@ -109,6 +132,15 @@ def test_imports_go_downwards_only(path):
     part = part_of(path)
     allowed = MAY_IMPORT.get(part, set()) | {part}
     assert sorted(parts_in(names_in(path)) - allowed) == [], f"plugins/{part} may import {sorted(allowed)} only"
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    codes = {}
+    for path in MODULES:
+        package = ".".join(path.parent.relative_to(PACKAGE.parent).parts)
+        module = package if path.name == "__init__.py" else f"{package}.{path.stem}"
+        codes[module] = package, path.read_text(encoding="utf-8")
+    assert circle_in(codes) == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
@@ -161,6 +193,20 @@ def test_the_repository_is_not_reached_into(path):
 )
 def test_the_import_check_sees(package, code, parts):
     assert parts_in(set(imported(ast.parse(code), package))) == parts
+
+
+@pytest.mark.parametrize(
+    ("codes", "circle"),
+    [
+        ({"a.b": ("a", "from a.c import x"), "a.c": ("a", "def f():\n    import a.b")}, {"a.b", "a.c"}),
+        ({"a.b": ("a", "from a import c"), "a.c": ("a", "from .b import x")}, {"a.b", "a.c"}),
+        ({"a": ("a", "from a.b import x"), "a.b": ("a", "from a.c import x"), "a.c": ("a", "import os")}, set()),
+        ({"a.b": ("a", "if TYPE_CHECKING:\n    import a.c"), "a.c": ("a", "import a.b")}, set()),
+        ({"a": ("a", "from a.b import x"), "a.b": ("a", "import d"), "d": ("d", "from a import x")}, {"a", "a.b", "d"}),
+    ],
+)
+def test_the_check_of_circles_sees(codes, circle):
+    assert set(circle_in(codes)) == circle
 
 
 @pytest.mark.parametrize("code", ["import os\nos.environ['a']", "from os import getenv", "import os\nos.getenv('a')"])

@@ -1,5 +1,5 @@
 """Configuration: reading and overriding it, checking it before anything is built, telling what could not be built."""
 
-from plugins.config.behind import settings_behind
+from plugins.config.building import settings_behind
 
 __all__ = ["settings_behind"]

@@ -16,14 +16,15 @@ from monai.bundle import ConfigComponent, ConfigParser, ConfigWorkflow
 from monai.bundle.utils import DEFAULT_MLFLOW_SETTINGS
 
 from plugins.config.command import COMPLETE
-from plugins.config.components import component_fault
-from plugins.config.expressions import expression_fault, imported_names, is_import
+from plugins.config.expressions import check_expressions
 from plugins.config.names import (
     OF_COMPONENTS,
     SECTIONS,
     all_references,
+    is_computed,
     nearest,
     nodes,
+    plain,
     references,
     refuse_unknown,
     texts,
@@ -31,17 +32,15 @@ from plugins.config.names import (
 from plugins.config.places import check_device, check_paths
 from plugins.config.ranges import OF_EXPRESSIONS
 from plugins.config.signatures import importable, locate
-from plugins.config.values import is_computed, title, value_fault
+from plugins.config.values import check_component, check_value, title, value_fault
 from plugins.errors import InputError
 
 # ids that MONAI or a person reads, not another id
 ENTRY_POINTS = SECTIONS | {"training", "inference", "evaluate", "network_def", "network"}
-OF_MONAI = frozenset(
-    ("bundle_root", "dataset_dir", "device", "output_dir", "ckpt_dir", "train", "validate", "seed", "inferer")
-)
-_MOVED = re.compile(r"\$@[\w:]+\.to\(@[\w:]+\)")
+OF_MONAI = {"bundle_root", "dataset_dir", "device", "output_dir", "ckpt_dir", "train", "validate", "seed", "inferer"}
 # what a section such as "train" may hold for MONAI alone
-OF_SECTIONS = frozenset(("dataset", "handlers", "inferer", "key_metric", "postprocessing", "preprocessing", "trainer"))
+OF_SECTIONS = {"dataset", "handlers", "inferer", "key_metric", "postprocessing", "preprocessing", "trainer"}
+_MOVED = re.compile(r"\$@[\w:]+\.to\(@[\w:]+\)")
 
 
 def check_config(
@@ -63,8 +62,10 @@ def check_config(
     """
     parser = ConfigParser(dict(config))
     _check_references(parser, base)
-    _check_unread(config, base)
-    _check_expressions(parser)
+    wanted = all_references(config) | all_references(base)
+    for path, value in base.items():
+        _check_read(path, value, wanted, ENTRY_POINTS | OF_MONAI)
+    check_expressions(parser)
     for path, value in nodes(config):
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"{path} is {value!r}. Give a finite number.")
@@ -72,15 +73,11 @@ def check_config(
         for path, value in nodes(config):
             _check_special_keys(path, value)
             _check_handlers(parser, path, value)
-            if isinstance(value, Mapping) and "_target_" in value:
-                fault = component_fault(value, path, lambda place, item: _follow(parser, place, item))
-                if fault:
-                    raise InputError(fault)
+            if ConfigComponent.is_instantiable(value):
+                check_component(value, path, lambda place, item: _follow(parser, place, item))
     for path, value in nodes(config):
         _check_kind(path, value, base.get(path))
-        fault = value_fault(value, OF_EXPRESSIONS.get(path, Any), path)
-        if fault:
-            raise InputError(fault)
+        check_value(value, OF_EXPRESSIONS.get(path, Any), path)
     check_device(config)
     if on_disk:
         check_paths(config)
@@ -88,23 +85,15 @@ def check_config(
 
 def check_workflow(workflow: ConfigWorkflow) -> None:
     """The checks for a workflow that Python code made: it knows no config files, but what these could hold."""
-    folder, config = Path(workflow.config_root_path).absolute(), _described(workflow.parser.get())
-    files = [file for file in sorted(folder.glob("*.json")) if file.name in COMPLETE]
-    known = {name for file in files for name in ConfigParser.load_config_file(file)}
-    known |= {*DEFAULT_MLFLOW_SETTINGS["configs"]}  # which MONAI adds for its tracking
+    folder = Path(workflow.config_root_path).absolute()
+    config = plain(workflow.parser.get(), lambda made: "$None")
+    known = {*DEFAULT_MLFLOW_SETTINGS["configs"]}  # which MONAI adds for its tracking
+    for file in (file for file in folder.glob("*.json") if file.name in COMPLETE):
+        known |= ConfigParser.load_config_file(file).keys()
     refuse_unknown([workflow.run_id], config, "the config")
     strange = {name: value for name, value in config.items() if name not in known}
     config["device"] = "$None"  # its name will do for torch
     check_config(config, strange, folder.parent if folder.name == "configs" else folder)
-
-
-def _described(value: Any) -> Any:
-    """A config with an expression in place of each object that Python code has put into it."""
-    if isinstance(value, Mapping):
-        return {key: _described(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_described(each) for each in value]
-    return value if value is None or isinstance(value, (str, int, float)) else "$None"
 
 
 def check_tracking(settings: Mapping[str, Any]) -> None:
@@ -134,11 +123,10 @@ def _check_references(parser: ConfigParser, base: Mapping[str, Any]) -> None:
     known = [path for path, _ in nodes(parser.get()) if path]
     graph: dict[str, list[str]] = {}
     for path, value in nodes(parser.get()):
-        found = references(parser, path, value)
-        for wanted in found:
+        graph[path] = references(parser, path, value)
+        for wanted in graph[path]:
             if path.split("::")[0] in base and wanted not in parser:
                 raise InputError(f"{path} refers to @{wanted}, which is not there{nearest(wanted, known)}")
-        graph[path] = found
         if path:
             graph.setdefault(path.rpartition("::")[0], []).append(path)
     del graph[""]
@@ -149,17 +137,10 @@ def _check_references(parser: ConfigParser, base: Mapping[str, Any]) -> None:
         raise InputError(f"{names} refer to each other in a circle. Give one of them a value.") from error
 
 
-def _check_unread(config: Mapping[str, Any], base: Mapping[str, Any]) -> None:
-    """Refuse a key of the base that no reference names and that neither MONAI nor a person asks for.
-
-    Keys that are ``null`` may wait for an overlay.
-    """
-    wanted = all_references(config) | all_references(base)
-    for name, value in base.items():
-        _check_read(name, value, wanted, ENTRY_POINTS | OF_MONAI)
-
-
 def _check_read(name: str, value: Any, wanted: Collection[str], known: Collection[str]) -> None:
+    """Refuse a key that no reference names and that neither MONAI nor a person asks for; ``null`` may wait for an
+    overlay.
+    """
     if value is None or name in wanted:
         return
     if name.split("::")[-1] not in known and not any(each.startswith(f"{name}::") for each in wanted):
@@ -169,23 +150,16 @@ def _check_read(name: str, value: Any, wanted: Collection[str], known: Collectio
             _check_read(f"{name}::{key}", item, wanted, OF_SECTIONS)
 
 
-def _check_expressions(parser: ConfigParser) -> None:
-    expressions = {path: text for path, text in texts(parser.get()).items() if text.startswith("$")}
-    known = {**parser.globals, **dict.fromkeys(imported_names(expressions.values()))}
-    for path, text in expressions.items():
-        fault = "" if is_import(text) else expression_fault(text, known)
-        if fault:
-            raise InputError(f"{path} {fault}")
-
-
 def _check_special_keys(path: str, value: Any) -> None:
     """Refuse a misspelt ``_target_`` and its like, which would make a component a plain dictionary, and a
     ``_disabled_`` that MONAI takes for no.
     """
-    disabled = value.get("_disabled_", False) if isinstance(value, Mapping) else False
+    if not isinstance(value, Mapping):
+        return
+    disabled = value.get("_disabled_", False)
     if not (isinstance(disabled, bool) or is_computed(disabled) or str(disabled).lower() in ("true", "false")):
         raise InputError(f"{path}::_disabled_ is {disabled!r}. Give true or false.")
-    for key in map(str, value if isinstance(value, Mapping) else ()):
+    for key in map(str, value):
         misspelt = key.startswith("_") and key not in OF_COMPONENTS | SECTIONS
         if misspelt and get_close_matches(key, OF_COMPONENTS, n=1, cutoff=0.7):
             raise InputError(f"{path or 'the config'} has {key!r}{nearest(key, OF_COMPONENTS)}")
@@ -193,9 +167,7 @@ def _check_special_keys(path: str, value: Any) -> None:
 
 def _check_handlers(parser: ConfigParser, path: str, value: Any) -> None:
     """Refuse in a list of handlers what cannot be attached to an engine."""
-    if not path.endswith("handlers") or not isinstance(value, list):
-        return
-    for index, each in enumerate(value):
+    for index, each in enumerate(value if path.endswith("handlers") and isinstance(value, list) else ()):
         place, handler = _follow(parser, f"{path}::{index}", each)
         target = handler.get("_target_", "") if isinstance(handler, Mapping) else ""
         made = locate(target) if isinstance(target, str) and target.isidentifier() | ("." in target) else None
@@ -208,11 +180,12 @@ def _check_kind(name: str, value: Any, before: Any) -> None:
     """Refuse another kind of value than the base has; expressions, references and ``null`` pass, and any of them may
     become anything.
     """
-    if ConfigComponent.is_instantiable(before) and value is not None and not is_computed(value):
-        raise InputError(f"{name} is {value!r}. Give a dictionary with _target_, or null.")
-    if value is None or is_computed(before):
+    if value is None or is_computed(value):
         return
-    kind = next((each for each in (bool, int, float, str, list) if isinstance(before, each)), Any)
+    if ConfigComponent.is_instantiable(before):
+        raise InputError(f"{name} is {value!r}. Give a dictionary with _target_, or null.")
+    kinds = (bool, int, float, str, list)
+    kind = Any if is_computed(before) else next((each for each in kinds if isinstance(before, each)), Any)
     is_for_each = kind is int and isinstance(value, Mapping)  # one for each configuration
     if not is_for_each and value_fault(value, kind, name):
         raise InputError(f"{name} is {value!r}. Give {title(kind)}, such as {before!r}.")

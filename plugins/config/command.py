@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 import sys
-from collections import deque
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import fire
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, run
 from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS, DEFAULT_MLFLOW_SETTINGS
 
 from plugins.config.names import (
@@ -30,10 +30,7 @@ from plugins.errors import InputError
 
 _logger = logging.getLogger(__name__)
 COMPLETE = ("train.json", "inference.json", "evaluate.json", "locator.json")  # configs that may be run alone
-# what `monai.bundle run` takes itself
-RUN_OPTIONS = frozenset(
-    ("run_id", "init_id", "final_id", "meta_file", "config_file", "logging_file", "tracking", "args_file")
-)
+RUN_OPTIONS = inspect.signature(run).parameters.keys() - {"override"}  # what `monai.bundle run` takes itself
 
 
 def read_configs(config_files: Sequence[Path]) -> dict[str, Any]:
@@ -51,16 +48,14 @@ def read_configs(config_files: Sequence[Path]) -> dict[str, Any]:
             raise InputError(f"{path} is no JSON config ({fault}). Correct it.")
     parser = ConfigParser()
     parser.read_config([str(path) for path in config_files])
-    config: dict[str, Any] = parser.get()
-    return config
+    return dict(parser.get())
 
 
 def overridden(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
     """A config with other values for some of its ids."""
     parser = ConfigParser(deepcopy(dict(config)))
     parser.update({as_id(name): value for name, value in settings.items()})
-    changed: dict[str, Any] = parser.get()
-    return changed
+    return dict(parser.get())
 
 
 @dataclass(frozen=True)
@@ -90,9 +85,7 @@ class CommandLine:
         return read_configs([file for file in self.files if file == self.files[0] or file.name in COMPLETE])
 
     def place(self, name: str) -> str:
-        """Name of the file that an id has its value from: the first one for what the command line gives, empty for what
-        is no id.
-        """
+        """The file that an id has its value from: the first for what the command line gives, empty for no id."""
         if not any(f"{name}::".startswith(f"{as_id(each)}::") for each in self.options):
             for file in reversed(self.files):
                 for key, value in ConfigParser.load_config_file(str(file)).items():
@@ -126,10 +119,7 @@ class CommandLine:
 
 
 def command_line(arguments: Sequence[str] | None = None) -> CommandLine | None:
-    """The command line of this process's ``monai.bundle run``.
-
-    Args:
-        arguments: the command line; that of this process if omitted.
+    """The command line of this process's ``monai.bundle run``, or another one.
 
     Returns:
         ``None`` for any other program, and without ``--config_file``.
@@ -137,26 +127,25 @@ def command_line(arguments: Sequence[str] | None = None) -> CommandLine | None:
     arguments = sys.argv if arguments is None else arguments
     if not arguments or Path(arguments[0]).parts[-3:] != ("monai", "bundle", "__main__.py"):
         return None
+    words: list[Any] = []
     options: dict[str, Any] = {}
-    words: list[str] = []
-    rest = deque(arguments[1:])
-    while rest:
-        argument = rest.popleft()
-        if not argument.startswith("--"):
-            words.append(argument)
-            continue
-        name, equals, value = argument[2:].partition("=")
-        is_flag = not equals and (not rest or rest[0].startswith("--"))  # as fire reads it
-        options[name.replace("-", "_")] = is_flag or _meant(value if equals else rest.popleft())
+
+    def read(*given: Any, **named: Any) -> None:
+        words.extend(given)
+        options.update(named)
+
+    fire.Fire(fire.decorators.SetParseFn(_meant)(read), [*arguments[1:]])
     if options.get("args_file") is not None:
         options = {**ConfigParser.load_config_file(str(options["args_file"])), **options}
     if "config_file" not in options:
         return None
     given = options["config_file"]
     files = [Path(str(file)) for file in ([given] if isinstance(given, str) else given)]
-    named = [options.get("run_id", "".join(words[1:2])), options.get("init_id"), options.get("final_id")]
+    named = [options.get("run_id", "".join(map(str, words[1:2]))), options.get("init_id"), options.get("final_id")]
     overrides = {name: value for name, value in options.items() if name not in RUN_OPTIONS}
-    return CommandLine(files, overrides, [name for name in named if name], _tracking(options.get("tracking")))
+    tracking = options.get("tracking")
+    tracking = ConfigParser.load_config_files(DEFAULT_EXP_MGMT_SETTINGS.get(str(tracking), tracking or {}))
+    return CommandLine(files, overrides, [name for name in named if name], tracking)
 
 
 def _meant(text: str) -> Any:
@@ -167,37 +156,20 @@ def _meant(text: str) -> Any:
     return text if "#" in text and not isinstance(value, (list, tuple, dict)) else value
 
 
-def _tracking(setting: Any) -> dict[str, Any]:
-    if setting is None:
-        return {}
-    if isinstance(setting, str) and setting in DEFAULT_EXP_MGMT_SETTINGS:
-        return dict(DEFAULT_EXP_MGMT_SETTINGS[setting])
-    return dict(ConfigParser.load_config_files(setting))
-
-
 def tracking_settings() -> dict[str, Any]:
-    """The settings for ``--tracking`` of this process's ``monai.bundle run``, with those of its options among them.
-
-    MONAI's for MLflow if there are none.
-    """
+    """The settings for ``--tracking`` of this process, with its options among them; MONAI's for MLflow without it."""
     given = command_line()
     settings = (given.tracking if given else None) or DEFAULT_MLFLOW_SETTINGS
     options = given.options if given else {}
-    configs = {name: options.get(name, value) for name, value in settings["configs"].items()}
-    return {**settings, "configs": configs}
+    return {**settings, "configs": {name: options.get(name, value) for name, value in settings["configs"].items()}}
 
 
 def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
-    """Refuse options of this process's ``monai.bundle run`` that the first config file does not have.
+    """Refuse options of this process's ``monai.bundle run``, or another one, that the first config file does not have.
 
     MONAI adds ``--round 2`` to the config as a new entry, and whoever meant ``--rounds 2`` gets the default. Further
     config files are overlays: they may also hold what only a sibling of the first file has, such as ``max_epochs``
-    beside an ``inference.json``.
-
-    A section of one's own passes if something refers to it.
-
-    Args:
-        arguments: the command line; that of this process if omitted. Any that is not ``monai.bundle run`` passes.
+    beside an ``inference.json``. A section of one's own passes if something refers to it.
 
     Raises:
         InputError: naming the first unknown option and the nearest known one, or a section to run that is not there.
@@ -205,26 +177,25 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
     given = command_line(arguments)
     if given is None:
         return
-    files = given.files
-    for file in files:
+    first, *overlays = given.files
+    for file in given.files:
         _refuse_doubled_keys(file)
-    base, whole = given.base(), read_configs(files)
-    beside = sorted(files[0].parent.glob("*.json"))
-    siblings = read_configs([file for file in beside if file not in files and file.name in COMPLETE])
+    base, whole = given.base(), read_configs(given.files)
+    beside = [file for file in sorted(first.parent.glob("*.json")) if file not in given.files]
+    siblings = read_configs([file for file in beside if file.name in COMPLETE])
     options = {as_id(name): value for name, value in given.options.items()}
     read = {*SECTIONS, *given.sections} | all_references(whole) | all_references(options)
-    refuse_unknown(given.sections, [*whole, *given.options], files[0].name)
-    for later in files[1:]:
+    refuse_unknown(given.sections, [*whole, *given.options], first.name)
+    for file in overlays:
         try:
-            given_here = ConfigParser.load_config_file(later)
-            refuse_unknown_ids(_with_classes(siblings | base, given_here), given_here, later.name, read)
+            _refuse_unknown_settings(siblings | base, ConfigParser.load_config_file(file), file, read)
         except InputError as error:
-            if later.resolve().parent == files[0].resolve().parent or not later.with_name("train.json").is_file():
+            if file.resolve().parent == first.resolve().parent or not file.with_name("train.json").is_file():
                 raise
-            fault = f"{later} is for another bundle ({str(error).partition(': ')[0]})"
-            raise InputError(f"{fault}. Take an overlay from {files[0].parent}.") from error
+            fault = f"{file} is for another bundle ({str(error).partition(': ')[0]})"
+            raise InputError(f"{fault}. Take an overlay from {first.parent}.") from error
     known = given.tracking.get("configs", {}) | {name: value for name, value in whole.items() if name in base}
-    refuse_unknown_ids(_with_classes(known, options), options, files[0].name, read)
+    _refuse_unknown_settings(known, options, first, read)
 
 
 def _refuse_doubled_keys(file: Path) -> None:
@@ -241,7 +212,9 @@ def _refuse_doubled_keys(file: Path) -> None:
         json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=unique)
 
 
-def _with_classes(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A config with other classes in place of its components, which take other arguments."""
+def _refuse_unknown_settings(
+    config: Mapping[str, Any], settings: Mapping[str, Any], file: Path, read: set[str]
+) -> None:
+    """Refuse ids that a config does not have; other classes in place of its components take other arguments."""
     classes = {name: value for name, value in settings.items() if name.endswith("_target_")}
-    return overridden(config, known_settings(config, classes))
+    refuse_unknown_ids(overridden(config, known_settings(config, classes)), settings, file.name, read)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from difflib import get_close_matches
 from typing import Any
@@ -31,12 +31,29 @@ def as_id(name: str) -> str:
     return name.lstrip("+").replace("#", "::")
 
 
+def is_computed(value: Any) -> bool:
+    """Whether MONAI makes a value of it that nobody knows before: an expression, a reference, a component."""
+    return ConfigComponent.is_instantiable(value) or (isinstance(value, str) and value.startswith(("$", "@", "%")))
+
+
 def nodes(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Every value in a config, with its id."""
     yield path, config
     if isinstance(config, (Mapping, list)):
         for key, value in config.items() if isinstance(config, Mapping) else enumerate(config):
             yield from nodes(value, f"{path}::{key}" if path else str(key))
+
+
+def plain(
+    value: Any, instead: Callable[[Any], Any], counts: Callable[[str], bool] = lambda _: True, path: str = ""
+) -> Any:
+    """A part of a config without the ids that do not count, and with something else ``instead`` of Python's objects."""
+    if isinstance(value, Mapping):
+        kept = {key: each for key, each in value.items() if counts(f"{path}::{key}")}
+        return {key: plain(each, instead, counts, f"{path}::{key}") for key, each in kept.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each, instead, counts, f"{path}::{index}") for index, each in enumerate(value)]
+    return value if value is None or isinstance(value, (str, int, float)) else instead(value)
 
 
 def texts(config: Any) -> dict[str, str]:
@@ -46,7 +63,7 @@ def texts(config: Any) -> dict[str, str]:
 
 def references(parser: ConfigParser, path: str, text: Any) -> list[str]:
     """The ids that a text in a config refers to, relative ones made absolute; any other value refers to nothing."""
-    if not (isinstance(text, str) and text.startswith(("@", "$", "%"))):
+    if not isinstance(text, str) or not is_computed(text):
         return []
     absolute = parser.resolve_relative_ids(path, text)
     wanted = [*ReferenceResolver.match_refs_pattern(absolute)]
@@ -82,13 +99,8 @@ def refuse_unknown(names: Iterable[str], known: Iterable[str], what: str) -> Non
 def refuse_unknown_ids(config: Mapping[str, Any], ids: Iterable[str], what: str, read: Collection[str] = ()) -> None:
     """Refuse ids that a config does not have; MONAI would add them silently and leave the misspelt setting as it was.
 
-    A component may get an argument that it takes but has not been given yet.
-
-    Args:
-        config: a parsed config.
-        ids: nested ids such as ``train::trainer::max_epochs``; ``#`` separates as well, a leading ``+`` is ignored.
-        what: what has no such id, for the message.
-        read: ids that something refers to, and that may be new for this reason.
+    A component may get an argument that it takes but has not been given yet. An id of ``read``, to which something
+    refers, may be new.
 
     Raises:
         InputError: naming the first unknown id and the nearest known one.
@@ -116,7 +128,7 @@ def refuse_unknown_ids(config: Mapping[str, Any], ids: Iterable[str], what: str,
 def _arguments(node: Mapping[str, Any]) -> tuple[set[str], bool]:
     """What may stand in a ``_target_`` node, and whether anything else may."""
     target = node["_target_"]
-    component = None if str(target).startswith(("$", "@", "%")) else locate(str(target))
+    component = None if is_computed(target) else locate(str(target))
     names, takes_more = argument_names(component) if callable(component) else (set(), component is None)
     return names | OF_COMPONENTS, takes_more
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from plugins.config.values import is_computed
+from plugins.config.names import is_computed
 from plugins.errors import InputError
 
 INPUTS = frozenset(
@@ -32,10 +32,12 @@ def check_paths(config: Mapping[str, Any]) -> None:
             raise InputError(f"{name} is {config[name]!r}. Give a path.")
     for name in sorted(INPUTS & config.keys()):
         value = config[name]
-        if isinstance(value, (str, Path)) and not is_computed(value) and not Path(value).exists():
+        if value is not None and not is_computed(value) and not Path(value).exists():
             raise InputError(f"{name} is {str(value)!r}, which does not exist. Correct the path.")
     for name in OUTPUTS:
-        value = _evaluated(config, name)
+        value = None if is_computed(config.get(name)) else config.get(name)
+        with suppress(Exception):  # of what can be known before the run
+            value = ConfigParser(dict(config)).get_parsed_content(name)
         for place in [Path(value), *Path(value).parents] if isinstance(value, (str, Path)) else []:
             if place.exists() and not place.is_dir():
                 raise InputError(f"{name} is {str(value)!r}, but {place} is a file. Give a folder.")
@@ -67,11 +69,3 @@ def _exists(device: torch.device) -> bool:
         return (device.index or 0) < torch.cuda.device_count()
     torch.empty(0, device=device)
     return True
-
-
-def _evaluated(config: Mapping[str, Any], name: str) -> Any:
-    """A top-level value; ``None`` where nothing can be said about it before the run."""
-    value = config.get(name)
-    with suppress(Exception):
-        return ConfigParser(dict(config)).get_parsed_content(name) if is_computed(value) else value
-    return None

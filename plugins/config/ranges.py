@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Annotated, Any, TypeVar
 
@@ -45,15 +44,3 @@ OF_EXPRESSIONS: Mapping[str, Any] = {
     "val_scans": PositiveInt,
 }
 """Ids of configs that expressions alone read."""
-
-
-def with_ranges(component: Callable[..., Any], known: inspect.Signature) -> inspect.Signature:
-    """A signature with the ranges of :data:`OF_OTHERS`, in place of wider annotations of the same arguments."""
-    parameters = dict(known.parameters)
-    is_open = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
-    for base in getattr(component, "__mro__", ()):
-        for name, hint in OF_OTHERS.get(base, {}).items():
-            if name in parameters or is_open:
-                new = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
-                parameters[name] = parameters.get(name, new).replace(annotation=hint)
-    return known.replace(parameters=sorted(parameters.values(), key=lambda each: each.kind))

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from monai.bundle import ComponentLocator
+from monai.utils import ensure_tuple
 
-from plugins.config.ranges import with_ranges
+from plugins.config.ranges import OF_OTHERS
 from plugins.errors import InputError
 from plugins.interrupts import check
 
@@ -39,9 +40,7 @@ def locate(target: str) -> Any:
     Raises:
         InputError: if it needs a package that is not installed, and that an extra of ours brings.
     """
-    module = _LOCATOR.get_component_module_name(target)
-    if isinstance(module, list):
-        module = module[0]
+    module, *_ = ensure_tuple(_LOCATOR.get_component_module_name(target))
     try:
         return pydoc.locate(f"{module}.{target}" if module else target)
     except pydoc.ErrorDuringImport as error:
@@ -79,12 +78,20 @@ def names_beside(target: str) -> list[str]:
 
 
 def signature(component: Callable[..., Any]) -> inspect.Signature:
-    """The signature, with annotations evaluated; those that cannot be count as none.
+    """The signature, with ranges of :data:`OF_OTHERS`, and annotations evaluated; those that cannot be count as none.
 
     Raises:
         ValueError: if there is no signature, as of some built-ins.
     """
-    return with_ranges(component, _signature(component))
+    known = _signature(component)
+    parameters = dict(known.parameters)
+    is_open = any(each.kind is _KEYWORDS for each in parameters.values())
+    for base in getattr(component, "__mro__", ()):
+        for name, hint in OF_OTHERS.get(base, {}).items():
+            if name in parameters or is_open:
+                new = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
+                parameters[name] = parameters.get(name, new).replace(annotation=hint)
+    return known.replace(parameters=sorted(parameters.values(), key=lambda each: each.kind))
 
 
 def _signature(component: Callable[..., Any]) -> inspect.Signature:
@@ -95,11 +102,11 @@ def _signature(component: Callable[..., Any]) -> inspect.Signature:
         return inspect.signature(component, eval_str=True)
     except (NameError, TypeError, AttributeError, SyntaxError):
         known = inspect.signature(component)
-        plain = [
+        plain = (
             each.replace(annotation=Any) if isinstance(each.annotation, str) else each
             for each in known.parameters.values()
-        ]
-        return known.replace(parameters=plain)
+        )
+        return known.replace(parameters=[*plain])
 
 
 def argument_names(component: Callable[..., Any]) -> tuple[set[str], bool]:
@@ -121,10 +128,9 @@ def argument_names(component: Callable[..., Any]) -> tuple[set[str], bool]:
 
 
 def refused_by(check: Callable[..., None]) -> Callable[[Component], Component]:
-    """Let the preflight of a config refuse what a component would refuse when it is built.
+    """Let the check of a config refuse what a component would refuse when it is built.
 
-    Args:
-        check: takes arguments of the component, by name, and raises an ``InputError`` about them.
+    ``check`` takes arguments of the component, by name, and raises an ``InputError`` about them.
     """
 
     def declare(component: Component) -> Component:
@@ -137,9 +143,7 @@ def refused_by(check: Callable[..., None]) -> Callable[[Component], Component]:
 def passes_on(target: Callable[..., Any], but: Collection[str] = ()) -> Callable[[Class], Class]:
     """Have a class's signature say what its constructor's ``**settings`` are: arguments of ``target``.
 
-    Args:
-        target: class or function that gets them.
-        but: arguments that the constructor gives itself.
+    Those of ``but`` the constructor gives itself.
 
     Example:
         >>> def shout(text: str, times: int = 1): ...

@@ -1,9 +1,11 @@
-"""Values of a config against the annotations of the arguments they are for, by pydantic."""
+"""What stands in a config against what reads it: components by signatures, values by annotations and pydantic."""
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
@@ -14,8 +16,13 @@ from torch.nn import Module
 from torch.optim import Optimizer
 from typing_extensions import TypedDict, is_typeddict
 
-from plugins.config.names import nearest
+from plugins.config.names import CLOSE, is_computed, nearest, nodes
+from plugins.config.signatures import Methods, argument_names, locate, names_beside, signature
+from plugins.errors import InputError
 
+OURS = "plugins."  # whose annotations can be relied on
+JSON = (bool, int, float, str, list, dict)
+MODES = ("default", "callable", "debug")
 TITLES: dict[Any, str] = {
     bool: "True or False", int: "a whole number", float: "a number", str: "text", type(None): "null",
     os.PathLike: "a path",
@@ -32,9 +39,96 @@ _BUILT = (Tensor, Module, Optimizer)  # what JSON cannot hold
 _LISTS = (list, set, frozenset, tuple, Sequence, Iterable, Collection)
 
 
-def is_computed(value: Any) -> bool:
-    """Whether MONAI makes a value of it that nobody knows before: an expression, a reference, a component."""
-    return ConfigComponent.is_instantiable(value) or (isinstance(value, str) and value.startswith(("$", "@", "%")))
+def check_component(
+    node: Mapping[str, Any], name: str = "", follow: Callable[[str, Any], tuple[str, Any]] = lambda *argument: argument
+) -> None:
+    """Refuse a ``_target_`` node that cannot be built.
+
+    Args:
+        node: of a config.
+        name: its id.
+        follow: takes the id and the value of an argument to those of the value that it refers to.
+
+    Raises:
+        InputError: if there is no such component, or if it does not take these arguments.
+    """
+    target = node["_target_"]
+    if not isinstance(target, str):
+        raise InputError(f"{name}: _target_ is {target!r}. Give the name of a class or function.")
+    if is_computed(target) or node.get("_disabled_") is True:
+        return
+    if node.get("_mode_", "default") not in MODES:
+        raise InputError(f"{name}: _mode_ is {node['_mode_']!r}{nearest(node['_mode_'], MODES)}")
+    component = locate(target)
+    if component is None:
+        raise InputError(f"{name}: there is no {target}{nearest(target, names_beside(target))}")
+    if not callable(component):
+        raise InputError(f"{name}: {target} is no class or function. Name one.")
+    given = {key: value for key, value in node.items() if key not in ConfigComponent.non_arg_keys}
+    names, is_open = argument_names(component)
+    known = names - given.keys() if is_open else names
+    for key in given if names else ():
+        if key not in names and (not is_open or get_close_matches(key, known, n=1, cutoff=CLOSE)):
+            raise InputError(f"{name}: {target} {'knows' if is_open else 'takes'} no {key!r}{nearest(key, known)}")
+    try:
+        taken = signature(component)
+        if node.get("_mode_") != "callable":
+            taken.bind(**given)
+    except (ValueError, ImportError):  # some built-ins have none
+        return
+    except TypeError as error:
+        raise InputError(f"{name}: {target}: {error}. Give all that it needs.") from error
+    values = {}
+    for key, value in given.items():
+        parameter = taken.parameters.get(key)
+        if parameter is not None and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+            place, values[key] = follow(f"{name}::{key}" if name else key, value)
+            _check_argument(values[key], parameter, place, target)
+    check = getattr(component, "__refused_by__", None)
+    if check is not None:
+        whole = {key: values.get(key, taken.parameters[key].default) for key in inspect.signature(check).parameters}
+        if not any(is_computed(value) for _, value in nodes(whole)):
+            check(**whole)
+
+
+def _check_argument(value: Any, parameter: inspect.Parameter, place: str, target: str) -> None:
+    if value is None and parameter.default is None:
+        return
+    is_component = ConfigComponent.is_instantiable(value)
+    if not is_component:
+        check_value(value, parameter.annotation, place)
+    if not target.startswith(OURS) or (is_computed(value) and not is_component):
+        return
+    if is_component and (value.get("_mode_") == "callable" or not isinstance(value["_target_"], str)):
+        return
+    made, given = (locate(value["_target_"]), value["_target_"]) if is_component else (type(value), repr(value))
+    kinds = [each for each in alternatives(parameter.annotation) if each is not type(None)]
+    if not isinstance(made, type) or not kinds:
+        return
+    lacking = [_lacking(made, each) for each in kinds]
+    if all(lacking):
+        raise InputError(f"{place} is {given}, which has no {lacking[0][0]!r}. Give a class that has it.")
+    plain = all(isinstance(each, type) and get_origin(each) is None and not is_typeddict(each) for each in kinds)
+    if plain and not {Any, *JSON} & {*kinds} and not issubclass(made, tuple(kinds)):
+        raise InputError(f"{place} is {given}. Give {title(parameter.annotation)}.")
+
+
+def _lacking(made: type, hint: Any) -> list[str]:
+    """Methods that a hint asks for and that a class does not have."""
+    asked = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    methods = [name for each in asked if isinstance(each, Methods) for name in each.names]
+    return [name for name in methods if not hasattr(made, name)]
+
+
+def check_value(value: Any, hint: Any, name: str) -> None:
+    """Refuse what :func:`value_fault` finds.
+
+    Raises:
+        InputError: naming the id.
+    """
+    fault = value_fault(value, hint, name)
+    if fault:
+        raise InputError(fault)
 
 
 def value_fault(value: Any, hint: Any, name: str) -> str:

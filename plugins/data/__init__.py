@@ -1,40 +1,26 @@
 """Scans: readers, checks, the phantom, transforms, slices."""
 
 from plugins.data.checks import check_scan, check_scans
-from plugins.data.crossmoda import (
-    crossmoda_datalist,
-    heldout_labels,
-    heldout_scans,
-    label_files,
+from plugins.data.crossmoda import crossmoda_datalist, heldout_labels, heldout_scans, label_files, scan_datalist
+from plugins.data.datalists import (
+    dataset_or_phantom,
+    inference_datalist,
     read_datalist,
-    scan_datalist,
+    segmentation_datalist,
+    unpaired_datalist,
     write_datalist,
 )
-from plugins.data.datalists import dataset_or_phantom, inference_datalist, segmentation_datalist, unpaired_datalist
-from plugins.data.loading import LoadScand, as_tensor
+from plugins.data.inference import SaveTranslationd, ScanDataset, ScansToDo, VolumeProgress, WeightsLoader
 from plugins.data.nifti import Grid
-from plugins.data.outstanding import ScanDataset, ScansToDo
 from plugins.data.phantom import write_phantom
-from plugins.data.scans import (
-    LABEL_VALUES,
-    PLACE_MM,
-    Scan,
-    check_same_grid,
-    read_grid,
-    read_label,
-    read_probabilities,
-    read_scan,
-)
-from plugins.data.slices import UnpairedSampler, UnpairedSlices, prepare_volumes
-from plugins.data.transforms import prepared_transforms, translation_transforms
-from plugins.data.translation import SaveTranslationd, VolumeProgress, WeightsLoader
+from plugins.data.scans import LABEL_VALUES, Scan, check_same_grid, read_grid, read_label, read_probabilities, read_scan
+from plugins.data.slices import UnpairedSampler, UnpairedSlices
+from plugins.data.transforms import LoadScand, as_tensor, prepared_transforms, translation_transforms
 from plugins.data.windows import (
     WINDOW_MM,
     WINDOWS,
     Window,
     check_window_size,
-    crop_image,
-    paste_labels,
     read_windows,
     voxel_box,
     whole_scan,
@@ -45,7 +31,6 @@ from plugins.data.windows import (
 
 __all__ = [
     "LABEL_VALUES",
-    "PLACE_MM",
     "WINDOWS",
     "WINDOW_MM",
     "Grid",
@@ -64,15 +49,12 @@ __all__ = [
     "check_scan",
     "check_scans",
     "check_window_size",
-    "crop_image",
     "crossmoda_datalist",
     "dataset_or_phantom",
     "heldout_labels",
     "heldout_scans",
     "inference_datalist",
     "label_files",
-    "paste_labels",
-    "prepare_volumes",
     "prepared_transforms",
     "read_datalist",
     "read_grid",

@@ -13,11 +13,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from plugins.data.redraw import VS, soft
-from plugins.data.tissue import RANGE, TargetLevels, Volume
+from plugins.data.redraw import soft
+from plugins.data.scans import STRUCTURES
+from plugins.data.tissue import TargetLevels, Volume, range_of
 from plugins.errors import InputError
-
-STRUCTURES = {"VS": VS, "cochlea": 2}
 
 RING_MM = 2.2
 """Width of a ring: about two voxels of the coarsest grids, at least one."""
@@ -79,21 +78,6 @@ def read_statistics(record: Mapping[str, Any]) -> dict[str, RegionStatistics]:
     return found
 
 
-def measured_statistics(volume: ArrayLike, label: ArrayLike, spacing: Sequence[float]) -> dict[str, RegionStatistics]:
-    """The statistics of a scan with a label map, as of gated pseudo-labels; a structure that is absent is left out."""
-    values = np.asarray(volume, np.float64)
-    low, scale = _range(values)
-    found = {}
-    for name, inside in _structures(label).items():
-        around = ring(inside, np.asarray(label) > 0, spacing)
-        numbers: list[float | None] = []
-        for region in (inside, around):
-            part = (values[region] - low) / scale
-            numbers += [float(part.mean()), float(part.std())] if part.size else [None, None]
-        found[name] = RegionStatistics(*numbers)
-    return found
-
-
 def calibrate(
     translation: ArrayLike,
     label: ArrayLike,
@@ -119,7 +103,7 @@ def calibrate(
         float32 in the unit of the translation, :math:`(X, Y, Z)`.
     """
     values = np.asarray(translation, np.float64)
-    low, scale = _range(values)
+    low, scale = range_of(values)
     values = (values - low) / scale
     wanted = default_statistics(levels) if statistics is None else statistics
     total, weights = np.zeros_like(values), np.zeros_like(values)
@@ -167,10 +151,3 @@ def _change(
     values = np.clip(values, values[part].min(), values[part].max())
     gain = 1.0 if spread is None or width == 0 else min(spread / width, _MAX_GAIN)
     return np.asarray((now if mean is None else mean) - now + (gain - 1) * (values - now))
-
-
-def _range(values: NDArray[np.float64]) -> tuple[float, float]:
-    low, high = np.percentile(values, RANGE)
-    if not high > low:
-        low, high = values.min(), values.max()
-    return float(low), float(high - low) if high > low else 1.0

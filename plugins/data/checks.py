@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -41,8 +41,17 @@ def check_scans(
             found = check_scan(item, label_values) or found
             progress.advance()
     if foreground and not found:
-        place = next((item["label"] for item in items if "label" in item), "the list of scans")
-        raise InputError(f"{place}: neither this label map nor another one holds a structure. Label VS 1, cochleae 2.")
+        refuse_empty_labels(items)
+
+
+def refuse_empty_labels(items: Sequence[Mapping[str, Any]]) -> NoReturn:
+    """Tell that no label map of a list holds a structure.
+
+    Raises:
+        InputError: naming the first label map.
+    """
+    place = next((item["label"] for item in items if "label" in item), "the list of scans")
+    raise InputError(f"{place}: neither this label map nor another one holds a structure. Label VS 1, cochleae 2.")
 
 
 def check_scan(item: Mapping[str, Any], label_values: Sequence[int] = LABEL_VALUES) -> bool:
@@ -66,7 +75,7 @@ def check_scan(item: Mapping[str, Any], label_values: Sequence[int] = LABEL_VALU
         raise InputError(f"{path}: {fault}. Export the scan again or leave it out.")
     if "label" not in item:
         return False
-    grid = Grid(scan.path, scan.shape, scan.affine, scan.header)
+    grid = scan.grid
     del scan
     return bool(read_label(item["label"], label_values, grid).voxels.any())
 

@@ -1,20 +1,15 @@
-"""Lists of scans: the CrossMoDA folders, any flat folder, and datalist files."""
+"""Lists of scans: the CrossMoDA folders, and any flat folder."""
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-from monai.data import load_decathlon_datalist
 
 from plugins.data.dicom import is_dicom_folder
-from plugins.data.names import by_case, check_cases, nifti_files, report_passed_over
+from plugins.data.names import by_case, nifti_files, report_passed_over
 from plugins.errors import InputError
-from plugins.files import write_json
 
 SPLITS = {
     "training_source": ("training_source", "source_training"),
@@ -28,7 +23,16 @@ RELEASE_2023 = {
 }
 """Folders of CrossMoDA 2023, whose labels 1 and 2 are parts of the VS and 3 the cochlea."""
 
-_HELDOUT = {"validation": "validation_labels", "training_target": "training_target_labels"}
+PLACES = {
+    "training_source": ("crossmoda2022_training/training_source", "ceT1", "crossmoda2022_training/training_source"),
+    "training_target": ("crossmoda2022_training/training_target", "hrT2", "heldout/training_target_labels"),
+    "validation": ("crossmoda2022_validation/validation", "hrT2", "heldout/validation_labels"),
+}
+"""Split: where its scans are written, their contrast, and where labels are; those of hrT2 are for evaluation only."""
+
+HELDOUT_SCANS = "heldout/source_hrT2"
+"""Where the true hrT2 of the source patients are."""
+
 _INNER_FOLDERS = {"crossmoda2022_training", "crossmoda23_training"}.union(*SPLITS.values(), *RELEASE_2023.values())
 _SEARCH_DEPTH = 3
 _PREPARE = "Make a folder with merged labels from it, python -m plugins.data.prepare crossmoda, and name that one"
@@ -148,10 +152,7 @@ def heldout_labels(dataset_dir: str | os.PathLike[str], split: str) -> dict[str,
     Returns:
         The absolute path of the label of each case; empty if the data set has none, as the real one.
     """
-    if split not in _HELDOUT:
-        return {}
-    folders = _find_folders(_outermost(Path(dataset_dir)), (_HELDOUT[split],))
-    return {case: str(path) for case, path in by_case(nifti_files(folders[0]), "Label").items()} if folders else {}
+    return {} if split not in PLACES or split == "training_source" else _heldout(dataset_dir, PLACES[split][2], "Label")
 
 
 def heldout_scans(dataset_dir: str | os.PathLike[str]) -> dict[str, str]:
@@ -163,49 +164,12 @@ def heldout_scans(dataset_dir: str | os.PathLike[str]) -> dict[str, str]:
     Returns:
         The absolute path of the scan of each case; empty if the data set has none, as the real one.
     """
-    folders = _find_folders(_outermost(Path(dataset_dir)), ("source_hrT2",))
-    return {case: str(path) for case, path in by_case(nifti_files(folders[0]), "hrT2").items()} if folders else {}
+    return _heldout(dataset_dir, HELDOUT_SCANS, "hrT2")
 
 
-def write_datalist(path: str | os.PathLike[str], items: Sequence[Mapping[str, Any]]) -> None:
-    """Write ``items`` as a MONAI datalist ``{"training": [...]}``; ``image`` and ``label`` become relative to it."""
-    folder = Path(path).absolute().parent
-    relative = [
-        {key: os.path.relpath(value, folder) if key in ("image", "label") else value for key, value in item.items()}
-        for item in items
-    ]
-    write_json(path, {"training": relative})
-
-
-def read_datalist(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
-    """Read the list ``training`` of a MONAI datalist file.
-
-    Returns:
-        The items; ``image`` and ``label`` are absolute paths.
-
-    Raises:
-        InputError: if the file, or a file that it names, is missing, if it is not such a list, or if a case cannot
-            name a file or occurs twice.
-    """
-    path = Path(path).absolute()
-    if not path.is_file():
-        raise InputError(f"{path}: this datalist does not exist. Write it first or correct the path.")
-    try:
-        items: list[dict[str, Any]] = load_decathlon_datalist(path)
-        for item in items:
-            item.update({key: os.path.normpath(item[key]) for key in ("image", "label") if key in item})
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: is not JSON (line {error.lineno}: {error.msg}). Correct or rewrite it.") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise InputError(f'{path}: is not a datalist {{"training": [{{"image": ...}}]}}. Rewrite it.') from error
-    check_cases([item["case"] for item in items if "case" in item], path)
-    for item in items:
-        if "image" not in item:
-            raise InputError(f'{path}: the item {item} has no "image". Add it or rewrite the datalist.')
-        for file in (item[key] for key in ("image", "label") if key in item):
-            if not os.path.exists(file):
-                raise InputError(f"{file}: does not exist, though {path} lists it. Restore it or rewrite the list.")
-    return items
+def _heldout(dataset_dir: str | os.PathLike[str], place: str, kind: str) -> dict[str, str]:
+    folders = _find_folders(_outermost(Path(dataset_dir)), (Path(place).name,))
+    return {case: str(path) for case, path in by_case(nifti_files(folders[0]), kind).items()} if folders else {}
 
 
 def _outermost(folder: Path) -> Path:

@@ -1,16 +1,21 @@
-"""The lists of scans that the bundles' configs ask for."""
+"""The lists of scans that the bundles' configs ask for, and datalist files."""
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from plugins.data.crossmoda import crossmoda_datalist, label_files, read_datalist, scan_datalist
+from monai.data import load_decathlon_datalist
+
+from plugins.data.crossmoda import crossmoda_datalist, label_files, scan_datalist
 from plugins.data.names import check_cases, split_name
 from plugins.data.phantom import write_phantom
 from plugins.errors import InputError
+from plugins.files import write_json
 
 StrPath = str | os.PathLike[str]
 KEYS = ("case", "patient", "image", "label", "origin", "site", "weight")
@@ -108,6 +113,47 @@ def inference_datalist(
     items = _read(datalist)
     if not items:
         raise InputError(f"{datalist}: lists no scan. Write it again with every scan once.")
+    return items
+
+
+def write_datalist(path: str | os.PathLike[str], items: Sequence[Mapping[str, Any]]) -> None:
+    """Write ``items`` as a MONAI datalist ``{"training": [...]}``; ``image`` and ``label`` become relative to it."""
+    folder = Path(path).absolute().parent
+    relative = [
+        {key: os.path.relpath(value, folder) if key in ("image", "label") else value for key, value in item.items()}
+        for item in items
+    ]
+    write_json(path, {"training": relative})
+
+
+def read_datalist(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """Read the list ``training`` of a MONAI datalist file.
+
+    Returns:
+        The items; ``image`` and ``label`` are absolute paths.
+
+    Raises:
+        InputError: if the file, or a file that it names, is missing, if it is not such a list, or if a case cannot
+            name a file or occurs twice.
+    """
+    path = Path(path).absolute()
+    if not path.is_file():
+        raise InputError(f"{path}: this datalist does not exist. Write it first or correct the path.")
+    try:
+        items: list[dict[str, Any]] = load_decathlon_datalist(path)
+        for item in items:
+            item.update({key: os.path.normpath(item[key]) for key in ("image", "label") if key in item})
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: is not JSON (line {error.lineno}: {error.msg}). Correct or rewrite it.") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(f'{path}: is not a datalist {{"training": [{{"image": ...}}]}}. Rewrite it.') from error
+    check_cases([item["case"] for item in items if "case" in item], path)
+    for item in items:
+        if "image" not in item:
+            raise InputError(f'{path}: the item {item} has no "image". Add it or rewrite the datalist.')
+        for file in (item[key] for key in ("image", "label") if key in item):
+            if not os.path.exists(file):
+                raise InputError(f"{file}: does not exist, though {path} lists it. Restore it or rewrite the list.")
     return items
 
 

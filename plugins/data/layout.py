@@ -12,14 +12,15 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
 
 import plugins
 from plugins.data.checks import check_scan
+from plugins.data.crossmoda import PLACES
 from plugins.data.dicom import is_series
-from plugins.data.nifti import Grid
-from plugins.data.rtstruct import STRUCTURES, draw_labels, is_structure_set
-from plugins.data.scans import read_grid, read_label, read_scan
+from plugins.data.names import is_plain
+from plugins.data.nifti import Grid, is_packed, new_image
+from plugins.data.rtstruct import CONTOUR_NAMES, draw_labels, is_structure_set
+from plugins.data.scans import STRUCTURES, read_grid, read_label, read_scan
 from plugins.errors import InputError
 from plugins.files import FULL_BYTES, whole_file, write_json
 from plugins.locks import LOCK, sole_owner
@@ -28,13 +29,6 @@ from plugins.state import read_state, recall_state
 from plugins.store import content_of, origin_of
 
 SUMMARY = "summary.json"
-PLACES = {
-    "training_source": ("crossmoda2022_training/training_source", "ceT1", "crossmoda2022_training/training_source"),
-    "training_target": ("crossmoda2022_training/training_target", "hrT2", "heldout/training_target_labels"),
-    "validation": ("crossmoda2022_validation/validation", "hrT2", "heldout/validation_labels"),
-}
-"""Split: where its scans go, their contrast, and where labels go; those of hrT2 are for evaluation only."""
-
 RELEASED_LABELS = "labels_as_released"
 _MADE_FROM = "made_from.json"
 _DONE = "done"
@@ -46,7 +40,7 @@ class Entry:
 
     Args:
         case: plain text, unique.
-        split: a key of :data:`PLACES`.
+        split: a key of :data:`plugins.data.crossmoda.PLACES`.
         image: NIfTI file, or folder of a DICOM series.
         label: NIfTI file or RT Structure Set.
         site: for the summary.
@@ -73,7 +67,7 @@ class Rules:
 
     merge: Mapping[int, int] | None = None
     keep_labels: bool = False
-    names: Mapping[int, Sequence[str]] = field(default_factory=lambda: STRUCTURES)
+    names: Mapping[int, Sequence[str]] = field(default_factory=lambda: CONTOUR_NAMES)
     need_all: bool = True
     copy: bool = False
 
@@ -157,7 +151,7 @@ def _cure(folder: Path) -> str:
 def _check(folder: Path, entries: Sequence[Entry]) -> None:
     places = Counter((entry.case, entry.split) for entry in entries)
     for entry in entries:
-        if not entry.case or len(entry.case) > 200 or entry.case.startswith(".") or set(entry.case) & set("/\\\0"):
+        if not is_plain(entry.case):
             raise InputError(f"{entry.image}: its case {entry.case!r} is no plain file name. Give it another.")
         if places[entry.case, entry.split] > 1:
             raise InputError(f"{entry.image}: is one of two scans of case {entry.case}. Give it another case.")
@@ -230,17 +224,15 @@ def _write(part: Path, entry: Entry, rules: Rules) -> dict[str, Any]:
 def _volumes(label: Path) -> dict[str, float]:
     stored = read_label(label)
     ml = stored.voxel_mm3 / 1000
-    return {name: float(np.count_nonzero(stored.voxels == value)) * ml for name, value in (("VS", 1), ("cochlea", 2))}
+    return {name: float(np.count_nonzero(stored.voxels == value)) * ml for name, value in STRUCTURES.items()}
 
 
 def _put(source: Path, place: Path, copy: bool) -> None:
     """Make ``place`` show the scan ``source``: a link, a copy, or a NIfTI file of a DICOM series."""
     if is_series(source):
         series = read_scan(source)
-        _save(place, series.voxels, series.affine)
+        _save(place, new_image(series.voxels, series.affine))
         return
-    if not source.is_file():
-        raise InputError(f"{source}: does not exist. Restore it or correct the path.")
     place.parent.mkdir(parents=True, exist_ok=True)
     if not copy:
         link = place.with_name(f".part-{place.name}")
@@ -259,7 +251,7 @@ def _put_label(source: Path, place: Path, scan: Grid, rules: Rules) -> tuple[Pat
     """Write or link the label of a scan; return where, and the names of structures that were left out."""
     if is_structure_set(source):
         labels, unknown = draw_labels(source, scan.shape, scan.affine, rules.names)
-        _save(place, labels, scan.affine)
+        _save(place, new_image(labels, scan.affine))
         return place, unknown
     if rules.merge is None:
         place = place.with_name(place.name.removesuffix(".nii.gz") + _ending(source))
@@ -269,8 +261,7 @@ def _put_label(source: Path, place: Path, scan: Grid, rules: Rules) -> tuple[Pat
     merged = np.zeros(stored.shape, dtype=np.uint8)
     for value, label in rules.merge.items():
         merged[stored.voxels == value] = label
-    with whole_file(place) as part:
-        nib.save(stored.image(merged, np.uint8), part)
+    _save(place, stored.image(merged, np.uint8))
     return place, []
 
 
@@ -280,15 +271,10 @@ def _ending(path: Path) -> str:
         return ".nii.gz"
     if not path.is_file():
         raise InputError(f"{path}: does not exist. Restore it or correct the path.")
-    with path.open("rb") as file:
-        return ".nii.gz" if file.read(2) == b"\x1f\x8b" else ".nii"
+    return ".nii.gz" if is_packed(path) else ".nii"
 
 
-def _save(path: Path, voxels: NDArray[Any], affine: NDArray[np.float64]) -> None:
-    image = nib.Nifti1Image(voxels, affine)
-    image.header.set_xyzt_units("mm")
-    image.set_qform(affine, code=1)
-    image.set_sform(affine, code=1)
+def _save(path: Path, image: nib.Nifti1Image) -> None:
     with whole_file(path) as part:
         nib.save(image, part)
 

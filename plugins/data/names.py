@@ -7,11 +7,13 @@ import logging
 import os
 import re
 import zlib
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from plugins.data.dicom import is_dicom_folder, looks_like_dicom
+from plugins.data.nifti import is_packed
 from plugins.errors import InputError
 
 CONTRASTS = ("ceT1", "hrT2", "T2")
@@ -33,7 +35,7 @@ def check_cases(cases: Iterable[Any], place: str | os.PathLike[str]) -> None:
     seen: set[str] = set()
     twice: set[str] = set()
     for case in cases:
-        if not (isinstance(case, str) and _is_plain(case)):
+        if not (isinstance(case, str) and is_plain(case)):
             shown = repr(case) if len(repr(case)) <= 60 else f"{repr(case)[:57]}..."
             cure = f"Give a file name of 1 to {MAX_NAME_BYTES} characters, without folders"
             raise InputError(f"{place}: the case {shown} cannot name a file. {cure}.")
@@ -42,7 +44,8 @@ def check_cases(cases: Iterable[Any], place: str | os.PathLike[str]) -> None:
         raise InputError(f"{place}: lists {', '.join(sorted(twice))} twice. Write it again with every scan once.")
 
 
-def _is_plain(case: str) -> bool:
+def is_plain(case: str) -> bool:
+    """Whether a case can name a file of any file system."""
     try:
         length = len(case.encode())
     except UnicodeEncodeError:
@@ -86,7 +89,7 @@ def by_case(files: Iterable[Path], kind: str | None) -> dict[str, Path]:
             raise InputError(f"{path}: is a second file of case {case}, beside {found[case]}. Remove one of them.")
         check_cases([case], path)
         found[case] = path.absolute()
-    return dict(sorted(found.items(), key=lambda item: _natural(item[0])))
+    return {case: found[case] for case in sorted(found, key=natural)}
 
 
 def split_name(path: str | os.PathLike[str], wanted: str | None = None) -> tuple[str, str | None]:
@@ -115,7 +118,8 @@ def report_passed_over(folder: Path, used: Iterable[str], contrast: str | None, 
         contrast: that was asked for.
         nested: names of subfolders that count as the folder itself.
     """
-    taken, groups = {os.path.abspath(path) for path in used}, _Groups()
+    taken = {os.path.abspath(path) for path in used}
+    groups: defaultdict[str, list[str]] = defaultdict(list)
     others = f"name them *_{contrast}.nii.gz, or set contrast" if contrast else "rename them"
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name.endswith("_Label.dcm") or os.path.abspath(path) in taken:
@@ -124,25 +128,20 @@ def report_passed_over(folder: Path, used: Iterable[str], contrast: str | None, 
             if path.name in nested:
                 report_passed_over(path, taken, contrast, nested)
             elif _holds_scans(path):
-                groups.add("name that folder, or move its scans up", path)
+                groups["name that folder, or move its scans up"].append(path.name)
         elif _NIFTI.fullmatch(path.name):
             if split_name(path)[1] != LABEL:
-                groups.add(others, path)
+                groups[others].append(path.name)
         elif looks_like_dicom(path):
             if os.path.abspath(folder) not in taken:
-                groups.add("give each DICOM series a folder of its own", path)
+                groups["give each DICOM series a folder of its own"].append(path.name)
         elif path.name.lower().endswith(_OTHER_IMAGES):
-            groups.add("convert them to .nii.gz", path)
+            groups["convert them to .nii.gz"].append(path.name)
         elif _is_nifti(path):
-            groups.add(f"name them *{f'_{contrast}' if contrast else ''}.nii.gz", path)
+            groups[f"name them *{f'_{contrast}' if contrast else ''}.nii.gz"].append(path.name)
     for cure, names in groups.items():
         shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
         _logger.warning(f"{folder}: passed over {shown}; {cure}.")
-
-
-class _Groups(dict[str, list[str]]):
-    def add(self, cure: str, path: Path) -> None:
-        self.setdefault(cure, []).append(path.name)
 
 
 def _holds_scans(folder: Path, depth: int = _DEPTH) -> bool:
@@ -158,14 +157,13 @@ def _holds_scans(folder: Path, depth: int = _DEPTH) -> bool:
 def _is_nifti(path: Path) -> bool:
     """Whether a file of another name holds NIfTI."""
     try:
-        with path.open("rb") as raw:
-            packed = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            head = (gzip.GzipFile(fileobj=raw) if packed else raw).read(348)
+        with (gzip.open if is_packed(path) else open)(path, "rb") as file:
+            head = file.read(348)
     except (OSError, EOFError, zlib.error):
         return False
     return head[344:347] == b"n+1" or head[4:7] == b"n+2"
 
 
-def _natural(name: str) -> list[str | int]:
+def natural(name: str) -> list[str | int]:
+    """A key that sorts ``a_2`` before ``a_10``."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]

@@ -97,11 +97,25 @@ class Grid:
         """Whether readers that go by the name and take voxel sizes from pixdim see the same volume."""
         if self.header is None or not self.path.name.endswith((".nii", ".nii.gz")):
             return False
-        with self.path.open("rb") as file:
-            if (file.read(2) == _GZIP) != self.path.name.endswith(".gz"):
-                return False
+        if is_packed(self.path) != self.path.name.endswith(".gz"):
+            return False
         sizes = np.array(self.header.get_zooms()[:3])
         return self.header.get_data_shape() == self.shape and np.allclose(sizes, self.spacing, rtol=1e-5, atol=0)
+
+
+def new_image(voxels: NDArray[Any], affine: NDArray[np.float64], sform_code: int = 1) -> nib.Nifti1Image:
+    """An image that no file was before; the affine leads to mm."""
+    image = nib.Nifti1Image(voxels, affine)
+    image.header.set_xyzt_units("mm")
+    image.set_qform(affine, code=1)
+    image.set_sform(affine, code=sform_code)
+    return image
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file is packed by gzip, whatever its name."""
+    with path.open("rb") as file:
+        return file.read(2) == _GZIP
 
 
 @contextmanager
@@ -111,15 +125,9 @@ def _opened(path: Path) -> Iterator[tuple[Any, int]]:
         broken = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
         raise InputError(f"{path}: {broken}. Restore it or correct the path.")
     try:
-        size = path.stat().st_size
-        with path.open("rb") as raw:
-            packed = raw.read(2) == _GZIP
-            raw.seek(0)
-            if packed:
-                with gzip.GzipFile(fileobj=raw) as file:
-                    yield file, size * _DEFLATE_RATIO
-            else:
-                yield raw, size
+        packed, size = is_packed(path), path.stat().st_size
+        with (gzip.open if packed else open)(path, "rb") as file:
+            yield file, size * (_DEFLATE_RATIO if packed else 1)
     except InputError:
         raise
     except _UNREADABLE as error:
@@ -134,8 +142,8 @@ def read_header(path: Path) -> Grid:
         return _grid(path, header, pixdim)
 
 
-def read_image(path: Path, axes: int = 3) -> tuple[nib.Nifti1Image, Grid]:
-    """An image, read to its end so that gzip compares its checksum, and its grid.
+def read_stored(path: Path, axes: int = 3) -> tuple[nib.Nifti1Image, Grid]:
+    """An image with the voxels as they are stored, read to its end so that gzip compares its checksum, and its grid.
 
     Args:
         path: of any name.

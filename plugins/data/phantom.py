@@ -16,6 +16,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
+from plugins.data.crossmoda import HELDOUT_SCANS, PLACES
+from plugins.data.nifti import new_image
 from plugins.data.phantom_anatomy import Head, lps_affine, paint
 from plugins.data.phantom_signal import acquire
 from plugins.errors import InputError
@@ -123,36 +125,24 @@ def _write_all(root: Path, numbers: dict[str, int], seed: int) -> None:
                 case = f"{_PREFIX[site]}_{_FIRST_NUMBER[split, site] + index // 2}"
                 rng = np.random.default_rng([seed, _SPLITS.index(split), index])
                 head = Head.draw(rng)
+                _write_head(root, split, case, site, head, rng)
                 if split == "source":
                     koos[case] = head.koos
-                    _write_source(root, case, site, head, rng)
-                else:
-                    _write_target(root, split, case, site, head, rng)
                 progress.advance()
     _write_infos(root / "crossmoda2022_training" / "infos_source_training.csv", koos)
 
 
-def _write_source(root: Path, case: str, site: str, head: Head, rng: np.random.Generator) -> None:
-    shape, spacing = GRIDS[site, "ceT1"]
+def _write_head(root: Path, split: str, case: str, site: str, head: Head, rng: np.random.Generator) -> None:
+    scans, contrast, truths = PLACES[split if split == "validation" else f"training_{split}"]
+    shape, spacing = GRIDS[site, contrast]
     affine = lps_affine(shape, spacing, rng.uniform(-10, 10, 3))
     fractions, labels = paint(head, shape, spacing, rng)
-    folder = root / "crossmoda2022_training" / "training_source"
-    _save(folder / f"{case}_ceT1.nii.gz", acquire(fractions, site, "ceT1", spacing, rng), affine)
-    _save(folder / f"{case}_Label.nii.gz", _as_stored(labels, case, site), affine)
-    truth = acquire(fractions, site, "hrT2", spacing, rng)
-    _save(root / "heldout" / "source_hrT2" / f"{case}_hrT2.nii.gz", truth, affine)
-
-
-def _write_target(root: Path, split: str, case: str, site: str, head: Head, rng: np.random.Generator) -> None:
-    shape, spacing = GRIDS[site, "hrT2"]
-    affine = lps_affine(shape, spacing, rng.uniform(-10, 10, 3))
-    fractions, labels = paint(head, shape, spacing, rng)
-    scans, truths = {
-        "target": (root / "crossmoda2022_training" / "training_target", "training_target_labels"),
-        "validation": (root / "crossmoda2022_validation" / "validation", "validation_labels"),
-    }[split]
-    _save(scans / f"{case}_hrT2.nii.gz", acquire(fractions, site, "hrT2", spacing, rng), affine)
-    _save(root / "heldout" / truths / f"{case}_Label.nii.gz", labels, affine)
+    stored = _as_stored(labels, case, site) if split == "source" else labels
+    _save(root / scans / f"{case}_{contrast}.nii.gz", acquire(fractions, site, contrast, spacing, rng), affine)
+    _save(root / truths / f"{case}_Label.nii.gz", stored, affine)
+    if split == "source":
+        truth = acquire(fractions, site, "hrT2", spacing, rng)
+        _save(root / HELDOUT_SCANS / f"{case}_hrT2.nii.gz", truth, affine)
 
 
 def _as_stored(labels: NDArray[np.uint8], case: str, site: str) -> NDArray[Any]:
@@ -164,11 +154,7 @@ def _as_stored(labels: NDArray[np.uint8], case: str, site: str) -> NDArray[Any]:
 
 def _save(path: Path, voxels: NDArray[Any], affine: NDArray[np.float64]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = nib.Nifti1Image(voxels, affine)
-    image.header.set_xyzt_units("mm")
-    image.set_qform(affine, code=1)
-    image.set_sform(affine, code=2)
-    nib.save(image, path)
+    nib.save(new_image(voxels, affine, sform_code=2), path)
 
 
 def _write_infos(path: Path, koos: dict[str, int]) -> None:

@@ -17,8 +17,8 @@ from scipy.spatial import KDTree
 from scipy.spatial.transform import Rotation
 
 from plugins.data.phantom_signal import TISSUES, Volume, smooth_noise
+from plugins.data.scans import COCHLEA, VS
 
-VS, COCHLEA = 1, 2
 _VS_RADIUS_MM = {2: (4.0, 5.2), 3: (6.0, 7.8), 4: (9.0, 11.0)}
 _LUMEN = 0.65
 """Fluid in the cochlea; the rest are its bony lamina and wall, far thinner than a voxel."""

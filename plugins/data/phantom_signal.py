@@ -6,8 +6,9 @@ of longitudinal and transverse relaxation times T1, T2 and proton density PD. Ti
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,92 +62,54 @@ def with_contrast_agent(tissue: Tissue) -> Tissue:
     return replace(tissue, t1=1 / (1 / tissue.t1 + r1), t2=1 / (1 / tissue.t2 + r2))
 
 
-class PulseSequence(Protocol):
-    """What turns the properties of a tissue into a signal."""
-
-    def signal(self, tissue: Tissue) -> float:
-        """Magnitude of the signal relative to fully relaxed water."""
-        ...
-
-
-@dataclass(frozen=True)
-class InversionPreparedGradientEcho:
+def inversion_prepared_gradient_echo(tissue: Tissue, tr: float, te: float, ti: float, flip: float) -> float:
     r"""MPRAGE with contrast agent.
 
     :math:`S = PD \, |1 - 2 e^{-TI/T_1} + e^{-TR/T_1}| \, \sin\alpha \, e^{-TE/T_2}`, with TR between inversions.
     """
-
-    tr: float
-    te: float
-    ti: float
-    flip: float
-
-    def signal(self, tissue: Tissue) -> float:
-        """As in the class."""
-        tissue = with_contrast_agent(tissue)
-        recovered = abs(1 - 2 * np.exp(-self.ti / tissue.t1) + np.exp(-self.tr / tissue.t1))
-        return float(tissue.pd * recovered * np.sin(np.radians(self.flip)) * np.exp(-self.te / tissue.t2))
+    tissue = with_contrast_agent(tissue)
+    recovered = abs(1 - 2 * np.exp(-ti / tissue.t1) + np.exp(-tr / tissue.t1))
+    return float(tissue.pd * recovered * np.sin(np.radians(flip)) * np.exp(-te / tissue.t2))
 
 
-@dataclass(frozen=True)
-class SpoiledGradientEcho:
+def spoiled_gradient_echo(tissue: Tissue, tr: float, te: float, flip: float) -> float:
     r"""Spoiled gradient echo with contrast agent.
 
     :math:`S = PD \, \frac{\sin\alpha \, (1 - E_1)}{1 - E_1 \cos\alpha} \, e^{-TE/T_2}`, :math:`E_1 = e^{-TR/T_1}`.
     """
-
-    tr: float
-    te: float
-    flip: float
-
-    def signal(self, tissue: Tissue) -> float:
-        """As in the class."""
-        tissue = with_contrast_agent(tissue)
-        e1, alpha = np.exp(-self.tr / tissue.t1), np.radians(self.flip)
-        steady = np.sin(alpha) * (1 - e1) / (1 - e1 * np.cos(alpha))
-        return float(tissue.pd * steady * np.exp(-self.te / tissue.t2))
+    tissue = with_contrast_agent(tissue)
+    e1, alpha = np.exp(-tr / tissue.t1), np.radians(flip)
+    steady = np.sin(alpha) * (1 - e1) / (1 - e1 * np.cos(alpha))
+    return float(tissue.pd * steady * np.exp(-te / tissue.t2))
 
 
-@dataclass(frozen=True)
-class BalancedSteadyState:
+def balanced_steady_state(tissue: Tissue, tr: float, flip: float) -> float:
     r"""Balanced steady-state free precession, on resonance, as CISS combines it.
 
     :math:`S = PD \, \frac{\sin\alpha \, (1 - E_1)}{1 - (E_1 - E_2) \cos\alpha - E_1 E_2} \, e^{-TE/T_2}`,
     :math:`TE = TR/2`. Flow costs half of what it costs a spin echo.
     """
-
-    tr: float
-    flip: float
-
-    def signal(self, tissue: Tissue) -> float:
-        """As in the class."""
-        e1, e2, alpha = np.exp(-self.tr / tissue.t1), np.exp(-self.tr / tissue.t2), np.radians(self.flip)
-        steady = np.sin(alpha) * (1 - e1) / (1 - (e1 - e2) * np.cos(alpha) - e1 * e2)
-        return float(tissue.pd * (1 - tissue.flow / 2) * steady * np.sqrt(e2))
+    e1, e2, alpha = np.exp(-tr / tissue.t1), np.exp(-tr / tissue.t2), np.radians(flip)
+    steady = np.sin(alpha) * (1 - e1) / (1 - (e1 - e2) * np.cos(alpha) - e1 * e2)
+    return float(tissue.pd * (1 - tissue.flow / 2) * steady * np.sqrt(e2))
 
 
-@dataclass(frozen=True)
-class TurboSpinEcho:
+def turbo_spin_echo(tissue: Tissue, tr: float, te: float) -> float:
     r"""Turbo spin echo, with the contrast of a spin echo at the effective echo time.
 
     :math:`S = PD \, (1 - e^{-TR/T_1}) \, e^{-TE/T_2}`, less what flows away.
     """
-
-    tr: float
-    te: float
-
-    def signal(self, tissue: Tissue) -> float:
-        """As in the class."""
-        recovered = 1 - np.exp(-self.tr / tissue.t1)
-        return float(tissue.pd * (1 - tissue.flow) * recovered * np.exp(-self.te / tissue.t2))
+    recovered = 1 - np.exp(-tr / tissue.t1)
+    return float(tissue.pd * (1 - tissue.flow) * recovered * np.exp(-te / tissue.t2))
 
 
-PROTOCOLS: dict[tuple[str, str], PulseSequence] = {
-    ("ldn", "ceT1"): InversionPreparedGradientEcho(tr=1900, te=3, ti=1100, flip=15),
-    ("etz", "ceT1"): SpoiledGradientEcho(tr=25, te=2, flip=30),
-    ("ldn", "hrT2"): BalancedSteadyState(tr=9.3, flip=65),
-    ("etz", "hrT2"): TurboSpinEcho(tr=2800, te=165),
+PROTOCOLS: dict[tuple[str, str], Callable[[Tissue], float]] = {
+    ("ldn", "ceT1"): partial(inversion_prepared_gradient_echo, tr=1900, te=3, ti=1100, flip=15),
+    ("etz", "ceT1"): partial(spoiled_gradient_echo, tr=25, te=2, flip=30),
+    ("ldn", "hrT2"): partial(balanced_steady_state, tr=9.3, flip=65),
+    ("etz", "hrT2"): partial(turbo_spin_echo, tr=2800, te=165),
 }
+"""By site and contrast: magnitude of a tissue's signal relative to fully relaxed water."""
 
 
 def smooth_noise(
@@ -184,12 +147,12 @@ def acquire(
     Returns:
         Magnitudes in arbitrary scanner units, shape (X, Y, Z).
     """
-    sequence = PROTOCOLS[site, contrast]
+    signal = PROTOCOLS[site, contrast]
     shape = fractions["csf"].shape
     image = np.zeros(shape, np.float32)
     for name, fraction in fractions.items():
-        image += np.float32(sequence.signal(_varied(TISSUES[name], rng))) * fraction
-    brain = sequence.signal(TISSUES["white"])
+        image += np.float32(signal(_varied(TISSUES[name], rng))) * fraction
+    brain = signal(TISSUES["white"])
     image *= np.exp(0.04 * smooth_noise(rng, shape, spacing, 4.0) + 0.08 * smooth_noise(rng, shape, spacing, 60.0))
     image = gaussian_filter(image, sigma=[0.45, 0.45, 0.3])
     sigma = brain * rng.uniform(0.05, 0.08)

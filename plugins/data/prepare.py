@@ -14,7 +14,8 @@ from typing import Any
 
 from plugins.data.crossmoda import SPLITS, crossmoda_datalist, has_split, is_release_2023
 from plugins.data.layout import Entry, Rules, write_layout
-from plugins.data.rtstruct import STRUCTURES
+from plugins.data.names import split_name
+from plugins.data.rtstruct import CONTOUR_NAMES
 from plugins.data.vs_seg import Found, vs_seg_entries
 from plugins.errors import InputError, show_input_errors_as_sentences
 
@@ -62,7 +63,7 @@ def table_entries(table: Path, same_patients: bool = False) -> Found:
             raise InputError(f"{table}: line {number} says {row['what']!r}. Give ceT1, hrT2, validation or label.")
         if not path.exists() or path == table.absolute().parent:
             raise InputError(f"{path}: does not exist, though line {number} of {table} names it. Correct the table.")
-        case = (row.get("case") or "").strip() or _case(path)
+        case = (row.get("case") or "").strip() or split_name(path.name.removesuffix(".dcm"))[0]
         if (case, kind) in scans:
             raise InputError(f"{table}: line {number} is a second {row['what']} of case {case}. Give it another case.")
         scans[case, kind] = path
@@ -98,13 +99,6 @@ def _rows(table: Path) -> list[dict[str, Any]]:
     return [row for row in reader if any(row.values())]
 
 
-def _case(path: Path) -> str:
-    name = path.name
-    for ending in (".gz", ".nii", ".dcm", "_ceT1", "_hrT2", "_T2", "_Label"):
-        name = name.removesuffix(ending)
-    return name
-
-
 def report(summary: dict[str, Any]) -> str:
     """A summary in words."""
     lines = []
@@ -138,7 +132,7 @@ def parser() -> argparse.ArgumentParser:
     each.add_argument("--incomplete", action="store_true", help="take ceT1 scans whose label lacks VS or cochlea")
     contours = argparse.ArgumentParser(add_help=False)
     for option, label in (("--vs", 1), ("--cochlea", 2)):
-        names = [*STRUCTURES[label]]
+        names = [*CONTOUR_NAMES[label]]
         contours.add_argument(option, nargs="+", default=names, help=f"names of contours: {' '.join(names)}")
     contours.add_argument("--same_patients", action="store_true", help="a patient may be in source and target")
     strict: dict[str, Any] = {"allow_abbrev": False}

@@ -16,11 +16,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from plugins.data.tissue import TargetLevels, TissueModes, Volume, denoise, shares, tissue_modes
+from plugins.data.scans import COCHLEA, VS
+from plugins.data.tissue import TargetLevels, TissueModes, Volume
 
 Curve = Callable[[Volume], NDArray[Any]]
 
-VS, COCHLEA = 1, 2
 COCHLEA_FLUID = 0.5
 """Share of fluid in the voxels of a cochlea, by partial volume: what its mean is drawn as, if that is brighter."""
 
@@ -37,32 +37,6 @@ _FAT, _BRIGHT = (0.75, 0.4), (1.0, 0.55)
 _SPREAD = np.array([0.3, 0.08, 0.2, 0.2, 0.4, 0.4])
 
 
-def redraw(
-    volume: ArrayLike,
-    label: ArrayLike,
-    spacing: Sequence[float],
-    levels: TargetLevels,
-    variation: np.random.Generator | None = None,
-    name: str = "a scan",
-) -> Volume:
-    """Draw a ceT1 scan as hrT2 would show it.
-
-    Args:
-        volume: ceT1, :math:`(X, Y, Z)` along L, P, S, in any unit.
-        label: rounded label map of the same shape: 0 for the rest, 1 for VS, 2 for the cochlea.
-        spacing: mm of the three axes.
-        levels: of hrT2.
-        variation: multiplies the levels by log-normal factors, so that one scan gives several views; ``None`` draws the
-            levels as they are.
-        name: of the scan, for the log.
-
-    Returns:
-        the redrawn scan, float32 in [0, 1], :math:`(X, Y, Z)`.
-    """
-    values = denoise(shares(volume))
-    return redraw_shares(values, label, spacing, tissue_modes(values, name), levels, variation)
-
-
 def redraw_shares(
     values: Volume,
     label: ArrayLike,
@@ -71,7 +45,20 @@ def redraw_shares(
     levels: TargetLevels,
     variation: np.random.Generator | None = None,
 ) -> Volume:
-    """:func:`redraw` of denoised shares whose modes are known, as for several views of one scan."""
+    """Draw a ceT1 scan as hrT2 would show it.
+
+    Args:
+        values: of ceT1 as denoised shares, :math:`(X, Y, Z)` along L, P, S.
+        label: rounded label map of the same shape: 0 for the rest, 1 for VS, 2 for the cochlea.
+        spacing: mm of the three axes.
+        modes: of the scan, :func:`plugins.data.tissue.tissue_modes`.
+        levels: of hrT2.
+        variation: multiplies the levels by log-normal factors, so that one scan gives several views; ``None`` draws the
+            levels as they are.
+
+    Returns:
+        the redrawn scan, float32 in [0, 1], :math:`(X, Y, Z)`.
+    """
     inside = np.asarray(label) == COCHLEA
     cochlea = float(values[inside].mean()) if inside.any() else None
     factors = np.ones(6) if variation is None else np.exp(_SPREAD * variation.standard_normal(6))

@@ -18,7 +18,7 @@ from plugins.errors import InputError
 StrPath = str | os.PathLike[str]
 Contours = list[NDArray[np.float64]]
 
-STRUCTURES = {1: ("VS", "TV", "AN"), 2: ("cochlea", "cochlea_c", "cochlea_d")}
+CONTOUR_NAMES = {1: ("VS", "TV", "AN"), 2: ("cochlea", "cochlea_c", "cochlea_d")}
 """Label: the names that VS-SEG gives to the contours of it; capitals do not matter."""
 
 MAX_TILT = 0.5
@@ -67,7 +67,7 @@ def referenced_series(content: Any) -> str:
 
 
 def draw_labels(
-    path: StrPath, shape: Sequence[int], affine: NDArray[np.float64], names: Mapping[int, Sequence[str]] = STRUCTURES
+    path: StrPath, shape: Sequence[int], affine: NDArray[np.float64], names: Mapping[int, Sequence[str]] = CONTOUR_NAMES
 ) -> tuple[NDArray[np.uint8], list[str]]:
     """Fill contours on the grid of a scan: a voxel belongs to a structure if its centre lies within the contour.
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from plugins.data.dicom import read_series
-from plugins.data.nifti import Grid, read_header, read_image
+from plugins.data.nifti import Grid, read_header, read_stored
 from plugins.errors import InputError
 
 StrPath = str | os.PathLike[str]
@@ -26,7 +26,9 @@ PLACE_MM = 0.04
 """How far a label map may lie off its scan: a tenth of the finest voxel in CrossMoDA."""
 ROUNDING = 0.01
 LARGEST = 1e18  # whose square float32 still holds
-LABEL_VALUES = (0, 1, 2)
+VS, COCHLEA = 1, 2
+LABEL_VALUES = (0, VS, COCHLEA)
+STRUCTURES = {"VS": VS, "cochlea": COCHLEA}
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class Scan(Grid):
 
     voxels: NDArray[Any]
 
+    @property
+    def grid(self) -> Grid:
+        """Its place alone, so that the voxels can be forgotten."""
+        return Grid(self.path, self.shape, self.affine, self.header)
+
 
 def read_grid(path: StrPath) -> Grid:
     """Where the voxels of a scan lie; of a NIfTI file its header alone is read.
@@ -46,10 +53,7 @@ def read_grid(path: StrPath) -> Grid:
     Raises:
         InputError: see :func:`read_scan`.
     """
-    path = Path(path)
-    if path.is_dir():
-        return read_scan(path)
-    return read_header(path)
+    return read_scan(path) if os.path.isdir(path) else read_header(Path(path))
 
 
 def read_scan(path: StrPath) -> Scan:
@@ -69,7 +73,7 @@ def read_scan(path: StrPath) -> Scan:
         voxels, affine = read_series(path)
         x, y, z = voxels.shape
         return Scan(path, (x, y, z), affine, None, _finite(path, voxels))
-    image, grid = read_image(path)
+    image, grid = read_stored(path)
     voxels = _finite(path, _values(path, image).reshape(grid.shape))
     return Scan(path, grid.shape, grid.affine, grid.header, voxels)
 
@@ -89,7 +93,7 @@ def read_label(path: StrPath, values: Sequence[int] = LABEL_VALUES, of: Grid | N
     path = Path(path)
     if path.is_dir():
         raise InputError(f"{path}: is a folder where a label map is expected. Give a NIfTI file.")
-    image, grid = read_image(path)
+    image, grid = read_stored(path)
     if of is not None:
         check_same_grid(grid, of)
     voxels = _values(path, image).reshape(grid.shape)
@@ -105,15 +109,6 @@ def read_label(path: StrPath, values: Sequence[int] = LABEL_VALUES, of: Grid | N
     return Scan(path, grid.shape, affine, grid.header, rounded.astype(np.uint8))
 
 
-def read_stored(path: StrPath) -> tuple[nib.Nifti1Image, Grid]:
-    """A NIfTI image with the voxels as they are stored, not scaled, and its grid.
-
-    Raises:
-        InputError: see :func:`read_scan`.
-    """
-    return read_image(Path(path))
-
-
 def read_probabilities(path: StrPath, of: Grid) -> NDArray[np.float32]:
     """Read a NIfTI file with probabilities along its last axis, on the grid of a scan.
 
@@ -123,9 +118,9 @@ def read_probabilities(path: StrPath, of: Grid) -> NDArray[np.float32]:
     Raises:
         InputError: see :func:`read_scan` and :func:`check_same_grid`.
     """
-    image, grid = read_image(Path(path), axes=4)
+    image, grid = read_stored(Path(path), axes=4)
     check_same_grid(grid, of)
-    return np.moveaxis(_finite(Path(path), _values(Path(path), image)), -1, 0)
+    return np.moveaxis(_finite(grid.path, _values(grid.path, image)), -1, 0)
 
 
 def read_slice(path: StrPath, index: int) -> Tensor:

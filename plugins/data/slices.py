@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import ConcatDataset, Dataset
 from torch.utils.data.distributed import DistributedSampler
 from typing_extensions import TypedDict
 
 from plugins.config.ranges import Pair, Share
-from plugins.data.checks import check_scans
+from plugins.data.checks import check_scans, refuse_empty_labels
 from plugins.data.scans import read_slice
 from plugins.errors import InputError
 from plugins.files import whole_file, write_json
@@ -38,12 +38,12 @@ class SliceRecord(TypedDict):
 
 
 @dataclass(frozen=True)
-class PreparedVolume:
+class PreparedVolume(Dataset[tuple[Tensor, Tensor]]):
     """A transformed volume on disk, read slice by slice.
 
     Attributes:
         case: the scan it was made from.
-        image: uncompressed float32 NIfTI, ``(H, W, n_slices)``.
+        image: uncompressed float32 NIfTI, ``(H, W, slices)``.
         label: uncompressed uint8 NIfTI of the same grid, where the scan has a label.
         record: JSON file, written last, that tells which slices hold foreground.
         site: of the scan, as in its datalist.
@@ -56,12 +56,16 @@ class PreparedVolume:
     site: str = "unknown"
 
     @property
+    def files(self) -> list[Path]:
+        """Image and, where there is one, label."""
+        return [path for path in (self.image, self.label) if path is not None]
+
+    @property
     def is_complete(self) -> bool:
         """Whether all files are there, and as long as they were written."""
         record = recall_state(self.record, SliceRecord, "The scan is prepared again")
-        files = [path for path in (self.image, self.label) if path is not None]
         return record is not None and all(
-            path.is_file() and path.stat().st_size == record["bytes"].get(path.name) for path in files
+            path.is_file() and path.stat().st_size == record["bytes"].get(path.name) for path in self.files
         )
 
     @cached_property
@@ -69,10 +73,13 @@ class PreparedVolume:
         """For each slice, whether its label holds anything."""
         return read_state(self.record, SliceRecord, "Remove its folder, and give the command again")["foreground"]
 
-    @property
-    def n_slices(self) -> int:
-        """Number of axial slices."""
+    def __len__(self) -> int:
         return len(self.foreground)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image and label map of an axial slice; the label map is zero where the volume has none."""
+        image = read_slice(self.image, index)
+        return image, torch.zeros_like(image) if self.label is None else read_slice(self.label, index)
 
 
 def prepare_volumes(
@@ -121,8 +128,7 @@ def _prepare(item: Mapping[str, Any], transform: Callable[[Any], Any], volume: P
     if volume.label is not None:
         _write(tensors["label"], volume.label, np.uint8)
         foreground = (tensors["label"] > 0).any(0).any(0).any(0).tolist()
-    written = [path for path in (volume.image, volume.label) if path is not None]
-    sizes = {path.name: path.stat().st_size for path in written}
+    sizes = {path.name: path.stat().st_size for path in volume.files}
     write_json(volume.record, {"foreground": foreground, "bytes": sizes})
 
 
@@ -134,23 +140,6 @@ def _key(item: Mapping[str, Any], transform: Any) -> str:
 def _write(volume: Any, path: Path, dtype: type) -> None:
     with whole_file(path) as part:
         nib.save(nib.Nifti1Image(np.asarray(volume[0], dtype), np.asarray(volume.affine)), part)
-
-
-class _Slices:
-    """The slices of several volumes, numbered through."""
-
-    def __init__(self, volumes: Sequence[PreparedVolume]):
-        self._volumes = volumes
-        self._ends = np.cumsum([volume.n_slices for volume in volumes])
-        self.foreground = np.concatenate([volume.foreground for volume in volumes])
-
-    def read(self, index: int) -> tuple[Tensor, Tensor]:
-        """Image and label map of a slice; the label map is zero where the volume has none."""
-        number = int(np.searchsorted(self._ends, index, side="right"))
-        volume = self._volumes[number]
-        index -= int(self._ends[number]) - volume.n_slices
-        image = read_slice(volume.image, index)
-        return image, torch.zeros_like(image) if volume.label is None else read_slice(volume.label, index)
 
 
 class UnpairedSlices(Dataset[dict[str, Tensor]]):
@@ -171,6 +160,10 @@ class UnpairedSlices(Dataset[dict[str, Tensor]]):
         roi_size: window ``(H, W)`` cut from both slices at the same place, around a random foreground pixel of the
             source slice where it has one; ``None`` keeps whole slices.
         divisor: of ``roi_size``: 4 for a network that halves its maps twice.
+
+    Attributes:
+        source_foreground: for each source slice, whether its label holds VS or cochlea.
+        target_foreground: the same for target slices; all false without pseudo-labels.
 
     Raises:
         InputError: if there is no source or no target scan, if no source label holds a structure, if the window is
@@ -197,23 +190,14 @@ class UnpairedSlices(Dataset[dict[str, Tensor]]):
             raise InputError(f"roi_size is {list(roi_size)}. Give multiples of {divisor} up to {list(shape)}.")
         volumes = prepare_volumes([*data["source"], *data["target"]], transform, cache_dir, output_dir)
         self._volumes = {"source": volumes[: len(data["source"])], "target": volumes[len(data["source"]) :]}
-        self._source, self._target = _Slices(self._volumes["source"]), _Slices(self._volumes["target"])
-        if any("label" in item for item in data["source"]) and not self._source.foreground.any():
-            place = next(item["label"] for item in data["source"] if "label" in item)
-            raise InputError(
-                f"{place}: neither this label map nor another one holds a structure. Label VS 1, cochleae 2."
-            )
+        self._source: ConcatDataset[Any] = ConcatDataset(self._volumes["source"])
+        self._target: ConcatDataset[Any] = ConcatDataset(self._volumes["target"])
+        self.source_foreground, self.target_foreground = (
+            np.concatenate([volume.foreground for volume in volumes]) for volumes in self._volumes.values()
+        )
+        if any("label" in item for item in data["source"]) and not self.source_foreground.any():
+            refuse_empty_labels(data["source"])
         self._augment, self._roi_size = augment, roi_size
-
-    @property
-    def source_foreground(self) -> np.ndarray:
-        """For each source slice, whether its label holds VS or cochlea."""
-        return self._source.foreground
-
-    @property
-    def target_foreground(self) -> np.ndarray:
-        """The same for target slices; all false without pseudo-labels."""
-        return self._target.foreground
 
     def scans(self, domain: str, count: int) -> list[dict[str, str]]:
         """``count`` prepared volumes, or all if there are fewer, evenly spread over those of a domain.
@@ -238,8 +222,8 @@ class UnpairedSlices(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, index: tuple[int, int, int]) -> dict[str, Tensor]:
         source, target, seed = index
-        image, label = self._source.read(source)
-        reals, reals_label = self._target.read(target)
+        image, label = self._source[source]
+        reals, reals_label = self._target[target]
         random = np.random.default_rng(seed)
         if self._augment:
             flip_source, flip_target = random.random(2) < 0.5

@@ -102,15 +102,19 @@ class TargetLevels:
             raise InputError(f"levels are {record!r}. Give bone, low, high and fluid as numbers.") from error
 
 
+def range_of(values: NDArray[Any]) -> tuple[Any, Any]:
+    """The lower end and the width of a scan's range: 1 where the scan is constant."""
+    low, high = np.percentile(values, RANGE)
+    if not high > low:
+        low, high = values.min(), values.max()
+    return low, high - low if high > low else 1.0
+
+
 def shares(volume: ArrayLike) -> Volume:
     """Brightness as a share of the scan's range; all zeros where the scan is constant."""
     values = np.asarray(volume, np.float32)
-    low, high = np.percentile(values, RANGE)
-    if not high > low:
-        low, high = float(values.min()), float(values.max())
-    if not high > low:
-        return np.zeros_like(values)
-    return ((values - low) / (high - low)).astype(np.float32)
+    low, width = range_of(values)
+    return ((values - low) / width).astype(np.float32)
 
 
 def noise_of(volume: ArrayLike) -> float:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from plugins.data.dicom import needed
 from plugins.data.layout import Entry
+from plugins.data.names import natural
 from plugins.data.rtstruct import referenced_series
 from plugins.errors import InputError
 
@@ -51,7 +51,7 @@ def vs_seg_entries(
     patients, left_out = _patients(folder)
     if not patients:
         raise InputError(f"{folder}: holds no MR series in DICOM. Name the folder with the patients of VS-SEG.")
-    names = sorted(patients, key=lambda name: [int(x) if x.isdigit() else x for x in re.split(r"(\d+)", name)])
+    names = sorted(patients, key=natural)
     last, middle = round(shares[1] * len(names)), round(shares[0] * len(names))
     validation = names[len(names) - last :]
     target = names[len(names) - last - middle : len(names) - last]

@@ -21,8 +21,9 @@ from nibabel.orientations import io_orientation
 from numpy.typing import ArrayLike, NDArray
 
 from plugins.config.ranges import Triple
-from plugins.data.nifti import affine_of
-from plugins.data.scans import read_grid, read_stored
+from plugins.data.crossmoda import PLACES
+from plugins.data.nifti import read_stored
+from plugins.data.scans import COCHLEA, read_grid
 from plugins.errors import InputError
 from plugins.files import whole_file, write_json
 from plugins.state import read_state
@@ -36,7 +37,6 @@ WINDOW_MM = (105.0, 70.0, 60.0)
 """Along L, P, S: both inner ears and a large tumour, and 10 mm to spare on every side."""
 
 WINDOWS = "windows.json"
-COCHLEA = 2
 _logger = logging.getLogger(__name__)
 
 
@@ -102,7 +102,8 @@ def voxel_box(window: Window, shape: Sequence[int], affine: ArrayLike) -> Box:
     last = np.floor(np.round(centre + half, 6)).astype(int) + 1  # both ends count, so that a mirrored scan agrees
     end = np.asarray(shape[:3])
     first = np.clip(first, 0, end - 1)
-    return _as_box(first, np.clip(last, first + 1, end))
+    x, y, z = map(slice, first.tolist(), np.clip(last, first + 1, end).tolist())
+    return x, y, z
 
 
 def whole_scan(shape: Sequence[int], affine: ArrayLike, score: float | None = None) -> Window:
@@ -151,40 +152,17 @@ def window_of_labels(
     return _window_of(centre - grown / 2, centre + grown / 2, affine, "label", None)
 
 
-def crop_image(image: nib.Nifti1Image, window: Window) -> nib.Nifti1Image:
-    """The part of a NIfTI image that lies in a window: the same voxels, stored as they were, at the same place."""
-    cropped = _cropped(image, voxel_box(window, image.shape, affine_of(image.header)))
-    return type(cropped).from_bytes(cropped.to_bytes())
-
-
 def write_crop(source: StrPath, window: Window, target: StrPath) -> None:
-    """Write :func:`crop_image` of a file, whole or not at all.
+    """Write the part of a NIfTI file in a window, whole or not at all: the same voxels, as stored, at the same place.
 
     Raises:
         InputError: see :func:`plugins.data.read_scan`, and for a DICOM series.
     """
     if Path(source).is_dir():
         raise InputError(f"{source}: is a DICOM series. Convert the scans of a data set to NIfTI first.")
-    image, grid = read_stored(source)
+    image, grid = read_stored(Path(source))
     with whole_file(target) as part:
         nib.save(_cropped(image, voxel_box(window, grid.shape, grid.affine)), part)
-
-
-def paste_labels(labels: NDArray[Any], window: Window, scan: nib.Nifti1Image) -> nib.Nifti1Image:
-    """Put a label map of a window back onto the grid of its scan, uint8, with background around it.
-
-    Raises:
-        ValueError: if the label map does not have the shape of the window.
-    """
-    box = voxel_box(window, scan.shape, affine_of(scan.header))
-    whole = np.zeros(scan.shape[:3], np.uint8)
-    if whole[box].shape != labels.shape:
-        raise ValueError(f"the window has shape {whole[box].shape}, the label map {labels.shape}")
-    whole[box] = labels
-    header = scan.header.copy()
-    header.set_data_dtype(np.uint8)
-    header.set_slope_inter(1, 0)
-    return nib.Nifti1Image(whole, scan.affine, header)
 
 
 def write_windowed_dataset(
@@ -211,8 +189,8 @@ def write_windowed_dataset(
         raise InputError(f"{', '.join(twice)} occurs twice in the data set. Remove or rename a scan.")
     records = {}
     for part, items in scans.items():
-        folder = Path(output_dir, *_LAYOUT[part])
-        contrast = "ceT1" if part == "source" else "hrT2"
+        place, contrast, _ = PLACES[part if part == "validation" else f"training_{part}"]
+        folder = Path(output_dir, place)
         for scan in items:
             case, window = scan["case"], windows[scan["case"]]
             write_crop(scan["image"], window, folder / f"{case}_{contrast}.nii.gz")
@@ -236,13 +214,6 @@ def read_windows(folder: StrPath) -> dict[str, Window]:
         return {case: Window.from_record(record) for case, record in records.items()}
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise InputError(f"{file} holds no windows ({type(error).__name__}). {cure}.") from error
-
-
-_LAYOUT = {
-    "source": ("crossmoda2022_training", "training_source"),
-    "target": ("crossmoda2022_training", "training_target"),
-    "validation": ("crossmoda2022_validation", "validation"),
-}
 
 
 def _cropped(image: nib.Nifti1Image, box: Box) -> nib.Nifti1Image:
@@ -282,8 +253,3 @@ def _window_of(first: ArrayLike, last: ArrayLike, affine: NDArray[np.float64], f
     size[patient_axes(affine)] = (last - first) * voxel_sizes(affine)
     left, posterior, superior = (round(float(each), 4) for each in size)
     return Window((x, y, z), (left, posterior, superior), found, score)
-
-
-def _as_box(first: ArrayLike, last: ArrayLike) -> Box:
-    x, y, z = (slice(int(a), int(b)) for a, b in zip(np.asarray(first), np.asarray(last), strict=True))
-    return x, y, z

@@ -27,8 +27,8 @@ from plugins.data import (
     read_scan,
 )
 from plugins.data.calibration import RegionStatistics, calibrate, default_statistics, read_statistics
+from plugins.data.nifti import read_stored
 from plugins.data.redraw import cystic, redraw_shares
-from plugins.data.scans import read_stored
 from plugins.data.tissue import TargetLevels, denoise, shares, tissue_modes
 from plugins.errors import InputError
 from plugins.files import whole_file, write_json

@@ -8,7 +8,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from plugins.config import settings_behind
-from plugins.config.behind import WITHOUT_EFFECT
+from plugins.config.building import WITHOUT_EFFECT
 from plugins.errors import find_input_error
 from plugins.store import difference
 

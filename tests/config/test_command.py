@@ -85,9 +85,9 @@ def test_an_option_may_lie_below_what_an_overlay_brings(command, tmp_path):
 
 
 def test_flags_and_hyphens_are_read_as_fire_reads_them(command):
-    given = command_line(command("--train-now", "--max-epochs", "4"))
+    given = command_line(command("--train-now", "--max-epochs", "4", "--noresume"))
     assert given is not None
-    assert given.options == {"train_now": True, "max_epochs": 4}
+    assert given.options == {"train_now": True, "max_epochs": 4, "resume": False}
 
 
 def test_a_misspelt_section_to_run_is_refused(command):

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from plugins.data.crossmoda import crossmoda_datalist, heldout_labels, read_datalist, scan_datalist, write_datalist
+from plugins.data.crossmoda import crossmoda_datalist, heldout_labels, scan_datalist
+from plugins.data.datalists import read_datalist, write_datalist
 from plugins.errors import InputError
 
 

@@ -3,8 +3,13 @@ from pathlib import Path
 import pytest
 
 from plugins.data import datalists
-from plugins.data.crossmoda import write_datalist
-from plugins.data.datalists import dataset_or_phantom, inference_datalist, segmentation_datalist, unpaired_datalist
+from plugins.data.datalists import (
+    dataset_or_phantom,
+    inference_datalist,
+    segmentation_datalist,
+    unpaired_datalist,
+    write_datalist,
+)
 from plugins.errors import InputError
 
 NOWHERE = "no bundle root is needed"

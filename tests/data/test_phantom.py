@@ -209,16 +209,16 @@ def test_contrast_agent_shortens_relaxation_by_the_relaxivity() -> None:
 
 def test_signal_equations_by_hand() -> None:
     white = TISSUES["white"]  # T1 850, T2 75, PD 0.70, no uptake
-    assert PROTOCOLS["etz", "hrT2"].signal(white) == pytest.approx(0.7 * (1 - np.exp(-2800 / 850)) * np.exp(-165 / 75))
+    assert PROTOCOLS["etz", "hrT2"](white) == pytest.approx(0.7 * (1 - np.exp(-2800 / 850)) * np.exp(-165 / 75))
     mprage = 0.7 * (1 - 2 * np.exp(-1100 / 850) + np.exp(-1900 / 850)) * np.sin(np.pi / 12) * np.exp(-3 / 75)
-    assert PROTOCOLS["ldn", "ceT1"].signal(white) == pytest.approx(mprage)
+    assert PROTOCOLS["ldn", "ceT1"](white) == pytest.approx(mprage)
     e1 = np.exp(-25 / 850)
     spoiled = 0.7 * 0.5 * (1 - e1) / (1 - e1 * np.sqrt(3) / 2) * np.exp(-2 / 75)
-    assert PROTOCOLS["etz", "ceT1"].signal(white) == pytest.approx(spoiled)
+    assert PROTOCOLS["etz", "ceT1"](white) == pytest.approx(spoiled)
     # for TR << T2 a balanced sequence tends to PD sin(a) / (1 + cos(a) + (1 - cos(a)) T1 / T2)
     alpha = np.radians(65)
     balanced = 0.7 * np.sin(alpha) / (1 + np.cos(alpha) + (1 - np.cos(alpha)) * 850 / 75)
-    assert PROTOCOLS["ldn", "hrT2"].signal(white) == pytest.approx(balanced, rel=0.1)
+    assert PROTOCOLS["ldn", "hrT2"](white) == pytest.approx(balanced, rel=0.1)
 
 
 def test_noise_of_an_empty_scan_is_rayleigh() -> None:

@@ -9,7 +9,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from plugins.data import calibration, redraw, tissue
-from plugins.data.calibration import RegionStatistics, calibrate, measured_statistics, read_statistics
+from plugins.data.calibration import RegionStatistics, calibrate, read_statistics, ring
+from plugins.data.scans import STRUCTURES
 from plugins.data.tissue import TargetLevels, TissueModes
 from plugins.errors import InputError
 
@@ -29,6 +30,20 @@ def head(seed=0, noise=0.004, shape=(48, 40, 5)):
     volume[6:8, 10:12], label[6:8, 10:12] = 0.065, 2
     volume[6:8, 20:22] = 0.065  # labyrinth without a label
     return volume + noise * random.standard_normal(shape), label
+
+
+def drawn_from(volume, label, variation=None):
+    values = tissue.denoise(tissue.shares(volume))
+    return redraw.redraw_shares(values, label, SPACING, tissue.tissue_modes(values), LEVELS, variation)
+
+
+def measured_statistics(volume, label):
+    shares = tissue.shares(volume).astype(float)
+    found = {}
+    for name, value in STRUCTURES.items():
+        regions = [shares[label == value], shares[ring(label == value, label > 0, SPACING)]]
+        found[name] = RegionStatistics(*(number for each in regions for number in (each.mean(), each.std())))
+    return found
 
 
 def test_shares_are_of_the_inner_99_percent():
@@ -177,7 +192,7 @@ def test_a_finer_grid_has_wider_edges():
 
 def test_every_tissue_is_drawn_as_in_hrt2_and_unlabelled_labyrinth_as_the_cochlea():
     volume, label = head()
-    drawn = redraw.redraw(volume, label, SPACING, LEVELS)
+    drawn = drawn_from(volume, label)
     assert drawn.dtype == np.float32
     assert drawn.min() >= 0
     assert drawn.max() <= 1
@@ -204,9 +219,7 @@ def test_the_tumour_alone_decides_whether_it_has_its_own_curve():
 
 def test_variation_is_random_but_repeatable():
     volume, label = head()
-    first, again, other = (
-        redraw.redraw(volume, label, SPACING, LEVELS, np.random.default_rng(seed)) for seed in (1, 1, 2)
-    )
+    first, again, other = (drawn_from(volume, label, np.random.default_rng(seed)) for seed in (1, 1, 2))
     assert_array_equal(first, again)
     assert np.abs(first - other).max() > 0.02
     assert first.min() >= 0
@@ -225,7 +238,7 @@ def test_degenerate_scans_are_drawn(shape, labels, kind):
         "two values": random.integers(0, 2, shape),
     }[kind]
     label = {"none": np.zeros(shape), "all": np.ones(shape), "some": random.integers(0, 3, shape)}[labels]
-    drawn = redraw.redraw(volume, label, SPACING, LEVELS)
+    drawn = drawn_from(volume, label)
     assert drawn.shape == shape
     assert np.isfinite(drawn).all()
     assert drawn.min() >= 0
@@ -260,7 +273,7 @@ def test_calibration_moves_mean_and_spread_and_leaves_the_rest():
 
 def test_calibration_by_its_own_statistics_changes_nothing():
     volume, label = head()
-    same = calibrate(volume, label, SPACING, LEVELS, measured_statistics(volume, label, SPACING))
+    same = calibrate(volume, label, SPACING, LEVELS, measured_statistics(volume, label))
     assert_allclose(same, volume, atol=1e-5)
 
 
@@ -269,9 +282,9 @@ def test_the_ring_is_calibrated_too_and_has_no_label():
     around = calibration.ring(label == 2, label > 0, SPACING)
     assert around.sum() == (2 * 4 + 2 * 4 + 4) * 5  # a 2 x 2 square under a diamond of two voxels
     assert not (around & (label > 0)).any()
-    before = measured_statistics(volume, label, SPACING)["cochlea"]
+    before = measured_statistics(volume, label)["cochlea"]
     drawn = calibrate(volume, label, SPACING, LEVELS, {"cochlea": RegionStatistics(ring_mean=before.ring_mean + 0.2)})
-    after = measured_statistics(drawn, label, SPACING)["cochlea"]
+    after = measured_statistics(drawn, label)["cochlea"]
     assert 0.1 < after.ring_mean - before.ring_mean < 0.2
 
 

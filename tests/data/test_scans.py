@@ -15,7 +15,6 @@ from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
 
 import plugins
 from plugins.data import (
-    PLACE_MM,
     LoadScand,
     UnpairedSlices,
     Window,
@@ -31,6 +30,7 @@ from plugins.data import (
     translation_transforms,
     write_crop,
 )
+from plugins.data.scans import PLACE_MM
 from plugins.errors import InputError
 from plugins.evaluation import evaluate_folder, evaluate_translations
 from plugins.evaluation.pictures import read_axial
@@ -51,7 +51,7 @@ FOREIGN = {"itk", "SimpleITK", "pydicom", "nrrd", "medpy", "skimage.io", "imagei
 ONE_READER = {"data/nifti.py", "data/scans.py"}
 MAY_READ = {
     "data/dicom.py": {"ITKReader"},  # which the one reader calls for folders
-    "data/loading.py": {"LoadImaged"},  # of which its transform is a kind, for tools that look for it
+    "data/transforms.py": {"LoadImaged"},  # of which its transform is a kind, for tools that look for it
     "data/rtstruct.py": {"pydicom"},  # which holds contours, no voxels
     "data/vs_seg.py": {"pydicom"},  # what series are, by their headers
     "data/windows.py": {"from_bytes"},  # of what it has made itself

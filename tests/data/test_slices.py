@@ -82,7 +82,7 @@ def test_reading_a_slice_does_not_read_the_volume(tmp_path):
 def test_prepared_volumes_are_float32_with_the_affine_of_the_slices(data, tmp_path):
     volume = prepare_volumes(data["source"][:1], transform(), tmp_path / "cache")[0]
     image, label = nib.load(volume.image), nib.load(volume.label)
-    assert volume.n_slices == 3
+    assert len(volume) == 3
     assert (image.get_data_dtype(), label.get_data_dtype()) == (np.float32, np.uint8)
     assert np.allclose(image.affine, LPS)
     assert volume.image.name.startswith("s1-")

@@ -11,8 +11,7 @@ import torch
 from monai.bundle import ConfigWorkflow
 from monai.data import MetaTensor
 
-from plugins.data.outstanding import ScansToDo
-from plugins.data.translation import SaveTranslationd, translation_path
+from plugins.data.inference import SaveTranslationd, ScansToDo, translation_path
 from plugins.errors import InputError, find_input_error
 from plugins.files import read_json
 
