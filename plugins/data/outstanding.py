@@ -14,7 +14,7 @@ from plugins.data.checks import check_scan
 from plugins.errors import InputError, sentence_of
 from plugins.locks import hold
 from plugins.progress import Progress
-from plugins.store import Store, check_output_dir, origin_of
+from plugins.store import Store, check_output_dir, digest_of
 
 StrPath = str | os.PathLike[str]
 FAILED = "failed"
@@ -36,7 +36,7 @@ class ScansToDo:
         others: further files on which an output depends; those that are not there are left out.
 
     Attributes:
-        all: the scans, each with ``origin``, see :func:`plugins.store.origin_of`.
+        all: the scans, each with ``made_from``, see :func:`plugins.store.digest_of`.
         items: those of them that are left to do.
         refused: a sentence for each scan that cannot be done.
 
@@ -65,8 +65,8 @@ class ScansToDo:
             for item in self.all:
                 try:
                     files = [item[key] for key in ("image", "label") if key in item]
-                    item["origin"] = origin_of([*files, *shared], settings)
-                    if not self.store.is_current(self.output(item), item["origin"]):
+                    item["made_from"] = digest_of([*files, *shared], settings)
+                    if not self.store.is_current(self.output(item), item["made_from"]):
                         check_scan(item)
                         self.items.append(item)
                 except InputError as error:  # one bad scan must not cost the others

@@ -60,8 +60,8 @@ class SaveTranslationd:
         if not np.isfinite(voxels).all():
             raise InputError(f"{item['case']}: the network gives values that are not finite. Train it again.")
         path, result = translation_path(self._output_dir, item["case"]), scan.image(voxels, np.float32)
-        if "origin" in item:
-            Store(self._output_dir).write(path, item["origin"], lambda part: nib.save(result, part))
+        if "made_from" in item:
+            Store(self._output_dir).write(path, item["made_from"], lambda part: nib.save(result, part))
         else:
             with whole_file(path) as part:
                 nib.save(result, part)

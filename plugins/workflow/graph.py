@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from graphlib import TopologicalSorter
 from pathlib import Path
 
 from plugins.interrupts import check
-from plugins.workflow.display import Display, make_display
+from plugins.state import StrPath
+from plugins.workflow.display import LineDisplay, shown
 from plugins.workflow.execution import check_overrides, is_complete, refuse_foreign_folder, run_stage
 from plugins.workflow.stage import Stage
 from plugins.workflow.tracking import Tracking
@@ -20,7 +20,7 @@ UPDATE_SECONDS = 0.5
 Finished = Callable[[str, float | None], None]
 
 
-def check_stages(stages: Sequence[Stage], run_dir: str | os.PathLike[str]) -> None:
+def check_stages(stages: Sequence[Stage], run_dir: StrPath) -> None:
     """Refuse stages that cannot work, before any is run.
 
     Raises:
@@ -33,7 +33,7 @@ def check_stages(stages: Sequence[Stage], run_dir: str | os.PathLike[str]) -> No
 
 def run_stages(
     stages: Sequence[Stage],
-    run_dir: str | os.PathLike[str],
+    run_dir: StrPath,
     executor: Executor,
     tracking: Tracking | None = None,
     finished: Finished = lambda name, seconds: None,
@@ -58,34 +58,35 @@ def run_stages(
     """
     run_dir = Path(run_dir).absolute()
     by_name = {stage.name: stage for stage in stages}
-    order = TopologicalSorter({stage.name: stage.needs for stage in stages})
-    names = [*TopologicalSorter({stage.name: stage.needs for stage in stages}).static_order()]
+    needs = {stage.name: stage.needs for stage in stages}
+    order, names = TopologicalSorter(needs), [*TopologicalSorter(needs).static_order()]
     order.prepare()
     (run_dir / STOP).unlink(missing_ok=True)
-    display = make_display(names, run_dir)
     running: dict[Future[float], str] = {}
+    with shown(names, run_dir) as display:
 
-    def done(name: str, seconds: float | None) -> None:
-        display.finished(name, seconds)
-        finished(name, seconds)
-        order.done(name)
+        def done(name: str, seconds: float | None) -> None:
+            display.finished(name, seconds)
+            finished(name, seconds)
+            order.done(name)
 
-    try:
-        while order.is_active():
-            for name in order.get_ready():
-                if is_complete(by_name[name], run_dir):
-                    done(name, None)
-                else:
-                    running[executor.submit(run_stage, by_name[name], run_dir, run_dir / STOP, tracking)] = name
-            _collect(running, done, display)
-    except BaseException:
-        _stop(run_dir, executor)
-        raise
-    finally:
-        display.close()
+        try:
+            while order.is_active():
+                for name in order.get_ready():
+                    if is_complete(by_name[name], run_dir):
+                        done(name, None)
+                    else:
+                        running[executor.submit(run_stage, by_name[name], run_dir, run_dir / STOP, tracking)] = name
+                _collect(running, done, display)
+        except BaseException:
+            (run_dir / STOP).touch()
+            executor.shutdown(wait=True, cancel_futures=True)
+            raise
+        finally:
+            (run_dir / STOP).unlink(missing_ok=True)
 
 
-def _collect(running: dict[Future[float], str], finished: Finished, display: Display) -> None:
+def _collect(running: dict[Future[float], str], finished: Finished, display: LineDisplay) -> None:
     """Show what is running until something has finished, and tell of that."""
     done: set[Future[float]] = set()
     while running and not done:
@@ -94,10 +95,3 @@ def _collect(running: dict[Future[float], str], finished: Finished, display: Dis
         for future in done:
             finished(running.pop(future), future.result())
         display.update([name for future, name in running.items() if future.running()])
-
-
-def _stop(run_dir: Path, executor: Executor) -> None:
-    """End what is running and wait for it."""
-    (run_dir / STOP).touch()
-    executor.shutdown(wait=True, cancel_futures=True)
-    (run_dir / STOP).unlink(missing_ok=True)

@@ -34,7 +34,7 @@ from plugins.errors import InputError
 from plugins.files import whole_file, write_json
 from plugins.progress import Progress
 from plugins.state import recall_state
-from plugins.store import content_of, origin_of
+from plugins.store import EARLIER_NAMES, content_of, digest_of
 
 StrPath = str | os.PathLike[str]
 Items = Sequence[Mapping[str, Any]]
@@ -172,7 +172,7 @@ class _Book:
 
     def __init__(self, path: Path, settings: Mapping[str, Any]):
         self._path, self._content = path, {**settings, "scans": {}}
-        old = recall_state(path, dict[str, Any], "All scans are made again")
+        old = recall_state(path, dict[str, Any], "All scans are made again", EARLIER_NAMES)
         if old is not None and {key: value for key, value in old.items() if key != "scans"} == dict(settings):
             self._content = old
         write_json(path, self._content)
@@ -180,16 +180,16 @@ class _Book:
     def holds(self, item: Mapping[str, Any], written: Iterable[Path]) -> bool:
         """Whether a scan is done: its files are there, made from what is there now."""
         record = self._content["scans"].get(item["case"], {})
-        return all(path.is_file() for path in written) and record.get("origin") == _origin(item)
+        return all(path.is_file() for path in written) and record.get("made_from") == _made_from(item)
 
     def add(self, item: Mapping[str, Any], record: Mapping[str, Any]) -> None:
         """Note a scan whose files are written."""
-        self._content["scans"][item["case"]] = {**record, "origin": _origin(item)}
+        self._content["scans"][item["case"]] = {**record, "made_from": _made_from(item)}
         write_json(self._path, self._content)
 
 
-def _origin(item: Mapping[str, Any]) -> str:
-    return origin_of([item[key] for key in ("image", "label", "translation") if key in item], None)
+def _made_from(item: Mapping[str, Any]) -> str:
+    return digest_of([item[key] for key in ("image", "label", "translation") if key in item], None)
 
 
 def to_lps(volume: NDArray[Any], affine: NDArray[np.float64]) -> NDArray[Any]:
