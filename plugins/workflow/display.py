@@ -40,7 +40,7 @@ def shown(names: Sequence[str], run_dir: Path) -> Iterator[LineDisplay]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     left = (TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[shown]}", style="dim"))
     with Progress(*columns, *left) as progress:
-        yield TerminalDisplay(names, run_dir, progress)
+        yield TerminalDisplay(names, run_dir, progress, progress.add_task("stages", total=len(names), shown=""))
 
 
 def read_progress(run_dir: Path, name: str) -> dict[str, Any] | None:
@@ -114,14 +114,14 @@ class TerminalDisplay(LineDisplay):
         names: all stages.
         run_dir: folder of the run.
         progress: shows the bars.
+        whole: the bar of the run.
     """
 
-    def __init__(self, names: Sequence[str], run_dir: Path, progress: Progress):
+    def __init__(self, names: Sequence[str], run_dir: Path, progress: Progress, whole: TaskID):
         super().__init__(names, run_dir)
-        self._progress = progress
+        self._progress, self._whole = progress, whole
         self._tasks: dict[str, TaskID] = {}
         self._titles: dict[str, str] = {}
-        self._all = progress.add_task("stages", total=len(names), shown="")
 
     def update(self, running: Iterable[str]) -> None:
         """Bring the bars up to date; a stage's bar appears with its first report, where its time left starts."""
@@ -144,7 +144,7 @@ class TerminalDisplay(LineDisplay):
         if name in self._tasks:
             self._progress.remove_task(self._tasks.pop(name))
         super().finished(name, seconds)
-        self._progress.advance(self._all)
+        self._progress.advance(self._whole)
 
 
 def _short(value: float | str) -> str:
