@@ -13,7 +13,7 @@ from plugins.export import export
 ROOT = Path(__file__).parents[1] / "bundles"
 BUNDLES = sorted(path.name for path in ROOT.iterdir() if path.is_dir())
 DRIVER = "vs_cochlea_uda"
-OF_A_NETWORK = {"train": {"train_dataset", "train_inferer", "network_def"}, "inference": {"inferer"}}
+OF_A_NETWORK = {"train": {"train_dataset", "train_inferer"}, "inference": {"inferer"}}
 """What the driver has no use for: the bundles that it runs have networks, it hands on the model of one of them."""
 SMALL = {
     "device": "cpu", "spacing": [2.2, 2.2, 1.5], "crop_size": [48, 48], "patch_size": [48, 48], "channels": 4,
