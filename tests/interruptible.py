@@ -4,6 +4,9 @@ import signal
 import subprocess
 from typing import Any
 
+PATIENCE = 1200.0
+"""Seconds after which a test takes something for hung; on a busy machine an import alone may take minutes."""
+
 
 def restore_ctrl_c() -> None:
     """To be run between fork and exec, as ``preexec_fn``."""

@@ -13,7 +13,7 @@ import pytest
 from plugins import nnunet
 from plugins.interrupts import SENTENCE, STATUS, obeyed
 
-from .interruptible import restore_ctrl_c, start
+from .interruptible import PATIENCE, restore_ctrl_c, start
 
 BEGIN = """
 import os, signal, sys
@@ -30,7 +30,9 @@ def press():
 def run(code, folder=None):
     text = BEGIN + textwrap.dedent(code)
     command = [sys.executable, "-c", text]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=folder, preexec_fn=restore_ctrl_c)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE, cwd=folder, preexec_fn=restore_ctrl_c
+    )
 
 
 def is_stopped(done):
@@ -181,7 +183,7 @@ def test_ctrl_c_at_any_moment_of_a_run_ends_it_and_its_processes(tmp_path):
         command = [sys.executable, tmp_path / "job.py"]
         environment = {**os.environ, "CALLS": str(calls), "PYTHONPATH": str(Path(nnunet.__file__).parent)}
         job = start(command, env=environment)
-        said, complaint = job.communicate(timeout=120)  # ends only when no process holds the pipes any more
+        said, complaint = job.communicate(timeout=PATIENCE)  # ends only when no process holds the pipes any more
         return job.returncode, said, complaint
 
     code, said, _ = job(10**9)

@@ -9,6 +9,8 @@ from plugins.errors import InputError
 from plugins.files import PART, whole_file
 from plugins.locks import LOCK, hold
 
+from .interruptible import PATIENCE
+
 KILLED = """
 import os, sys
 from pathlib import Path
@@ -49,5 +51,5 @@ def test_a_folder_is_refused_to_others_as_long_as_its_owner_lives(tmp_path):
     assert other.stdout.readline() == "held\n"
     with pytest.raises(InputError, match=r"another run is at work there\. Wait for it, or choose another folder"):
         hold(tmp_path)
-    other.communicate("\n", timeout=60)
+    other.communicate("\n", timeout=PATIENCE)
     hold(tmp_path)

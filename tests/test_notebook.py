@@ -18,7 +18,7 @@ def text_of(cell):
 def test_the_notebook_runs_from_top_to_bottom(tmp_path, monkeypatch):
     monkeypatch.delenv("MPLBACKEND", raising=False)  # the notebook draws where it is read
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    NotebookClient(notebook, timeout=None, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
     cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
     printed = next(text_of(cell) for cell in cells if "by_region" in cell.source)
     assert re.search(r"region normalisation: the cochlea has mean [+-]0\.00 and standard deviation 1\.00", printed)

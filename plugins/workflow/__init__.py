@@ -3,7 +3,7 @@
 from plugins.workflow.adaptation import Adaptation
 from plugins.workflow.driver import UdaWorkflow, run_folder
 from plugins.workflow.execution import is_complete, run_stage
-from plugins.workflow.graph import check_stages, run_stages
+from plugins.workflow.graph import check_stages, run_stages, run_together
 from plugins.workflow.segment import RunInference
 from plugins.workflow.stage import Stage, fingerprint
 
@@ -18,4 +18,5 @@ __all__ = [
     "run_folder",
     "run_stage",
     "run_stages",
+    "run_together",
 ]

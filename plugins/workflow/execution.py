@@ -122,7 +122,7 @@ def run_stage(stage: Stage, run_dir: StrPath, stop_file: Path | None = None, tra
         seconds = round(before + time.monotonic() - start, 3)
         write_record(partial, current, command, seconds)
     write_record(partial, current, command, seconds, results_in(partial))
-    _replace(complete, partial)
+    replace_folder(complete, partial)
     return seconds
 
 
@@ -163,7 +163,7 @@ def _work(stage: Stage, command: list[str], partial: Path, run_dir: Path, stop_f
         run_command(command, stage.bundle, partial / LOG, f"stage {stage.name}", stop_file)
 
 
-def _replace(complete: Path, partial: Path) -> None:
+def replace_folder(complete: Path, partial: Path) -> None:
     """Give a finished folder its final name; what had that name is removed."""
     old = complete.with_name(f"{complete.name}.old")
     if complete.exists():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -161,7 +162,8 @@ def gate_pseudo_labels(
 
     Returns:
         The content of ``gate.json``: that of ``score.json``, with ``thresholds``, and for each case also ``kept``,
-        ``weight``, ``score`` (by which the best are found), ``ignored_voxels`` and further ``reasons``.
+        ``weight``, ``score`` (by which the best are found), ``ignored_voxels`` and further ``reasons``;
+        ``ensemble_dir`` is relative to ``output_dir``.
 
     Raises:
         InputError: if a file is missing or cannot be read, or if all label maps are empty.
@@ -198,6 +200,7 @@ def gate_pseudo_labels(
         "cases": rows,
         "thresholds": asdict(limits),
         "statistics": rules.statistics.to_json(),
+        "ensemble_dir": os.path.relpath(ensemble_dir, output_dir),
     }
     write_json(Path(output_dir, GATE), content)
     return content

@@ -29,7 +29,7 @@ from plugins.nnunet.processes import pools_on
 from plugins.segmentation import Locator, LocatorNetwork, SaveLocator, read_model
 
 from ..dicom_series import write_series
-from ..interruptible import start
+from ..interruptible import PATIENCE, start
 from .conftest import CHANGES, TINY, oblique, segment, write_scan
 
 
@@ -342,10 +342,11 @@ def test_a_second_training_in_the_same_folder_waits_and_then_finds_all_done(trai
     with sole_owner(trained.output_dir, "training"):
         second = threading.Thread(target=trained.run)
         second.start()
-        second.join(timeout=2)
-        assert second.is_alive()
-        assert "another training is at work" in capsys.readouterr().out
-    second.join(timeout=60)
+        said = ""
+        while "another training is at work" not in said:
+            assert second.is_alive()
+            said += capsys.readouterr().out
+    second.join(timeout=PATIENCE)
     assert not second.is_alive()
 
 
@@ -419,6 +420,7 @@ def test_the_first_failure_of_a_training_ends_all(items, tmp_path: Path, monkeyp
 def test_each_device_trains_one_network_at_a_time(
     trained: NnUNetTraining, monkeypatch: pytest.MonkeyPatch, devices: list[str] | None, at_a_time: int
 ):
+    together = threading.Barrier(at_a_time * len(devices or ["cpu"]))
     busy: Counter[str] = Counter()
     most: Counter[str] = Counter()
     lock = threading.Lock()
@@ -427,7 +429,7 @@ def test_each_device_trains_one_network_at_a_time(
         with lock:
             busy[settings.device] += 1
             most[settings.device] = max(most[settings.device], busy[settings.device])
-        time.sleep(0.5 if (name, fold) == ("3d_fullres", 0) else 0.1)
+        together.wait(PATIENCE)  # until as many are at work as shall be
         with lock:
             busy[settings.device] -= 1
 
@@ -475,7 +477,7 @@ def test_a_failure_or_ctrl_c_ends_what_is_at_work_and_begins_nothing(tmp_path: P
     assert parent.stdout.readline() == "at work\n"
     if end == "ctrl-c":
         os.killpg(parent.pid, signal.SIGINT)
-    _, said = parent.communicate(timeout=600)
+    _, said = parent.communicate(timeout=PATIENCE)
     assert {"failure": "no memory", "ctrl-c": "KeyboardInterrupt"}[end] in said
     assert sorted(path.name for path in tmp_path.glob("[0-9]")) == ["0", "1"]
     ended = threading.Event()
@@ -505,5 +507,5 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path):
     worker = json.loads(parent.stdout.readline())
     os.kill(worker, 0)
     parent.kill()
-    rest, _ = parent.communicate(timeout=60)  # the pipe ends when nobody is left who could write to it
+    rest, _ = parent.communicate(timeout=PATIENCE)  # the pipe ends when nobody is left who could write to it
     assert rest == ""

@@ -1,13 +1,15 @@
 """A command, its log, and how its failure is told."""
 
+import os
 import sys
 import threading
-import time
 
 import pytest
 
 from plugins.errors import InputError
 from plugins.workflow.process import CommandError, Stopped, run_command
+
+from ..interruptible import PATIENCE
 
 
 def python(code, tmp_path, stop_file=None):
@@ -40,10 +42,21 @@ def test_a_sentence_of_an_earlier_attempt_is_not_repeated(tmp_path):
 
 
 def test_the_stop_file_ends_the_command_and_what_it_started(tmp_path):
-    code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
-    stop = tmp_path / "stop"
-    threading.Timer(0.5, stop.touch).start()
-    start = time.monotonic()
+    stop, pipe = tmp_path / "stop", tmp_path / "pipe"
+    os.mkfifo(pipe)
+    inner = f"import time; file = open({str(pipe)!r}, 'w'); file.write('at work'); file.flush(); time.sleep(9999)"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
+    said = []
+
+    def press_and_listen():
+        with pipe.open() as file:
+            said.append(file.read(len("at work")))
+            stop.touch()
+            said.append(file.read())  # returns when nobody is left who could write
+
+    listener = threading.Thread(target=press_and_listen)
+    listener.start()
     with pytest.raises(Stopped):
         python(code, tmp_path, stop)
-    assert time.monotonic() - start < 15
+    listener.join(timeout=PATIENCE)
+    assert said == ["at work", ""]

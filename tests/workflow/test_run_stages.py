@@ -15,6 +15,8 @@ from plugins.errors import InputError
 from plugins.files import read_json, write_json
 from plugins.workflow import Stage, check_stages, run_stages
 
+from ..interruptible import PATIENCE
+
 WORK = """
 import os, time
 from plugins.errors import InputError
@@ -143,7 +145,7 @@ run_stages([stage], run_dir, ThreadPoolExecutor(1))
 """
 
 
-def until(condition, seconds=120):
+def until(condition, seconds=PATIENCE):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "took too long"
