@@ -1,14 +1,17 @@
-"""What every run does first."""
+"""What every run does first; the state of all random generators."""
 
 from __future__ import annotations
 
 import atexit
 import ctypes
+import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from monai.bundle import ConfigWorkflow
 from monai.utils import set_determinism
@@ -114,6 +117,29 @@ def start(seed: NonNegativeInt | None = 0, num_threads: PositiveInt | None = Non
     torch.set_flush_denormal(True)
     if num_threads is not None:
         torch.set_num_threads(num_threads)
+
+
+def random_state() -> dict[str, Any]:
+    """State of the generators of Python, NumPy and torch as tensors and plain numbers."""
+    version, internal, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Set the generators to a state of :func:`random_state`; those of GPUs, if there are as many as there were."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"].cpu())
+    if len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
 
 
 def _refuse_code_of_another_version(root: Path) -> None:

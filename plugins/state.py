@@ -10,10 +10,11 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 import torch
@@ -29,40 +30,49 @@ SUM = ".sha256"
 _logger = logging.getLogger(__name__)
 
 
-def read_state(path: StrPath, form: type[T], cure: str) -> T:
+def read_state(path: StrPath, form: type[T], cure: str, names: Mapping[str, str] = MappingProxyType({})) -> T:
     """Read JSON that this package wrote.
 
     Args:
         path: of the file.
         form: its type, such as ``dict[str, float]`` or a ``TypedDict``.
         cure: what to do where it cannot be read, a sentence without its full stop.
+        names: of texts in files of earlier versions, at any depth, to their names of today.
 
     Raises:
         InputError: naming the file, the fault and the cure, if it is missing, damaged or of another form.
     """
     try:
-        content: T = json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        content: T = json.loads(text, object_hook=lambda node: _of_today(node, names))
         _adapter(cast(Any, form)).validate_python(content, strict=True)
     except (OSError, ValueError) as error:  # of which pydantic's and JSON's are
         raise InputError(f"{path} is {_fault(error)}. {cure}.") from error
     return content
 
 
-def recall_state(path: StrPath, form: type[T], instead: str) -> T | None:
+def recall_state(
+    path: StrPath, form: type[T], instead: str, names: Mapping[str, str] = MappingProxyType({})
+) -> T | None:
     """Read JSON that can be made again: ``None`` if it is missing or, with a warning, if it is damaged.
 
     Args:
         path: of the file.
         form: its type.
         instead: what happens now, for the warning, a sentence without its full stop.
+        names: as in :func:`read_state`.
     """
     if not os.path.lexists(path):
         return None
     try:
-        return read_state(path, form, instead)
+        return read_state(path, form, instead, names)
     except InputError as error:
         _logger.warning("%s", error)
         return None
+
+
+def _of_today(node: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {names.get(name, name) if isinstance(value, str) else name: value for name, value in node.items()}
 
 
 @lru_cache(maxsize=64)

@@ -24,6 +24,7 @@ from plugins.state import SUM, check_tensors, read_state
 
 StrPath = str | os.PathLike[str]
 RECORD, TRAINING = "made.json", "training.json"
+EARLIER_NAMES = {"origin": "made_from"}  # in files of version 0.1.0
 
 
 def content_of(path: StrPath) -> str:
@@ -78,8 +79,8 @@ def is_as_marked(path: StrPath, mark: Mark) -> bool:
     return status.st_mtime_ns == mark["changed"] or content_of(path) == mark["sha256"]
 
 
-def origin_of(inputs: Iterable[StrPath], settings: Any) -> str:
-    """SHA-256 of all that an output is made from.
+def digest_of(inputs: Iterable[StrPath], settings: Any) -> str:
+    """SHA-256 of all that something is made from, as records hold it under ``made_from``.
 
     Args:
         inputs: files or folders, in an order that matters.
@@ -90,7 +91,7 @@ def origin_of(inputs: Iterable[StrPath], settings: Any) -> str:
 
 
 class _Output(TypedDict):
-    origin: str
+    made_from: str
     content: list[str]
 
 
@@ -120,7 +121,7 @@ class Store:
         return self.folder / RECORD
 
     def records(self) -> dict[str, _Output]:
-        """File name to ``{"origin", "content"}``.
+        """File name to ``{"made_from", "content"}``.
 
         Raises:
             InputError: if the record cannot be read.
@@ -128,9 +129,9 @@ class Store:
         if not self._file.is_file():
             return {}
         cure = "Choose another output_dir, or move away what this program has written there"
-        return read_state(self._file, _Outputs, cure)["outputs"]
+        return read_state(self._file, _Outputs, cure, EARLIER_NAMES)["outputs"]
 
-    def is_current(self, file: StrPath, origin: str) -> bool:
+    def is_current(self, file: StrPath, made_from: str) -> bool:
         """Whether an output is there as it was made, and from the same.
 
         Raises:
@@ -144,28 +145,28 @@ class Store:
         if record is None or content not in record["content"]:
             fault = "was not made by this program" if record is None else "was changed since this program made it"
             raise InputError(f"{path}: {fault}. Move it away, or choose another output_dir.")
-        return bool(record["origin"] == origin and record["content"][0] == content)
+        return bool(record["made_from"] == made_from and record["content"][0] == content)
 
-    def write(self, file: StrPath, origin: str, save: Any) -> None:
+    def write(self, file: StrPath, made_from: str, save: Any) -> None:
         """Write an output, whole or not at all, with its record.
 
         Args:
             file: within the folder.
-            origin: of :func:`origin_of`.
+            made_from: of :func:`digest_of`.
             save: called with the path to write to.
 
         Raises:
             InputError: if a file is there that is not as this package wrote it, or the disk is full.
         """
         path = Path(file)
-        self.is_current(path, origin)
+        self.is_current(path, made_from)
         with whole_file(path) as part:
             save(part)
             with part.open("rb") as written:
                 content = [hashlib.file_digest(written, "sha256").hexdigest()]
             if path.exists():  # as long as the new file has not replaced the old one, both are ours
                 content.append(content_of(path))
-            outputs = {**self.records(), path.name: {"origin": origin, "content": content}}
+            outputs = {**self.records(), path.name: {"made_from": made_from, "content": content}}
             write_json(self._file, {"version": plugins.__version__, "outputs": outputs})
 
 

@@ -6,6 +6,7 @@ import inspect
 import json
 import pydoc
 import re
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -215,6 +216,8 @@ def test_no_path_of_one_machine(path):
 def test_a_complete_config_keeps_the_contract(path):
     config = load(path)
     wanted = EVERYWHERE + (IN_TRAINING if path.name == "train.json" else [path.stem])
+    if path.name == "evaluate.json" and path.parents[1].name == DRIVER:
+        wanted = [name for name in wanted if name != "device"]  # it computes on none
     if path.name == "train.json" and path.parents[1].name != DRIVER:
         wanted = wanted + OF_A_NETWORK
     assert missing(dict.fromkeys(wanted), config) == []
@@ -235,7 +238,47 @@ def test_training_and_inference_build_the_same_network(bundle):
     assert network_arguments(load(folder / "train.json")) == network_arguments(load(folder / "inference.json"))
 
 
+def unused(config: dict[str, Any], entries: list[str]) -> list[str]:
+    """The outermost ids that nothing reads on the way from the entries."""
+    parser, read, waiting = ConfigParser(config), set(), deque(entries)
+    while waiting:
+        id = waiting.popleft()
+        if id not in read:
+            read.add(id)
+            found = strings(parser[id]) if isinstance(parser[id], (dict, list)) else [("", parser[id])]
+            for path, text in found:
+                absolute = parser.resolve_relative_ids(f"{id}::{path}".rstrip(":"), str(text))
+                waiting += ReferenceResolver.match_refs_pattern(absolute)
+    held = {id.rsplit("::", depth)[0] for id in read for depth in range(1, 1 + id.count("::"))}
+
+    def found_unread(id: str) -> list[str]:
+        if id in read:
+            return []
+        return [each for key in parser[id] for each in found_unread(f"{id}::{key}")] if id in held else [id]
+
+    return [each for key in config for each in found_unread(key)]
+
+
+DRIVERS = [
+    pytest.param(config, id=name) for name, config in merged() if name.startswith(DRIVER) and "initialize" in config
+]
+
+
+@pytest.mark.parametrize("config", DRIVERS)
+def test_the_driver_has_no_node_that_its_run_does_not_read(config):
+    """``%run`` are other names of the run; the network of an inference is what MONAI's ``ckpt_export`` writes."""
+    names = [name for name, value in config.items() if value == "%run"]
+    exported = [name for name in ("network_def",) if "inference" in config]
+    assert unused(config, ["initialize", "run", *names, *exported]) == []
+
+
 # The checks above would also pass if they saw nothing; here is what they must see.
+
+
+def test_the_check_for_unread_nodes_sees():
+    used = {"a": "@b", "b": {"c": "$1 + @d"}, "d": None, "e": {"f": "@a", "g": 1}, "run": ["$@e::f"]}
+    assert unused(used, ["run"]) == ["e::g"]
+    assert unused(used | {"run": ["@d"]}, ["run"]) == ["a", "b", "e"]
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 
 import plugins
 from plugins.errors import InputError
-from plugins.files import write_json
-from plugins.store import RECORD, Store, check_output_dir, content_of, difference, origin_of
+from plugins.files import read_json, write_json
+from plugins.store import RECORD, Store, check_output_dir, content_of, difference, digest_of
 
 PACKAGE = Path(plugins.__file__).parent
 TIMES = {"st_mtime", "st_mtime_ns", "st_ctime", "st_ctime_ns", "getmtime", "getctime"}
@@ -46,18 +46,18 @@ def test_another_content_of_the_same_size_is_noticed(tmp_path):
     assert content_of(file) != before
 
 
-def test_an_origin_depends_on_inputs_settings_and_version(tmp_path, monkeypatch):
+def test_a_digest_depends_on_inputs_settings_and_version(tmp_path, monkeypatch):
     for name in "ab":
         (tmp_path / name).write_text(name)
     a, b = tmp_path / "a", tmp_path / "b"
-    marks = [origin_of([a], 1), origin_of([b], 1), origin_of([a, b], 1), origin_of([b, a], 1), origin_of([a], 2)]
-    assert origin_of([str(a)], 1) == marks[0]
+    marks = [digest_of([a], 1), digest_of([b], 1), digest_of([a, b], 1), digest_of([b, a], 1), digest_of([a], 2)]
+    assert digest_of([str(a)], 1) == marks[0]
     monkeypatch.setattr("plugins.__version__", "9.9")
-    marks.append(origin_of([a], 1))
+    marks.append(digest_of([a], 1))
     assert len(set(marks)) == len(marks)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"outputs": {"a": 1}}', '{"outputs": {"a": {"origin": 1}}}'])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"outputs": {"a": 1}}', '{"outputs": {"a": {"made_from": 1}}}'])
 def test_a_torn_record_is_named_and_nothing_is_replaced(tmp_path, content):
     (tmp_path / "a").write_text("hand-made")
     (tmp_path / RECORD).write_text(content)
@@ -71,10 +71,26 @@ def test_records_of_others_stay(tmp_path):
     store = Store(tmp_path)
     for name in "ab":
         store.write(tmp_path / name, f"from {name}", lambda part, name=name: part.write_text(name))
-    assert {name: each["origin"] for name, each in store.records().items()} == {"a": "from a", "b": "from b"}
+    assert {name: each["made_from"] for name, each in store.records().items()} == {"a": "from a", "b": "from b"}
     assert store.is_current(tmp_path / "a", "from a")
     assert not store.is_current(tmp_path / "a", "from elsewhere")
     assert not store.is_current(tmp_path / "c", "from c")
+
+
+def test_a_record_of_version_0_1_0_is_read_and_its_output_kept(tmp_path):
+    """There, what an output was made from was called its origin; an output may be called so too."""
+    (tmp_path / "origin").write_text("ours")
+    (tmp_path / "b").write_text("theirs")
+    outputs = {"origin": {"origin": "x", "content": [content_of(tmp_path / "origin")]}}
+    write_json(tmp_path / RECORD, {"version": "0.1.0", "outputs": outputs})
+    store = Store(tmp_path)
+    assert store.is_current(tmp_path / "origin", "x")
+    assert not store.is_current(tmp_path / "origin", "y")
+    with pytest.raises(InputError, match="not made by this program"):
+        store.is_current(tmp_path / "b", "x")
+    store.write(tmp_path / "c", "z", lambda part: part.write_text("ours"))
+    told = {name: {*record} for name, record in read_json(tmp_path / RECORD)["outputs"].items()}
+    assert told == {"origin": {"made_from", "content"}, "c": {"made_from", "content"}}
 
 
 def test_a_write_that_fails_changes_nothing(tmp_path):

@@ -23,7 +23,7 @@ from plugins.files import whole_file
 from plugins.finite import refuse_broken_weights
 from plugins.locks import hold
 from plugins.progress import Progress
-from plugins.store import Store, check_output_dir, check_weights, origin_of
+from plugins.store import Store, check_output_dir, check_weights, digest_of
 
 StrPath = str | os.PathLike[str]
 FAILED = "failed"
@@ -45,7 +45,7 @@ class ScansToDo:
         others: further files on which an output depends; those that are not there are left out.
 
     Attributes:
-        all: the scans, each with ``origin``, see :func:`plugins.store.origin_of`.
+        all: the scans, each with ``made_from``, see :func:`plugins.store.digest_of`.
         items: those of them that are left to do.
         refused: a sentence for each scan that cannot be done.
 
@@ -74,8 +74,8 @@ class ScansToDo:
             for item in self.all:
                 try:
                     files = [item[key] for key in ("image", "label") if key in item]
-                    item["origin"] = origin_of([*files, *shared], settings)
-                    if not self.store.is_current(self.output(item), item["origin"]):
+                    item["made_from"] = digest_of([*files, *shared], settings)
+                    if not self.store.is_current(self.output(item), item["made_from"]):
                         check_scan(item)
                         self.items.append(item)
                 except InputError as error:  # one bad scan must not cost the others
@@ -152,8 +152,8 @@ class SaveTranslationd:
         if not np.isfinite(voxels).all():
             raise InputError(f"{item['case']}: the network gives values that are not finite. Train it again.")
         path, result = translation_path(self._output_dir, item["case"]), scan.image(voxels, np.float32)
-        if "origin" in item:
-            Store(self._output_dir).write(path, item["origin"], lambda part: nib.save(result, part))
+        if "made_from" in item:
+            Store(self._output_dir).write(path, item["made_from"], lambda part: nib.save(result, part))
         else:
             with whole_file(path) as part:
                 nib.save(result, part)

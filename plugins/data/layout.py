@@ -26,7 +26,7 @@ from plugins.files import FULL_BYTES, whole_file, write_json
 from plugins.locks import LOCK, sole_owner
 from plugins.progress import Progress
 from plugins.state import read_state, recall_state
-from plugins.store import content_of, origin_of
+from plugins.store import content_of, digest_of
 
 SUMMARY = "summary.json"
 RELEASED_LABELS = "labels_as_released"
@@ -166,7 +166,7 @@ def _fingerprint(entries: Sequence[Entry], rules: Rules) -> dict[str, str]:
         files = [path for path in (entry.image, entry.label) if path is not None]
         contents = [(os.fspath(path), content_of(path)) for path in files if path.exists()]
         listed.append((entry.case, entry.split, entry.site, contents))
-    return {"version": plugins.__version__, "files": origin_of([], listed)}
+    return {"version": plugins.__version__, "files": digest_of([], listed)}
 
 
 def _write_all(part: Path, entries: Sequence[Entry], rules: Rules) -> list[dict[str, Any]]:

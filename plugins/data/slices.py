@@ -25,7 +25,7 @@ from plugins.errors import InputError
 from plugins.files import whole_file, write_json
 from plugins.progress import Progress
 from plugins.state import read_state, recall_state
-from plugins.store import origin_of
+from plugins.store import digest_of
 
 FORMAT = 2  # of the prepared files: raise it when their content changes for the same settings
 
@@ -134,7 +134,7 @@ def _prepare(item: Mapping[str, Any], transform: Callable[[Any], Any], volume: P
 
 def _key(item: Mapping[str, Any], transform: Any) -> str:
     facts = [FORMAT, transform.settings, bool(item.get("pseudo")), item.get("window")]
-    return origin_of([item[name] for name in ("image", "label") if name in item], facts)[:16]
+    return digest_of([item[name] for name in ("image", "label") if name in item], facts)[:16]
 
 
 def _write(volume: Any, path: Path, dtype: type) -> None:

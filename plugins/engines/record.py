@@ -15,7 +15,7 @@ import plugins
 from plugins.errors import InputError
 from plugins.files import write_json
 from plugins.locks import hold
-from plugins.store import TRAINING, difference, origin_of, read_training
+from plugins.store import TRAINING, difference, digest_of, read_training
 
 _logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class TrainingRecord:
         folder = self.weights.parent
         hold(folder)
         scans = [scan for name in sorted(self.data) for scan in self.data[name]]
-        content = origin_of([scan[key] for scan in scans for key in ("image", "label") if key in scan], None)
+        content = digest_of([scan[key] for scan in scans for key in ("image", "label") if key in scan], None)
         record = {"version": plugins.__version__, "settings": self.settings, "data": content}
         before = read_training(folder) if self.resume else None
         if before is not None:

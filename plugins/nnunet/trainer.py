@@ -24,8 +24,9 @@ from plugins.config.ranges import Rate, Share
 from plugins.errors import InputError
 from plugins.finite import refuse_broken_weights, refuse_diverged
 from plugins.nnunet.augmentation import Augmentation, make_augmentation
-from plugins.nnunet.checkpoints import FINAL, FOLD_ANEW, LATEST, PREVIOUS, plain, random_states, write_checkpoint
+from plugins.nnunet.checkpoints import FINAL, FOLD_ANEW, LATEST, PREVIOUS, plain, write_checkpoint
 from plugins.nnunet.workspace import ANEW, PLANS, TRAINER, WEIGHTS, Workspace
+from plugins.runtime import random_state
 from plugins.state import read_state, read_tensors
 
 Configuration = Literal["2d", "3d_fullres"]
@@ -192,12 +193,12 @@ class nnUNetTrainer(StockTrainer):  # noqa: N801 - nnU-Net's name
             "init_args": {"configuration": self.configuration_name, "fold": self.fold},
             "trainer_name": TRAINER,
             "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
-            "random_states": random_states(),
+            "random_states": random_state(),
         }
         write_checkpoint(path, content)
 
     def load_checkpoint(self, filename_or_checkpoint: str | Mapping[str, Any]) -> None:
-        """Take the whole state of a checkpoint but the random generators'; see :func:`restore_random_states`."""
+        """Take the whole state of a checkpoint but that of the random generators."""
         if not self.was_initialized:
             self.initialize()
         checkpoint = filename_or_checkpoint

@@ -18,13 +18,14 @@ from nnunetv2.inference.export_prediction import export_prediction_from_logits
 
 from plugins.errors import InputError
 from plugins.files import write_json
-from plugins.nnunet.checkpoints import FOLD_ANEW, newest_checkpoint, restore_random_states
+from plugins.nnunet.checkpoints import FOLD_ANEW, newest_checkpoint
 from plugins.nnunet.processes import InlineExecutor, pools_on
 from plugins.nnunet.starts import begin_from
 from plugins.nnunet.trainer import TrainerSettings, bare, make_trainer, nnUNetTrainer
 from plugins.nnunet.workers import exit_with_parent
 from plugins.nnunet.workspace import Workspace
 from plugins.progress import FILE_NAME
+from plugins.runtime import set_random_state
 from plugins.segmentation import LABELS, SlidingWindow
 from plugins.state import recall_state
 
@@ -168,7 +169,7 @@ def train_fold(
                 handlers.append(_tensorboard(folder / "events"))
             engine = NnUNetEngine(trainer, handlers)
             if checkpoint is not None:
-                restore_random_states(checkpoint["random_states"])
+                set_random_state(checkpoint["random_states"])
             engine.run()
         trainer.on_train_end()
         validate(trainer, window, save_probabilities)

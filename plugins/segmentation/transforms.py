@@ -213,8 +213,8 @@ class SaveProbabilitiesd:
 
 def _save(image: nib.Nifti1Image, file: Path, item: Mapping[str, Any]) -> None:
     """Write an output, with its record where it is known what it is made from."""
-    if "origin" in item:
-        Store(file.parent).write(file, item["origin"], lambda part: nib.save(image, part))
+    if "made_from" in item:
+        Store(file.parent).write(file, item["made_from"], lambda part: nib.save(image, part))
     else:
         with whole_file(file) as part:
             nib.save(image, part)

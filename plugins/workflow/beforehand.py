@@ -12,7 +12,7 @@ from monai.bundle import ConfigParser
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import io_orientation
 
-from plugins.config.command import read_configs
+from plugins.config.command import overridden, read_configs
 from plugins.data import read_label
 from plugins.errors import InputError
 from plugins.workflow.stage import Stage
@@ -33,8 +33,7 @@ def check_crops(stages: Sequence[Stage], labels: Sequence[str]) -> None:
     for stage in stages:
         if stage.bundle is None:
             continue
-        config = ConfigParser(read_configs(stage.config_paths))
-        config.update({name.replace("#", "::"): value for name, value in stage.overrides.items()})
+        config = ConfigParser(overridden(read_configs(stage.config_paths), stage.overrides))
         if all(name in config.get() for name in CROP):
             spacing, size = (config.get(name) for name in CROP)
             _check_crop(Path(stage.bundle).name, spacing, size, labels)

@@ -4,41 +4,43 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn as TimeLeftColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from plugins.files import read_json
 from plugins.progress import FILE_NAME
-from plugins.workflow.execution import working_folder
+from plugins.workflow.records import working_folder
 
 LINE_SECONDS = 30.0
 
 
-class Display(Protocol):
-    """What the driver tells of a run; every call is cheap."""
-
-    def update(self, running: Iterable[str]) -> None:
-        """Called about twice a second with the stages that are running."""
-
-    def finished(self, name: str, seconds: float | None) -> None:
-        """A stage is complete; ``None`` seconds if it was so already."""
-
-    def close(self) -> None:
-        """The run has ended."""
-
-
-def make_display(names: Sequence[str], run_dir: Path) -> Display:
+@contextmanager
+def shown(names: Sequence[str], run_dir: Path) -> Iterator[LineDisplay]:
     """Bars if stdout is a terminal, else plain lines.
 
     Args:
         names: all stages in the order of work.
         run_dir: folder of the run, in whose stages' folders ``progress.json`` is looked for.
     """
-    return TerminalDisplay(names, run_dir) if sys.stdout.isatty() else LineDisplay(names, run_dir)
+    if not sys.stdout.isatty():
+        yield LineDisplay(names, run_dir)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    left = (TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[shown]}", style="dim"))
+    with Progress(*columns, *left) as progress:
+        yield TerminalDisplay(names, run_dir, progress, progress.add_task("stages", total=len(names), shown=""))
 
 
 def read_progress(run_dir: Path, name: str) -> dict[str, Any] | None:
@@ -92,9 +94,6 @@ class LineDisplay:
         """Print that a stage is complete."""
         self._print(name, "already complete" if seconds is None else f"done in {seconds:.0f} s")
 
-    def close(self) -> None:
-        """Nothing is left to do."""
-
     def _print(self, name: str, text: str) -> None:
         total = len(self._names)
         print(f"[{self._names.index(name) + 1:{len(str(total))}}/{total}] {name} ... {text}", flush=True)
@@ -108,25 +107,21 @@ def _progress_line(state: dict[str, Any], initial: float, seconds: float) -> str
     return line
 
 
-class TerminalDisplay:
-    """A bar for the whole run, and one for every stage that is running and reports its progress."""
+class TerminalDisplay(LineDisplay):
+    """A bar for the whole run, and one for every stage that is running and reports its progress.
 
-    def __init__(self, names: Sequence[str], run_dir: Path):
-        self._run_dir = run_dir
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeLeftColumn(),
-            TextColumn("{task.fields[shown]}", style="dim"),
-        )
-        self._lines = LineDisplay(names, run_dir)
+    Args:
+        names: all stages.
+        run_dir: folder of the run.
+        progress: shows the bars.
+        whole: the bar of the run.
+    """
+
+    def __init__(self, names: Sequence[str], run_dir: Path, progress: Progress, whole: TaskID):
+        super().__init__(names, run_dir)
+        self._progress, self._whole = progress, whole
         self._tasks: dict[str, TaskID] = {}
         self._titles: dict[str, str] = {}
-        self._all = self._progress.add_task("stages", total=len(names), shown="")
-        self._progress.start()
 
     def update(self, running: Iterable[str]) -> None:
         """Bring the bars up to date; a stage's bar appears with its first report, where its time left starts."""
@@ -148,12 +143,8 @@ class TerminalDisplay:
         """Print the line of the stage and advance the bar of the run."""
         if name in self._tasks:
             self._progress.remove_task(self._tasks.pop(name))
-        self._lines.finished(name, seconds)
-        self._progress.advance(self._all)
-
-    def close(self) -> None:
-        """Leave the terminal as it was."""
-        self._progress.stop()
+        super().finished(name, seconds)
+        self._progress.advance(self._whole)
 
 
 def _short(value: float | str) -> str:

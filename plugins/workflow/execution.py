@@ -5,53 +5,41 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
-import os
 import pydoc
 import shutil
 import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from monai.bundle import ConfigParser
+from typing import Any
 
 from plugins.config.checking import check_config
-from plugins.config.command import read_configs
+from plugins.config.command import overridden, read_configs
 from plugins.config.names import refuse_unknown_ids
 from plugins.errors import InputError
 from plugins.files import write_json
+from plugins.state import StrPath
 from plugins.workflow.process import die_with_parent, run_command
 from plugins.workflow.records import (
     LOG,
     OVERRIDES,
     RECORD,
     TRACKING,
+    complete_folder,
     lost_results,
     read_record,
     recorded_fingerprint,
     results_in,
+    working_folder,
     write_record,
 )
 from plugins.workflow.stage import Stage, fill_in, fingerprint
-
-if TYPE_CHECKING:
-    from plugins.workflow.tracking import Tracking
+from plugins.workflow.tracking import Tracking
 
 _logger = logging.getLogger(__name__)
 
 
-def complete_folder(name: str, run_dir: str | os.PathLike[str]) -> Path:
-    """Where a stage lies when it is complete."""
-    return Path(run_dir, name)
-
-
-def working_folder(name: str, run_dir: str | os.PathLike[str]) -> Path:
-    """Where a stage lies while it is being made."""
-    return Path(run_dir, f"{name}.partial")
-
-
-def current_fingerprint(stage: Stage, run_dir: str | os.PathLike[str]) -> str:
+def current_fingerprint(stage: Stage, run_dir: StrPath) -> str:
     """The stage's fingerprint, given the complete stages that it needs.
 
     Raises:
@@ -67,7 +55,7 @@ def current_fingerprint(stage: Stage, run_dir: str | os.PathLike[str]) -> str:
     return fingerprint(stage, needed)
 
 
-def is_complete(stage: Stage, run_dir: str | os.PathLike[str]) -> bool:
+def is_complete(stage: Stage, run_dir: StrPath) -> bool:
     """Whether the stage's results exist and are those of its settings; the stages that it needs must be complete.
 
     Raises:
@@ -82,9 +70,7 @@ def is_complete(stage: Stage, run_dir: str | os.PathLike[str]) -> bool:
     return not lost
 
 
-def run_stage(
-    stage: Stage, run_dir: str | os.PathLike[str], stop_file: Path | None = None, tracking: Tracking | None = None
-) -> float:
+def run_stage(stage: Stage, run_dir: StrPath, stop_file: Path | None = None, tracking: Tracking | None = None) -> float:
     """Bring one stage to its end.
 
     The work happens in ``<run>/<stage>.partial``. What an earlier attempt left there is continued if its fingerprint
@@ -113,12 +99,12 @@ def run_stage(
     partial, complete = working_folder(stage.name, run_dir), complete_folder(stage.name, run_dir)
     refuse_foreign_folder(stage.name, run_dir)
     check_overrides(stage)
-    mark = current_fingerprint(stage, run_dir)
-    if recorded_fingerprint(complete) == mark and not partial.exists():  # some of its results are lost
+    current = current_fingerprint(stage, run_dir)
+    if recorded_fingerprint(complete) == current and not partial.exists():  # some of its results are lost
         for name in lost_results(complete):
             (complete / name).unlink(missing_ok=True)
         complete.rename(partial)
-    continued = recorded_fingerprint(partial) == mark
+    continued = recorded_fingerprint(partial) == current
     if not continued:
         shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True, exist_ok=True)
@@ -128,14 +114,14 @@ def run_stage(
     record = read_record(partial)
     before = 0.0 if record is None else record["seconds"]
     start = time.monotonic()
-    write_record(partial, mark, command, before)
+    write_record(partial, current, command, before)
     try:
         with nullcontext() if tracking is None else tracking.stage_run(stage.name, partial, continued):
             _work(stage, command, partial, run_dir, stop_file)
     finally:
         seconds = round(before + time.monotonic() - start, 3)
-        write_record(partial, mark, command, seconds)
-    write_record(partial, mark, command, seconds, results_in(partial))
+        write_record(partial, current, command, seconds)
+    write_record(partial, current, command, seconds, results_in(partial))
     replace_folder(complete, partial)
     return seconds
 
@@ -154,8 +140,7 @@ def refuse_foreign_folder(name: str, run_dir: Path) -> None:
     """
     for folder in (complete_folder(name, run_dir), working_folder(name, run_dir)):
         read_record(folder)
-        foreign = folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file())
-        if foreign:
+        if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / RECORD).is_file()):
             raise InputError(f"{folder} was not made by this workflow. Choose another runs_dir or run_name.")
 
 
@@ -180,14 +165,12 @@ def _work(stage: Stage, command: list[str], partial: Path, run_dir: Path, stop_f
 
 def replace_folder(complete: Path, partial: Path) -> None:
     """Give a finished folder its final name; what had that name is removed."""
+    old = complete.with_name(f"{complete.name}.old")
     if complete.exists():
-        old = complete.with_name(f"{complete.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         complete.rename(old)
-        partial.rename(complete)
-        shutil.rmtree(old)
-    else:
-        partial.rename(complete)
+    partial.rename(complete)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def check_overrides(stage: Stage) -> None:
@@ -203,11 +186,10 @@ def check_overrides(stage: Stage) -> None:
         if not path.is_file():
             raise InputError(f"{path} is missing. Set bundles_dir to the folder of the bundles.")
     where = f"{Path(stage.bundle).name} ({', '.join(stage.config_files)})"
-    config = ConfigParser(read_configs(stage.config_paths))
-    refuse_unknown_ids(config.get(), stage.overrides, where)
+    config = read_configs(stage.config_paths)
+    refuse_unknown_ids(config, stage.overrides, where)
     known = {name: value for name, value in stage.overrides.items() if value == fill_in(value, "", "")}
-    config.update({name.replace("#", "::"): value for name, value in known.items()})
     try:
-        check_config(config.get(), read_configs(stage.config_paths[:1]), Path(stage.bundle), on_disk=False)
+        check_config(overridden(config, known), read_configs(stage.config_paths[:1]), Path(stage.bundle), on_disk=False)
     except InputError as error:
         raise InputError(f"{where}: {error}") from error

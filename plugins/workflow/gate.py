@@ -311,13 +311,11 @@ def accept_round(
     model = after_model if accepted else model_before
     why = "nothing falls" if accepted else f"falls: {', '.join(told[name] for name in fallen)}"
     rest = [text for name, text in told.items() if name not in fallen]
-    verdict = f"{'accepted' if accepted else 'refused'}, {why}"
+    aside = f" ({', '.join(rest)})" if rest else ""
     content = {
         "accepted": accepted,
         "model": model,
-        "sentence": f"{verdict} ({', '.join(rest)}); handed over: {model}"
-        if rest
-        else f"{verdict}; handed over: {model}",
+        "sentence": f"{'accepted' if accepted else 'refused'}, {why}{aside}; handed over: {model}",
         "measures": {name: {"before": first, "after": second} for name, (first, second) in measures.items()},
         "allowed": allowed,
         "mean": (new if accepted else old)["mean"],

@@ -12,16 +12,10 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 from plugins.interrupts import check
-from plugins.workflow.display import make_display
-from plugins.workflow.execution import (
-    check_overrides,
-    complete_folder,
-    is_complete,
-    refuse_foreign_folder,
-    replace_folder,
-    run_stage,
-    working_folder,
-)
+from plugins.state import StrPath
+from plugins.workflow.display import shown
+from plugins.workflow.execution import check_overrides, is_complete, refuse_foreign_folder, replace_folder, run_stage
+from plugins.workflow.records import complete_folder, working_folder
 from plugins.workflow.stage import Stage, fingerprint
 from plugins.workflow.tracking import Tracking
 
@@ -31,7 +25,7 @@ UPDATE_SECONDS = 0.5
 Finished = Callable[[str, float | None], None]
 
 
-def check_stages(stages: Sequence[Stage], run_dir: str | os.PathLike[str]) -> None:
+def check_stages(stages: Sequence[Stage], run_dir: StrPath) -> None:
     """Refuse stages that cannot work, before any is run.
 
     Raises:
@@ -87,7 +81,7 @@ def jobs_of(runs: Mapping[Path, Sequence[Stage]]) -> dict[str, Job]:
 
 def run_stages(
     stages: Sequence[Stage],
-    run_dir: str | os.PathLike[str],
+    run_dir: StrPath,
     executor: Executor,
     tracking: Tracking | None = None,
     finished: Finished = lambda name, seconds: None,
@@ -98,7 +92,7 @@ def run_stages(
 
 def run_together(
     runs: Mapping[Path, Sequence[Stage]],
-    folder: str | os.PathLike[str],
+    folder: StrPath,
     executor: Executor,
     tracking: Tracking | None = None,
     finished: Finished = lambda name, seconds: None,
@@ -129,37 +123,38 @@ def run_together(
     order.prepare()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / STOP).unlink(missing_ok=True)
-    display = make_display(names, folder)
     running: dict[Future[float], str] = {}
+    with shown(names, folder) as display:
 
-    def done(mark: str, seconds: float | None) -> None:
-        display.finished(titles[mark], seconds)
-        finished(titles[mark], seconds)
-        order.done(mark)
+        def done(mark: str, seconds: float | None) -> None:
+            display.finished(titles[mark], seconds)
+            finished(titles[mark], seconds)
+            order.done(mark)
 
-    try:
-        while order.is_active():
-            for mark in order.get_ready():
-                if jobs[mark].shared():
-                    done(mark, None)
-                else:
-                    run, stage = jobs[mark].owner
-                    running[executor.submit(run_stage, stage, run, folder / STOP, tracking)] = mark
-            ended: set[Future[float]] = set()
-            while running and not ended:
-                check()
-                ended, _ = wait(running, timeout=UPDATE_SECONDS, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    mark = running.pop(future)
-                    seconds = future.result()
-                    jobs[mark].shared()
-                    done(mark, seconds)
-                display.update([titles[mark] for future, mark in running.items() if future.running()])
-    except BaseException:
-        _stop(folder, executor)
-        raise
-    finally:
-        display.close()
+        try:
+            while order.is_active():
+                for mark in order.get_ready():
+                    if jobs[mark].shared():
+                        done(mark, None)
+                    else:
+                        run, stage = jobs[mark].owner
+                        running[executor.submit(run_stage, stage, run, folder / STOP, tracking)] = mark
+                ended: set[Future[float]] = set()
+                while running and not ended:
+                    check()
+                    ended, _ = wait(running, timeout=UPDATE_SECONDS, return_when=FIRST_COMPLETED)
+                    for future in ended:
+                        mark = running.pop(future)
+                        seconds = future.result()
+                        jobs[mark].shared()
+                        done(mark, seconds)
+                    display.update([titles[mark] for future, mark in running.items() if future.running()])
+        except BaseException:
+            (folder / STOP).touch()
+            executor.shutdown(wait=True, cancel_futures=True)
+            raise
+        finally:
+            (folder / STOP).unlink(missing_ok=True)
 
 
 def _title(job: Job, folder: Path) -> str:
@@ -181,10 +176,3 @@ def _link_file(source: str, target: str) -> None:
         os.link(source, target)
         return
     shutil.copy2(source, target)
-
-
-def _stop(folder: Path, executor: Executor) -> None:
-    """End what is running and wait for it."""
-    (folder / STOP).touch()
-    executor.shutdown(wait=True, cancel_futures=True)
-    (folder / STOP).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""``stage.json``: what a stage's folder was made from, and what it holds when it is complete."""
+"""The folder of a stage, and ``stage.json`` in it: what it was made from, and what it holds when it is complete."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 from plugins.files import write_json
 from plugins.locks import LOCK
 from plugins.progress import FILE_NAME
-from plugins.state import read_state
+from plugins.state import StrPath, read_state
 from plugins.store import Mark, is_as_marked, mark_of
 
 RECORD, LOG, OVERRIDES, TRACKING = "stage.json", "log.txt", "overrides.json", "tracking.json"
@@ -30,6 +30,16 @@ class StageRecord(TypedDict):
     results: NotRequired[dict[str, Mark]]
 
 
+def complete_folder(name: str, run_dir: StrPath) -> Path:
+    """Where a stage lies when it is complete."""
+    return Path(run_dir, name)
+
+
+def working_folder(name: str, run_dir: StrPath) -> Path:
+    """Where a stage lies while it is being made."""
+    return Path(run_dir, f"{name}.partial")
+
+
 def read_record(folder: Path) -> StageRecord | None:
     """The record in a stage's folder, ``None`` if there is none.
 
@@ -42,10 +52,10 @@ def read_record(folder: Path) -> StageRecord | None:
 
 
 def write_record(
-    folder: Path, mark: str, command: Sequence[str], seconds: float, results: dict[str, Mark] | None = None
+    folder: Path, fingerprint: str, command: Sequence[str], seconds: float, results: dict[str, Mark] | None = None
 ) -> None:
     """Write the record of a stage."""
-    record: StageRecord = {"fingerprint": mark, "command": [*command], "seconds": seconds}
+    record: StageRecord = {"fingerprint": fingerprint, "command": [*command], "seconds": seconds}
     if results is not None:
         record["results"] = results
     write_json(folder / RECORD, record)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,12 @@ from plugins.data.nifti import read_stored
 from plugins.data.redraw import cystic, redraw_shares
 from plugins.data.tissue import TargetLevels, denoise, shares, tissue_modes
 from plugins.errors import InputError
+from plugins.evaluation.labels import in_lps
 from plugins.files import whole_file, write_json
 from plugins.progress import Progress
-from plugins.state import recall_state
-from plugins.store import content_of, origin_of
+from plugins.state import StrPath, recall_state
+from plugins.store import EARLIER_NAMES, content_of, digest_of
 
-StrPath = str | os.PathLike[str]
 Items = Sequence[Mapping[str, Any]]
 
 LEVELS = "levels.json"
@@ -116,119 +115,81 @@ def write_calibrated(
     if folder.absolute() == Path(translations_dir).absolute():
         raise InputError(f"{output_dir}: holds the translations. Give another output_dir.")
     given = {site: read_statistics(record) for site, record in (statistics or {}).items()}
-    by_site = _records(_site_levels(read_datalist(target)))
-    book = _Book(folder / LEVELS, {"levels": by_site, "statistics": _plain(given)})
+    levels = _site_levels(read_datalist(target))
+    settings = {
+        "levels": {site: each.record() for site, each in levels.items()},
+        "statistics": {site: _records(each) for site, each in given.items()},
+    }
     items = [{**item, "translation": _translation(translations_dir, item)} for item in read_datalist(source)]
-    with Progress(len(items), "calibrating translations", folder) as progress:
-        for item in items:
-            written = [folder / f"{item['case']}.nii.gz"]
-            if not book.holds(item, written):
-                levels = TargetLevels.from_record(_of_site(by_site, item))
-                wanted = given.get(_site(item), given.get(ALL)) or default_statistics(levels)
-                _calibrate(item, levels, wanted, written[0])
-                book.add(item, {"statistics": _plain(wanted)})
-            progress.advance()
+    for item, files, told in _outstanding(folder / LEVELS, settings, items, folder, [""], "calibrating translations"):
+        own = _of_site(levels, item)
+        wanted = given.get(_site(item), given.get(ALL)) or default_statistics(own)
+        scan, volume, label, spacing = _read(item)
+        translation = read_scan(item["translation"])
+        check_same_grid(translation, scan)
+        cysts = cystic(denoise(shares(volume)), label)
+        drawn = in_lps(translation.voxels, scan.affine)[0]
+        _write(calibrate(drawn, label, spacing, own, wanted, cysts), scan, files[0])
+        told["statistics"] = _records(wanted)
 
 
 def _write_redrawn(source: Items, target: Items, folder: Path, root: Path, ending: str, views: int, seed: int) -> None:
-    by_site = _records(_site_levels(target))
-    book = _Book(root / LEVELS, {"levels": by_site, "seed": seed})
-    with Progress(len(source), "redrawing scans", root) as progress:
-        for item in source:
-            case = item["case"]
-            names = [case, *(f"{case}_{view}" for view in range(1, views))]
-            written = [folder / f"{name}{ending}.nii.gz" for name in names]
-            if not book.holds(item, written):
-                levels = TargetLevels.from_record(_of_site(by_site, item))
-                book.add(item, _redraw(item, levels, written, seed))
+    levels = _site_levels(target)
+    settings = {"levels": {site: each.record() for site, each in levels.items()}, "seed": seed}
+    endings = [ending, *(f"_{view}{ending}" for view in range(1, views))]
+    for item, files, told in _outstanding(root / LEVELS, settings, source, folder, endings, "redrawing scans"):
+        scan, volume, label, spacing = _read(item)
+        values = denoise(shares(volume))
+        modes = tissue_modes(values, item["case"])
+        for view, file in enumerate(files):
+            random = np.random.default_rng([seed, zlib.crc32(item["case"].encode()), view]) if view else None
+            _write(redraw_shares(values, label, spacing, modes, _of_site(levels, item), random), scan, file)
+        told["modes"] = asdict(modes)
+
+
+def _outstanding(
+    book: Path, settings: Mapping[str, Any], items: Items, folder: Path, endings: Sequence[str], description: str
+) -> Iterator[tuple[Mapping[str, Any], list[Path], dict[str, Any]]]:
+    """The scans that are not done: each with the files to write, and a dictionary for what to tell of it.
+
+    The book is a JSON file of what was made of every scan and from what. It is begun anew where the settings differ.
+    """
+    content = {**settings, "scans": {}}
+    old = recall_state(book, dict[str, Any], "All scans are made again", EARLIER_NAMES)
+    if old is not None and {**old, "scans": {}} == content:
+        content = old
+    write_json(book, content)
+    with Progress(len(items), description, book.parent) as progress:
+        for item in items:
+            files = [folder / f"{item['case']}{ending}.nii.gz" for ending in endings]
+            made_from = digest_of([item[key] for key in ("image", "label", "translation") if key in item], None)
+            known = content["scans"].get(item["case"], {}).get("made_from")
+            if known != made_from or not all(file.is_file() for file in files):
+                told: dict[str, Any] = {}
+                yield item, files, told
+                content["scans"][item["case"]] = {**told, "made_from": made_from}
+                write_json(book, content)
             progress.advance()
-
-
-def _redraw(item: Mapping[str, Any], levels: TargetLevels, written: Sequence[Path], seed: int) -> dict[str, Any]:
-    scan, volume = _read(item)
-    spacing, label = _spacing(scan), _label(item, scan)
-    values = denoise(shares(volume))
-    modes = tissue_modes(values, item["case"])
-    for view, path in enumerate(written):
-        random = np.random.default_rng([seed, zlib.crc32(item["case"].encode()), view]) if view else None
-        _write(redraw_shares(values, label, spacing, modes, levels, random), scan, path)
-    return {"modes": asdict(modes)}
-
-
-def _calibrate(
-    item: Mapping[str, Any], levels: TargetLevels, statistics: Mapping[str, RegionStatistics], path: Path
-) -> None:
-    scan, volume = _read(item)
-    translation = read_scan(item["translation"])
-    check_same_grid(translation, scan)
-    label = _label(item, scan)
-    cysts = cystic(denoise(shares(volume)), label)
-    drawn = to_lps(translation.voxels, scan.affine)
-    _write(calibrate(drawn, label, _spacing(scan), levels, statistics, cysts), scan, path)
-
-
-class _Book:
-    """A JSON file of what was made of every scan, and with which settings; it is begun anew where these differ."""
-
-    def __init__(self, path: Path, settings: Mapping[str, Any]):
-        self._path, self._content = path, {**settings, "scans": {}}
-        old = recall_state(path, dict[str, Any], "All scans are made again")
-        if old is not None and {key: value for key, value in old.items() if key != "scans"} == dict(settings):
-            self._content = old
-        write_json(path, self._content)
-
-    def holds(self, item: Mapping[str, Any], written: Iterable[Path]) -> bool:
-        """Whether a scan is done: its files are there, made from what is there now."""
-        record = self._content["scans"].get(item["case"], {})
-        return all(path.is_file() for path in written) and record.get("origin") == _origin(item)
-
-    def add(self, item: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-        """Note a scan whose files are written."""
-        self._content["scans"][item["case"]] = {**record, "origin": _origin(item)}
-        write_json(self._path, self._content)
-
-
-def _origin(item: Mapping[str, Any]) -> str:
-    return origin_of([item[key] for key in ("image", "label", "translation") if key in item], None)
-
-
-def to_lps(volume: NDArray[Any], affine: NDArray[np.float64]) -> NDArray[Any]:
-    """The voxels with the axes nearest to L, P and S: flipped and permuted, never resampled."""
-    return np.asarray(apply_orientation(volume, ornt_transform(io_orientation(affine), axcodes2ornt("LPS"))))
-
-
-def from_lps(volume: NDArray[Any], affine: NDArray[np.float64]) -> NDArray[Any]:
-    """The inverse of :func:`to_lps` for a scan with this affine."""
-    return np.asarray(apply_orientation(volume, ornt_transform(axcodes2ornt("LPS"), io_orientation(affine))))
 
 
 def _site_levels(target: Items) -> dict[str, TargetLevels]:
     """Levels of each site that is known, and of all target scans."""
     check_scans([{"image": item["image"]} for item in target])
     sites = {_site(item) for item in target} - {"unknown"}
-    groups = {ALL: list(target), **{s: [item for item in target if _site(item) == s] for s in sorted(sites)}}
-    return {site: TargetLevels.measured(_volumes(items)) for site, items in groups.items()}
-
-
-def _volumes(items: Items) -> Iterator[NDArray[Any]]:
-    for item in items:
-        yield _load(item)[1]
+    groups = {ALL: target, **{site: [item for item in target if _site(item) == site] for site in sorted(sites)}}
+    return {site: TargetLevels.measured(_load(item)[1] for item in items) for site, items in groups.items()}
 
 
 def _site(item: Mapping[str, Any]) -> str:
     return str(item.get("site", "unknown"))
 
 
-def _of_site(levels: Mapping[str, Mapping[str, float]], item: Mapping[str, Any]) -> Mapping[str, float]:
+def _of_site(levels: Mapping[str, TargetLevels], item: Mapping[str, Any]) -> TargetLevels:
     return levels.get(_site(item), levels[ALL])
 
 
-def _records(levels: Mapping[str, TargetLevels]) -> dict[str, dict[str, float]]:
-    return {site: each.record() for site, each in levels.items()}
-
-
-def _plain(statistics: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v.record() if isinstance(v, RegionStatistics) else _plain(v) for k, v in statistics.items()}
+def _records(statistics: Mapping[str, RegionStatistics]) -> dict[str, Any]:
+    return {structure: each.record() for structure, each in statistics.items()}
 
 
 def _translation(folder: StrPath, item: Mapping[str, Any]) -> str:
@@ -238,37 +199,28 @@ def _translation(folder: StrPath, item: Mapping[str, Any]) -> str:
     return str(path)
 
 
-def _read(item: Mapping[str, Any]) -> tuple[Scan, NDArray[Any]]:
-    check_scan(item)
-    return _load(item)
-
-
-def _load(item: Mapping[str, Any]) -> tuple[Scan, NDArray[Any]]:
-    """The scan and its voxels along L, P, S."""
+def _load(item: Mapping[str, Any]) -> tuple[Scan, NDArray[Any], tuple[float, ...]]:
+    """The scan, and its voxels and mm along L, P, S."""
     if Path(item["image"]).is_dir():
         raise InputError(f"{item['image']}: is a DICOM series. Convert the scans of a data set to NIfTI first.")
     scan = read_scan(item["image"])
-    return scan, to_lps(scan.voxels, scan.affine)
+    volume, spacing = in_lps(scan.voxels, scan.affine)
+    return scan, volume, tuple(round(mm, 4) for mm in spacing)
 
 
-def _label(item: Mapping[str, Any], scan: Scan) -> NDArray[np.uint8]:
+def _read(item: Mapping[str, Any]) -> tuple[Scan, NDArray[Any], NDArray[np.uint8], tuple[float, ...]]:
+    """:func:`_load` with the label map, which is empty where there is none, before the spacing."""
+    check_scan(item)
+    scan, volume, spacing = _load(item)
     if "label" not in item:
-        return to_lps(np.zeros(scan.shape, np.uint8), scan.affine)
-    return to_lps(read_label(item["label"], of=scan).voxels, scan.affine)
-
-
-def _spacing(scan: Scan) -> tuple[float, float, float]:
-    """Mm along the axes nearest to L, P and S."""
-    axes = io_orientation(scan.affine)[:, 0].astype(int)
-    spacing = np.empty(3)
-    spacing[axes] = scan.spacing
-    x, y, z = spacing.round(4).tolist()
-    return x, y, z
+        return scan, volume, np.zeros(volume.shape, np.uint8), spacing
+    return scan, volume, in_lps(read_label(item["label"], of=scan).voxels, scan.affine)[0], spacing
 
 
 def _write(volume: NDArray[np.float32], scan: Scan, path: Path) -> None:
+    turn = ornt_transform(axcodes2ornt("LPS"), io_orientation(scan.affine))
     with whole_file(path) as part:
-        nib.save(scan.image(from_lps(volume, scan.affine), np.float32), part)
+        nib.save(scan.image(apply_orientation(volume, turn), np.float32), part)
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,15 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from plugins.errors import InputError
 from plugins.files import write_json
-from plugins.state import read_state
+from plugins.state import StrPath, read_state
+from plugins.workflow.adaptation import INFERENCE, MODELS, RUN_IDS, SEGMENTATION, find_bundles
 from plugins.workflow.execution import bundle_command
 from plugins.workflow.gate import ACCEPTED, Decision
-from plugins.workflow.plan import INFERENCE, MODELS, RUN_IDS, SEGMENTATION, find_bundles
 from plugins.workflow.process import CommandError, run_command
 from plugins.workflow.records import REMAKE, recorded_fingerprint
 
-StrPath = str | os.PathLike[str]
 
-
+@dataclass
 class RunInference:
     """Segment hrT2 scans with the last complete round of a run, or with the weights that a bundle brings.
 
@@ -37,22 +37,15 @@ class RunInference:
         num_threads: ``None`` leaves the bundle's own.
     """
 
-    def __init__(
-        self,
-        bundle_root: StrPath,
-        bundles_dir: StrPath | None,
-        run_dir: StrPath | None,
-        output_dir: StrPath,
-        scans: Sequence[Mapping[str, Any]],
-        ckpt_dir: StrPath | None = None,
-        device: Any = "cpu",
-        seed: NonNegativeInt = 0,
-        num_threads: PositiveInt | None = None,
-    ):
-        self.bundles_dir = find_bundles(Path(os.path.abspath(bundle_root)), bundles_dir)
-        self.run_dir, self.ckpt_dir, self.output_dir = run_dir, ckpt_dir, Path(output_dir).absolute()
-        self.scans = [{**scan, "image": os.path.abspath(scan["image"])} for scan in scans]
-        self.device, self.seed, self.num_threads = device, seed, num_threads
+    bundle_root: StrPath
+    bundles_dir: StrPath | None
+    run_dir: StrPath | None
+    output_dir: StrPath
+    scans: Sequence[Mapping[str, Any]]
+    ckpt_dir: StrPath | None = None
+    device: Any = "cpu"
+    seed: NonNegativeInt = 0
+    num_threads: PositiveInt | None = None
 
     def run(self) -> None:
         """Run the inference of the segmentation bundle; what it prints goes to the console.
@@ -61,18 +54,20 @@ class RunInference:
             InputError: if there is no model.
             SystemExit: if the inference fails.
         """
+        output_dir = Path(self.output_dir).absolute()
         overrides: dict[str, Any] = {
             "model_dir": str(self._model_dir()),
-            "output_dir": str(self.output_dir),
+            "output_dir": str(output_dir),
             "device": f"$torch.device({str(self.device)!r})",
             "seed": self.seed,
         }
         if self.num_threads is not None:
             overrides["num_threads"] = self.num_threads
-        bundle = self.bundles_dir / SEGMENTATION
+        bundle = find_bundles(Path(self.bundle_root).absolute(), self.bundles_dir) / SEGMENTATION
+        scans = [{**scan, "image": os.path.abspath(scan["image"])} for scan in self.scans]
         with tempfile.TemporaryDirectory() as folder:
             file, datalist = Path(folder, "overrides.json"), Path(folder, "datalist.json")
-            write_json(datalist, {"training": self.scans})
+            write_json(datalist, {"training": scans})
             write_json(file, {**overrides, "datalist": str(datalist)})
             command = bundle_command(str(bundle), RUN_IDS[INFERENCE], [str(bundle / "configs" / INFERENCE), str(file)])
             try:
@@ -80,7 +75,7 @@ class RunInference:
             except CommandError as error:
                 # its own words are on the console already
                 raise SystemExit(str(error)) from None
-        print(f"label maps: {self.output_dir}", flush=True)
+        print(f"label maps: {output_dir}", flush=True)
 
     def _model_dir(self) -> Path:
         if self.run_dir is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,9 @@ from monai.handlers import MLFlowHandler
 from plugins.evaluation.compare import MEASURES
 from plugins.files import write_json
 from plugins.state import read_state, recall_state
-from plugins.workflow.execution import complete_folder
-from plugins.workflow.plan import EVALUATION, METRICS
+from plugins.workflow.adaptation import EVALUATION, METRICS
 from plugins.workflow.process import Stopped
-from plugins.workflow.records import REMAKE, TRACKING, read_record
+from plugins.workflow.records import REMAKE, TRACKING, complete_folder, read_record
 
 if TYPE_CHECKING:  # an extra, and slow to import
     from mlflow import MlflowClient
@@ -42,7 +41,12 @@ class StageHandler(MLFlowHandler):
 
     def __init__(self, run_id: str, **settings: Any):
         super().__init__(**settings)
-        self.cur_run = self.client.get_run(run_id)
+        self._run_id = run_id
+
+    def start(self, engine: Engine) -> None:
+        """Find the run, and log what MONAI logs when a training starts."""
+        self.cur_run = self.client.get_run(self._run_id)
+        super().start(engine)
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,7 @@ class Tracking:
         return {**self.settings, "configs": configs}
 
 
+@dataclass
 class DriverRun:
     """Tells handlers of a run, as if it were a training whose epochs are the evaluated rounds; a context manager.
 
@@ -123,25 +128,21 @@ class DriverRun:
         stages: where the runs of the stages go; ``None`` before it is entered and without MLflow.
     """
 
-    def __init__(
-        self,
-        handlers: Sequence[Any],
-        run_dir: Path,
-        parameters: Mapping[str, Any],
-        rounds: int,
-        settings: Mapping[str, Any],
-    ):
-        self.stages: Tracking | None = None
-        self._run_dir, self._settings = run_dir, settings
-        self._parameters = {name: str(value) for name, value in parameters.items()}
-        self._known: set[str] = set()
-        self._engine = Engine(lambda engine, batch: None)
-        self._engine.state.max_epochs = rounds + 1
-        self._mlflow = next((each for each in handlers if isinstance(each, MLFlowHandler)), None)
-        for handler in handlers:
-            handler.attach(self._engine)
+    handlers: Sequence[Any]
+    run_dir: Path
+    parameters: Mapping[str, Any]
+    rounds: int
+    settings: Mapping[str, Any]
+    stages: Tracking | None = field(default=None, init=False)
 
     def __enter__(self) -> DriverRun:
+        self._parameters = {name: str(value) for name, value in self.parameters.items()}
+        self._known: set[str] = set()
+        self._engine = Engine(lambda engine, batch: None)
+        self._engine.state.max_epochs = self.rounds + 1
+        self._mlflow = next((each for each in self.handlers if isinstance(each, MLFlowHandler)), None)
+        for handler in self.handlers:
+            handler.attach(self._engine)
         if self._mlflow is not None:
             self._open(self._mlflow)
         self._engine.fire_event(Events.STARTED)
@@ -166,7 +167,7 @@ class DriverRun:
         key = f"seconds/{name}"
         if seconds is None and key in self._known:
             return
-        folder = complete_folder(name, self._run_dir)
+        folder = complete_folder(name, self.run_dir)
         round_name, _, kind = name.partition("/")
         if kind == EVALUATION:
             self._engine.state.epoch = int(round_name.removeprefix("round_"))
@@ -185,8 +186,8 @@ class DriverRun:
         experiment = handler.experiment
         run = self._earlier(handler.client, experiment.experiment_id)
         if run is None:
-            run = handler.client.create_run(experiment.experiment_id, run_name=self._run_dir.name)
-            write_json(self._run_dir / RUN_FILE, {"run_id": run.info.run_id})
+            run = handler.client.create_run(experiment.experiment_id, run_name=self.run_dir.name)
+            write_json(self.run_dir / RUN_FILE, {"run_id": run.info.run_id})
         else:
             handler.client.update_run(run.info.run_id, status="RUNNING")
             self._known = set(run.data.metrics)
@@ -194,7 +195,7 @@ class DriverRun:
         handler.experiment_param = {**(handler.experiment_param or {}), **self._parameters}
         handler.default_tracking_params = []  # those of a training
         uri = _absolute(handler.client.tracking_uri)
-        settings = {**self._settings, "configs": {**self._settings["configs"], "experiment_name": experiment.name}}
+        settings = {**self.settings, "configs": {**self.settings["configs"], "experiment_name": experiment.name}}
         settings["configs"]["tracking_uri"] = uri
         if MLFLOW_TRACKING_URI.is_set():  # comes first for MONAI and reaches the stages; it may hold a password
             MLFLOW_TRACKING_URI.set(uri)
@@ -209,7 +210,7 @@ class DriverRun:
     def _earlier(self, client: MlflowClient, experiment_id: str) -> Run | None:
         from mlflow.exceptions import MlflowException
 
-        file = self._run_dir / RUN_FILE
+        file = self.run_dir / RUN_FILE
         known = recall_state(file, dict[str, str], "A new run is begun in MLflow")
         if known is None or "run_id" not in known:
             return None

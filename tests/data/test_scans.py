@@ -33,11 +33,11 @@ from plugins.data import (
 from plugins.data.scans import PLACE_MM
 from plugins.errors import InputError
 from plugins.evaluation import evaluate_folder, evaluate_translations
+from plugins.evaluation.labels import in_lps
 from plugins.evaluation.pictures import read_axial
 from plugins.files import read_json
 from plugins.nnunet.dataset import integer_label, write_dataset
 from plugins.nnunet.workspace import Workspace
-from plugins.workflow.redrawing import to_lps
 
 from .odd_files import GOOD, SHAPE, SPACING, Maker, box, placed, voxels
 
@@ -301,7 +301,7 @@ def test_axes_are_turned_by_the_same_affine(tmp_path):
     odd = GOOD["sagittal"](Maker(tmp_path, "a"))
     scan = read_scan(odd.path)
     tensor = translation_transforms(None, [40, 40], [40, 40], (0, 100))({"image": str(odd.path)})["image"]
-    assert to_lps(scan.voxels, scan.affine).shape[2] == tensor.shape[-1]
+    assert in_lps(scan.voxels, scan.affine)[0].shape[2] == tensor.shape[-1]
 
 
 def test_the_table_in_the_documentation_states_the_rules():

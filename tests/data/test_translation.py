@@ -307,7 +307,7 @@ def test_a_file_that_we_did_not_write_is_never_replaced(tmp_path, scan, todo, ki
     with pytest.raises(InputError, match=r"1 of 1 scans were not translated: .*a\.nii\.gz: was .*. Move it away"):
         left.finish()
     with pytest.raises(InputError, match="Move it away"):
-        SaveTranslationd("pred", output.parent)(scan | prediction(scan) | {"origin": "other"})
+        SaveTranslationd("pred", output.parent)(scan | prediction(scan) | {"made_from": "other"})
     assert output.read_bytes() == b"drawn by hand"
 
 

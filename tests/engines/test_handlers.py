@@ -20,9 +20,9 @@ from plugins.engines import (
     TrainingRecord,
 )
 from plugins.engines import handlers as module
-from plugins.engines.handlers import random_state, set_random_state
 from plugins.errors import InputError
 from plugins.files import read_json
+from plugins.runtime import random_state, set_random_state
 from plugins.store import TRAINING
 
 

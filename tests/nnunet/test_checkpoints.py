@@ -6,16 +6,8 @@ import pytest
 import torch
 
 from plugins.errors import InputError
-from plugins.nnunet.checkpoints import (
-    FINAL,
-    LATEST,
-    PREVIOUS,
-    newest_checkpoint,
-    plain,
-    random_states,
-    restore_random_states,
-    write_checkpoint,
-)
+from plugins.nnunet.checkpoints import FINAL, LATEST, PREVIOUS, newest_checkpoint, plain, write_checkpoint
+from plugins.runtime import random_state, set_random_state
 
 
 def draw() -> list[float]:
@@ -24,11 +16,11 @@ def draw() -> list[float]:
 
 def test_random_generators_continue_from_a_checkpoint(tmp_path: Path):
     np.random.randn()  # leaves a spare normal number in the state
-    write_checkpoint(tmp_path / LATEST, {"current_epoch": 1, "random_states": random_states()})
+    write_checkpoint(tmp_path / LATEST, {"current_epoch": 1, "random_states": random_state()})
     expected = draw()
     checkpoint = newest_checkpoint(tmp_path)
     assert checkpoint is not None
-    restore_random_states(checkpoint["random_states"])
+    set_random_state(checkpoint["random_states"])
     assert draw() == expected
 
 

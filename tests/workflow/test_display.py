@@ -7,7 +7,7 @@ from rich.console import Console
 
 from plugins.files import write_json
 from plugins.workflow import display
-from plugins.workflow.display import LineDisplay, TerminalDisplay
+from plugins.workflow.display import LineDisplay
 
 
 @pytest.fixture
@@ -50,11 +50,12 @@ def test_bars_show_every_running_step(tmp_path, monkeypatch):
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=120)
     monkeypatch.setattr("rich.progress.get_console", lambda: console)
-    bars = TerminalDisplay(["a", "b"], tmp_path)
-    for done, description in [(3, "preprocessing"), (1, "training")]:
-        report(tmp_path, done, description)
-        bars.update(["b"])
-        bars._progress.refresh()
-    bars.finished("b", 3.0)
-    bars.close()
+    monkeypatch.setattr("sys.stdout", console.file)
+    monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
+    with display.shown(["a", "b"], tmp_path) as bars:
+        for done, description in [(3, "preprocessing"), (1, "training")]:
+            report(tmp_path, done, description)
+            bars.update(["b"])
+            bars._progress.refresh()
+        bars.finished("b", 3.0)
     assert all(text in stream.getvalue() for text in ("stages", "b preprocessing", "b training", "loss 0.5"))

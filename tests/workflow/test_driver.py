@@ -17,9 +17,10 @@ from plugins.evaluation import evaluate_folder
 from plugins.files import read_json, write_json
 from plugins.locks import sole_owner
 from plugins.segmentation import Locator, LocatorNetwork
-from plugins.workflow import RunInference, UdaWorkflow
+from plugins.workflow import RunInference, UdaWorkflow, run_folder
 from plugins.workflow.segment import final_model
 from plugins.workflow.stage import fingerprint
+from plugins.workflow.tracking import DriverRun
 
 COMMON = {"bundle_root": ".", "output_dir": None, "device": "cpu", "seed": 0, "num_threads": None, "channels": 64}
 NETWORK = {"_target_": "plugins.networks.PatchDiscriminator", "channels": "@channels"}
@@ -106,8 +107,10 @@ def work(dataset, monkeypatch):
 
 
 def workflow(bundles, dataset, tmp_path, **settings):
-    settings = {"dataset_dir": dataset, "runs_dir": tmp_path / "runs", **settings}
-    return UdaWorkflow(tmp_path / "uda", bundles, ThreadPoolExecutor(2), **settings)
+    place = {name: settings.pop(name, value) for name, value in (("runs_dir", tmp_path / "runs"), ("run_suffix", ""))}
+    settings = {"dataset_dir": dataset, **settings}
+    folder = run_folder(place["runs_dir"], settings.pop("run_name", None), place["run_suffix"], settings["dataset_dir"])
+    return UdaWorkflow(tmp_path / "uda", bundles, ThreadPoolExecutor(2), folder, **settings)
 
 
 def test_a_run_goes_from_the_data_to_the_report_once(bundles, dataset, tmp_path, work, capsys):
@@ -165,10 +168,10 @@ def test_more_rounds_and_other_settings_repeat_only_what_depends_on_them(bundles
 
 
 def test_overlays_and_settings_reach_every_config_that_has_them(bundles, dataset, tmp_path):
-    plan = workflow(
+    adaptation = workflow(
         bundles, dataset, tmp_path, overlays=["cpu.json"], max_epochs=5, settings={"tanq_translation": {"channels": 4}}
-    ).plan()
-    stages = {stage.name: stage for stage in plan.stages()}
+    ).adaptation()
+    stages = {stage.name: stage for stage in adaptation.stages()}
     assert stages["tanq_training"].config_files == ("train.json", "cpu.json")
     assert stages["tanq_training"].overrides["max_epochs"] == 5
     assert stages["tanq_translation"].config_files == ("inference.json",)
@@ -191,7 +194,7 @@ def test_the_multi_gpu_overlay_gives_independent_trainings_their_own_gpus(
     parser.update({"bundle_root": str(root), "dataset_dir": str(dataset), "runs_dir": str(tmp_path)})
     parser.update({"settings::vs_cochlea_seg::num_folds": 2})
     driver = parser.get_parsed_content("train::trainer")
-    stages = {stage.name: stage for stage in driver.plan().stages()}
+    stages = {stage.name: stage for stage in driver.adaptation().stages()}
     assert driver.executor._max_workers == 2
     assert stages["cyclegan_training"].overrides["device"] == of_cyclegan
     assert stages["tanq_training"].overrides["device"] == f"$torch.device('{'cuda' if gpus else 'cpu'}')"
@@ -203,8 +206,8 @@ def test_a_second_driver_waits_and_touches_neither_stages_nor_tracking(
     bundles, dataset, tmp_path, work, monkeypatch, capsys
 ):
     tracked = []
-    start = UdaWorkflow._tracked
-    monkeypatch.setattr(UdaWorkflow, "_tracked", lambda self, plan: tracked.append(plan) or start(self, plan))
+    enter = DriverRun.__enter__
+    monkeypatch.setattr(DriverRun, "__enter__", lambda self: tracked.append(self) or enter(self))
     first = workflow(bundles, dataset, tmp_path, rounds=0)
     with sole_owner(first.run_dir, "driver"):
         second = threading.Thread(target=first.run)
@@ -390,8 +393,8 @@ def test_a_gated_round_goes_on_from_weights_and_hands_over_what_was_accepted(bun
 
 
 def test_the_second_round_takes_the_labels_of_the_accepted_model(bundles, dataset, tmp_path, work):
-    plan = workflow(bundles, dataset, tmp_path, **BEYOND, rounds=2).plan()
-    stage = {stage.name: stage for stage in plan.stages()}["round_2/pseudo_labels"]
+    adaptation = workflow(bundles, dataset, tmp_path, **BEYOND, rounds=2).adaptation()
+    stage = {stage.name: stage for stage in adaptation.stages()}["round_2/pseudo_labels"]
     assert set(stage.overrides["models"]) == {"round_0", "round_1"}
     assert stage.overrides["accepted"] == "{run}/round_1/acceptance/accepted.json"
     assert "round_1/acceptance" in stage.needs
@@ -430,7 +433,7 @@ def test_what_is_given_to_the_driver_wins_over_the_overlays_in_every_stage(bundl
     overlay = {"num_threads": 1, "seed": 1, "device": "$torch.device('cpu')", "channels": 8}
     for bundle in CONFIGS:
         write_json(bundles / bundle / "configs" / "cpu.json", overlay)
-    stages = workflow(bundles, dataset, tmp_path, **BEYOND, overlays=["cpu.json"], **given).plan().stages()
+    stages = workflow(bundles, dataset, tmp_path, **BEYOND, overlays=["cpu.json"], **given).adaptation().stages()
     ours = [stage for stage in stages if stage.bundle]
     assert {stage.run_id for stage in ours} == {"training", "inference", "evaluate"}
     ((name, value),) = given.items()
@@ -439,7 +442,7 @@ def test_what_is_given_to_the_driver_wins_over_the_overlays_in_every_stage(bundl
 
 
 def test_every_stage_gets_the_seed_of_the_run_and_functions_that_draw_too(bundles, dataset, tmp_path):
-    stages = workflow(bundles, dataset, tmp_path, **BEYOND, seed=7).plan().stages()
+    stages = workflow(bundles, dataset, tmp_path, **BEYOND, seed=7).adaptation().stages()
     drawing = {"windows", "redrawn", "redrawn_dataset"}
     assert drawing < {stage.name for stage in stages}
     seeded = {stage.name: stage.overrides["seed"] for stage in stages if "seed" in stage.overrides}

@@ -137,6 +137,17 @@ def test_what_is_drawn_is_kept_until_the_settings_or_the_scan_change(tmp_path):
     assert out.is_file()
 
 
+def test_what_version_0_1_0_has_drawn_is_kept(tmp_path):
+    source, target = lists(tmp_path)
+    out, levels = tmp_path / "out" / f"{CASE}.nii.gz", tmp_path / "out" / "levels.json"
+    write_redrawn(source, target, str(tmp_path / "out"))
+    first = out.stat().st_mtime_ns
+    assert levels.read_text().count('"made_from"') == 1
+    levels.write_text(levels.read_text().replace('"made_from"', '"origin"'))
+    write_redrawn(source, target, str(tmp_path / "out"))
+    assert out.stat().st_mtime_ns == first
+
+
 def test_a_scan_without_a_label_is_drawn(tmp_path):
     source, target = lists(tmp_path)
     write_datalist(source, [{"case": CASE, "image": str(tmp_path / f"{CASE}_ceT1.nii.gz")}])
