@@ -9,13 +9,15 @@ import hashlib
 import json
 import logging
 import os
+import random
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
@@ -163,6 +165,29 @@ def copy_weights(source: StrPath, target: StrPath) -> None:
         part.write_bytes(content)
         _write_sums(target, [new, *_sums(target)])
     _write_sums(target, [new])
+
+
+def random_state() -> dict[str, Any]:
+    """State of the generators of Python, NumPy and torch as tensors and plain numbers."""
+    version, internal, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Set the generators to a state of :func:`random_state`."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"].cpu())
+    if len(state["cuda"]) == torch.cuda.device_count():  # of another machine they mean nothing
+        torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
 
 
 def _sum(path: Path) -> str:

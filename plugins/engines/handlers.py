@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
@@ -21,7 +19,7 @@ from plugins.errors import InputError
 from plugins.files import write_json
 from plugins.finite import refuse_broken_weights
 from plugins.progress import Progress
-from plugins.state import read_state, read_tensors, write_tensors, write_weights
+from plugins.state import random_state, read_state, read_tensors, set_random_state, write_tensors, write_weights
 
 ANEW = "Restore it, remove the folder to begin anew, or set another ckpt_dir"
 
@@ -43,29 +41,6 @@ def save_weights(network: nn.Module, path: str | os.PathLike[str]) -> None:
     weights = {name: value.cpu() for name, value in network.state_dict().items()}
     refuse_broken_weights(weights, f"{path} is not written")
     write_weights(weights, path)
-
-
-def random_state() -> dict[str, Any]:
-    """State of the generators of Python, NumPy and torch as tensors and plain numbers."""
-    version, internal, gauss = random.getstate()
-    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    return {
-        "python": [version, list(internal), gauss],
-        "numpy": [kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def set_random_state(state: Mapping[str, Any]) -> None:
-    """Set the generators to a state of :func:`random_state`."""
-    version, internal, gauss = state["python"]
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.cpu().numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"].cpu())
-    if state["cuda"]:
-        torch.cuda.set_rng_state_all([generator.cpu() for generator in state["cuda"]])
 
 
 class Resume:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from plugins.errors import InputError
@@ -25,42 +23,9 @@ _logger = logging.getLogger(__name__)
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Write ``content``, whole or not at all; what ``checkpoint_latest`` replaces becomes ``checkpoint_previous``."""
     with whole_file(path) as part:
-        torch.save(plain(content), part)
+        torch.save(content, part)
         if path.name == LATEST and path.exists():
             path.replace(path.with_name(PREVIOUS))
-
-
-def plain(value: Any) -> Any:
-    """``value`` with NumPy scalars as Python numbers, all the way down."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, dict):
-        return {key: plain(content) for key, content in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(plain(content) for content in value)
-    return value
-
-
-def random_states() -> dict[str, Any]:
-    """The states of all random generators, as tensors and plain Python values."""
-    kind, keys, *rest = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "numpy": [kind, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def restore_random_states(states: Mapping[str, Any]) -> None:
-    """Undo what happened to the random generators since :func:`random_states`."""
-    version, internal, gauss = states["python"]
-    random.setstate((version, tuple(internal), gauss))
-    kind, keys, *rest = states["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(states["torch"])
-    if len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states["cuda"])
 
 
 def newest_checkpoint(folder: Path) -> dict[str, Any] | None:

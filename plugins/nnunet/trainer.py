@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,15 +17,16 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as StockModule
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as StockTrainer
+from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from pydantic import NonNegativeInt, PositiveInt
 
 from plugins.config.ranges import Rate, Share
 from plugins.errors import InputError
 from plugins.finite import refuse_broken_weights, refuse_diverged
 from plugins.nnunet.augmentation import Augmentation, make_augmentation
-from plugins.nnunet.checkpoints import FINAL, FOLD_ANEW, LATEST, PREVIOUS, plain, random_states, write_checkpoint
+from plugins.nnunet.checkpoints import FINAL, FOLD_ANEW, LATEST, PREVIOUS, write_checkpoint
 from plugins.nnunet.workspace import ANEW, PLANS, TRAINER, WEIGHTS, Workspace
-from plugins.state import read_state, read_tensors
+from plugins.state import random_state, read_state, read_tensors
 
 Configuration = Literal["2d", "3d_fullres"]
 _swapping = threading.Lock()
@@ -192,12 +192,12 @@ class nnUNetTrainer(StockTrainer):  # noqa: N801 - nnU-Net's name
             "init_args": {"configuration": self.configuration_name, "fold": self.fold},
             "trainer_name": TRAINER,
             "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
-            "random_states": random_states(),
+            "random_states": random_state(),
         }
         write_checkpoint(path, content)
 
     def load_checkpoint(self, filename_or_checkpoint: str | Mapping[str, Any]) -> None:
-        """Take the whole state of a checkpoint but the random generators'; see :func:`restore_random_states`."""
+        """Take the whole state of a checkpoint but that of the random generators."""
         if not self.was_initialized:
             self.initialize()
         checkpoint = filename_or_checkpoint
@@ -223,8 +223,8 @@ class nnUNetTrainer(StockTrainer):  # noqa: N801 - nnU-Net's name
         return self.current_epoch >= self.num_epochs or stalled
 
     def on_epoch_end(self) -> None:
-        """nnU-Net's; the log holds plain numbers, so that it continues from a checkpoint exactly."""
-        self.logger.load_checkpoint(plain(self.logger.get_checkpoint()))
+        """nnU-Net's; the log holds plain numbers, so that a checkpoint loads without pickle."""
+        recursive_fix_for_json_export(self.logger.get_checkpoint())
         super().on_epoch_end()
 
     def on_train_end(self) -> None:
@@ -261,7 +261,6 @@ def make_trainer(workspace: Workspace, configuration: str, fold: int, settings: 
     """A trainer that is not initialized yet; must run inside ``workspace.active``."""
     plans = read_state(workspace.preprocessed / f"{PLANS}.json", dict[str, Any], ANEW) | {"continue_training": False}
     dataset = read_state(workspace.preprocessed / "dataset.json", dict[str, Any], ANEW)
-    os.makedirs(workspace.fold(configuration, fold), exist_ok=True)
     trainer = nnUNetTrainer(plans, configuration, fold, dataset, torch.device(settings.device))
     trainer.apply(settings)
     trainer.weights = read_state(workspace.preprocessed / WEIGHTS, dict[str, float], ANEW)

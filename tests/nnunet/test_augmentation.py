@@ -32,7 +32,7 @@ def test_a_killed_training_ends_with_the_same_weights(trained, tmp_path, monkeyp
         arguments = (workspace, "2d", 0, settings, SlidingWindow(), False)
         if killed:
             with monkeypatch.context() as patch:
-                patch.setattr(training._Reporter, "__call__", interrupt)
+                patch.setattr(training, "_report", interrupt)
                 with pytest.raises(KeyboardInterrupt):
                     training.train_fold(*arguments)
             assert newest_checkpoint(workspace.fold("2d", 0))["current_epoch"] == 1
@@ -41,8 +41,9 @@ def test_a_killed_training_ends_with_the_same_weights(trained, tmp_path, monkeyp
     assert all(torch.equal(results[False][key], results[True][key]) for key in results[False])
 
 
-def interrupt(*_):
-    raise KeyboardInterrupt
+def interrupt(_, **shown):
+    if shown:  # an epoch has ended
+        raise KeyboardInterrupt
 
 
 def kinds(transforms):
