@@ -11,8 +11,7 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, Im
 from torch import Tensor
 from torch.nn import functional as F
 
-from plugins.errors import InputError
-from plugins.nnunet.patches import around, interval, share, soft, some, through, uniform, whole, with_statistics_of
+from plugins.nnunet.patches import around, soft, some, through, uniform, with_statistics_of
 from plugins.segmentation import LABELS
 
 CONV = {2: F.conv2d, 3: F.conv3d}
@@ -41,9 +40,6 @@ class RandomCurves(BasicTransform):
         monotone: share of the curves that are monotone.
         per_structure: give VS and cochlea curves of their own, which fade out over one voxel at the border.
 
-    Raises:
-        InputError: for shares that are none.
-
     Shape:
         - image: :math:`(C, ...)`, one channel or more, 2 or 3 axes.
         - segmentation: :math:`(1, ...)`; stays.
@@ -51,9 +47,7 @@ class RandomCurves(BasicTransform):
 
     def __init__(self, inverted: float = 0.5, monotone: float = 1.0, per_structure: bool = False):
         super().__init__()
-        self.inverted = share(inverted, "inverted of curves")
-        self.monotone = share(monotone, "monotone of curves")
-        self.per_structure = per_structure
+        self.inverted, self.monotone, self.per_structure = inverted, monotone, per_structure
 
     def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
         """The four points of the curve of each label; label 0 stands for the whole patch."""
@@ -116,11 +110,8 @@ class RandomConvolutions(ImageOnlyTransform):
     Args:
         layers: convolutions.
         channels: between them.
-        kernel_sizes: of which each convolution takes one.
+        kernel_sizes: of which each convolution takes one; odd.
         blend: range of :math:`a`.
-
-    Raises:
-        InputError: for an even kernel, or numbers out of range.
 
     Shape:
         - image: :math:`(C, ...)`, 2 or 3 axes.
@@ -134,14 +125,7 @@ class RandomConvolutions(ImageOnlyTransform):
         blend: Sequence[float] = (0.0, 1.0),
     ):
         super().__init__()
-        self.layers, self.channels = (
-            whole(layers, "layers of convolutions"),
-            whole(channels, "channels of convolutions"),
-        )
-        self.kernel_sizes = [whole(size, "kernel_sizes of convolutions") for size in kernel_sizes]
-        if not self.kernel_sizes or any(size % 2 == 0 for size in self.kernel_sizes):
-            raise InputError(f"kernel_sizes of convolutions is {self.kernel_sizes}. Give odd numbers.")
-        self.blend = interval(blend, "blend of convolutions")
+        self.layers, self.channels, self.kernel_sizes, self.blend = layers, channels, kernel_sizes, blend
 
     def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
         """Weights and shifts of each convolution, and the share of the network."""
@@ -180,28 +164,19 @@ class ClusterRedraw(ImageOnlyTransform):
             ``None`` for random heights. :func:`cluster_means` gives those of a scan.
         jitter: standard deviation of normal noise on given heights.
 
-    Raises:
-        InputError: for fewer than two clusters, an empty list or a negative jitter.
-
     Shape:
         - image: :math:`(C, ...)`.
     """
 
     def __init__(self, number: int = 6, targets: Sequence[float] | None = None, jitter: float = 0.1):
         super().__init__()
-        self.number = whole(number, "number of clusters", least=2)
-        if targets is not None and (len(targets) == 0 or not np.isfinite(np.asarray(targets, dtype=float)).all()):
-            raise InputError(f"targets of clusters is {list(targets)}. Give numbers, or null.")
-        self.targets = None if targets is None else [float(each) for each in targets]
-        if not 0 <= jitter < float("inf"):
-            raise InputError(f"jitter of clusters is {jitter!r}. Give a number from 0 on.")
-        self.jitter = float(jitter)
+        self.number, self.targets, self.jitter = number, targets, jitter
 
     def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
         """New heights: shares of the range between the outermost means, or brightnesses."""
         if self.targets is None:
             return {"heights": torch.rand(self.number)}
-        chosen = torch.tensor(self.targets)[torch.randint(len(self.targets), (self.number,))]
+        chosen = torch.tensor(self.targets, dtype=torch.float32)[torch.randint(len(self.targets), (self.number,))]
         return {"heights": chosen + self.jitter * torch.randn(self.number)}
 
     def _apply_to_image(self, img: Tensor, **params: Any) -> Tensor:

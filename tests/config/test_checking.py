@@ -218,7 +218,7 @@ IMPOSSIBLE = {
     "an appearance": (
         NNUNET,
         {"augmentation": {"appearance": {"levels": {"VS": [0.7, 0.2]}}}},
-        "appearance of VS is .*. Give two quantiles in order",
+        "augmentation::appearance::levels::VS is .*. Give two numbers in order",
     ),
     "half an appearance": (
         NNUNET,
@@ -234,7 +234,7 @@ IMPOSSIBLE = {
     "a range of an augmentation": (
         NNUNET,
         {"augmentation": {"curves": {"inverted": 2}}},
-        "inverted of curves is 2. Give a number from 0 to 1",
+        "augmentation::curves::inverted is 2. It must be at most 1",
     ),
     "a setting of nnU-Net's trainer": (
         NNUNET,
