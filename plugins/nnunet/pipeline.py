@@ -33,7 +33,7 @@ from plugins.nnunet.dataset import (
 )
 from plugins.nnunet.planning import PlanChanges, Planner, adopt_plans, check_changes, make_plans, preprocess
 from plugins.nnunet.processes import InlineExecutor, pools_on
-from plugins.nnunet.selection import Members, check_members, drop_probabilities, export, select
+from plugins.nnunet.selection import ChosenMembers, check_members, drop_probabilities, export, select
 from plugins.nnunet.starts import check_start, compare_start
 from plugins.nnunet.trainer import Configuration, TrainerSettings
 from plugins.nnunet.training import is_done, train_fold
@@ -55,7 +55,7 @@ def check_choices(
     configurations: Sequence[Configuration],
     num_folds: int,
     folds: Sequence[int] | int | None,
-    members: Members | None,
+    members: ChosenMembers | None,
     plan_changes: Mapping[Configuration, PlanChanges] | None,
     augmentation: Augmentation | None = None,
 ) -> None:
@@ -138,7 +138,7 @@ class NnUNetTraining:
         configurations: NotEmpty[Configuration] = ("2d", "3d_fullres"),
         num_folds: PositiveInt = 5,
         folds: Sequence[int] | int | None = None,
-        members: Members | None = None,
+        members: ChosenMembers | None = None,
         select_per_structure: bool = False,
         planner: Planner = "default",
         batch_size: PositiveInt | Mapping[Configuration, PositiveInt] | None = None,
@@ -167,8 +167,6 @@ class NnUNetTraining:
         self.workspace = Workspace(self.output_dir / "nnunet")
         self.configurations, self.num_folds = list(configurations), num_folds
         self.folds = _listed(folds, num_folds)
-        if target_spacing is not None and (isinstance(target_spacing, (int, float)) or len(target_spacing) != 3):
-            raise InputError(f"target_spacing is {target_spacing}. Give three numbers, mm along (S, A, R).")
         self.members, self.select_per_structure = members, select_per_structure
         self.plan: dict[str, Any] = {
             "planner": planner,

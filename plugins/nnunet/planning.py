@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import load_json
@@ -19,9 +19,9 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
     nnUNetPlannerResEncXL,
 )
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
-from plugins.config.names import nodes, refuse_unknown
+from plugins.config.names import refuse_unknown
 from plugins.errors import InputError
 from plugins.files import write_json
 from plugins.nnunet.workers import exit_with_parent
@@ -31,6 +31,7 @@ from plugins.segmentation import LABELS
 from plugins.state import read_state
 
 FINGERPRINT = "dataset_fingerprint.json"
+FEWEST_STAGES = 3  # nnU-Net gives the deepest of the supervised stages no weight
 STAGE_KEYS = ("features_per_stage", "kernel_sizes", "strides")
 Planner = Literal["default", "ResEncM", "ResEncL", "ResEncXL"]
 PLANNERS: dict[Planner, Any] = {
@@ -45,12 +46,12 @@ class PlanChanges(TypedDict, total=False):
     """See :func:`change_configuration`."""
 
     batch_size: PositiveInt
-    patch_size: Sequence[int]
-    n_stages: int
-    n_conv_per_stage: int
-    features_per_stage: Sequence[int]
-    kernel_sizes: Sequence[Sequence[int]]
-    strides: Sequence[Sequence[int]]
+    patch_size: Sequence[PositiveInt]
+    n_stages: Annotated[int, Field(ge=FEWEST_STAGES)]
+    n_conv_per_stage: PositiveInt
+    features_per_stage: Sequence[PositiveInt]
+    kernel_sizes: Sequence[Sequence[PositiveInt]]
+    strides: Sequence[Sequence[PositiveInt]]
 
 
 def check_changes(name: str, changes: Mapping[str, Any]) -> None:
@@ -69,15 +70,8 @@ def check_changes(name: str, changes: Mapping[str, Any]) -> None:
         lists = value if key in ("kernel_sizes", "strides") else [value] if key == "patch_size" else []
         if any(len(each) != axes for each in lists):
             raise InputError(f"{place} is {value}. Give {axes} numbers for each.")
-        numbers = [number for _, number in nodes(value) if isinstance(number, int)]
-        if any(number < 1 or (key == "kernel_sizes" and number % 2 == 0) for number in numbers):
-            raise InputError(
-                f"{place} is {value}. Give {'odd' if key == 'kernel_sizes' else 'whole'} numbers from 1 on."
-            )
-    if (changes.get("n_stages") or 3) < 3:  # nnU-Net gives the deepest of the supervised stages no weight
-        raise InputError(
-            f"n_stages of {name} is {changes['n_stages']}, too few for nnU-Net's deep supervision. Give 3 or more."
-        )
+        if key == "kernel_sizes" and not np.all(np.mod(value, 2)):
+            raise InputError(f"{place} is {value}. Give odd numbers.")
 
 
 def change_configuration(configuration: dict[str, Any], changes: Mapping[str, Any], name: str) -> None:
@@ -85,10 +79,9 @@ def change_configuration(configuration: dict[str, Any], changes: Mapping[str, An
 
     Args:
         configuration: from ``plans["configurations"]``.
-        changes: ``batch_size``; ``patch_size`` (slice axis first); ``n_stages``, an upper limit;
-            ``n_conv_per_stage``, one number (of residual blocks
-            in a residual encoder); ``features_per_stage``, ``kernel_sizes`` and ``strides``, at least as many
-            as there are stages.
+        changes: ``batch_size``; ``patch_size`` (slice axis first); ``n_stages``, an upper limit; ``n_conv_per_stage``,
+            one number (of residual blocks in a residual encoder); ``features_per_stage``, ``kernel_sizes`` and
+            ``strides``, at least as many as there are stages.
         name: of the configuration, for messages.
 
     Raises:
@@ -97,7 +90,7 @@ def change_configuration(configuration: dict[str, Any], changes: Mapping[str, An
     refuse_unknown(changes, PlanChanges.__annotations__, f"plan_changes of {name}")
     network = configuration["architecture"]["arch_kwargs"]
     stages = min(changes.get("n_stages") or network["n_stages"], network["n_stages"])
-    if stages < 3:  # nnU-Net gives the deepest of the supervised stages no weight
+    if stages < FEWEST_STAGES:
         raise InputError(f"n_stages of {name} is {stages}, too few for nnU-Net's deep supervision. Give 3 or more.")
     network["n_stages"] = stages
     for key in STAGE_KEYS:

@@ -31,13 +31,13 @@ from plugins.nnunet.processes import pools_on
 from plugins.nnunet.trainer import Configuration
 from plugins.nnunet.training import DONE
 from plugins.nnunet.workspace import ANEW, DATASET, PLANS, TRAINER, Workspace
-from plugins.segmentation import LABELS, FoldEnsemble, Member, SegmentationModel, combine
+from plugins.segmentation import LABELS, EnsembleMember, FoldEnsemble, SegmentationModel, combine
 from plugins.segmentation.model import DESCRIPTION, WEIGHTS
 from plugins.segmentation.networks import UNet
 from plugins.state import read_state, read_tensors, write_weights
 
 STRUCTURES = get_args(Structure)
-Members = Sequence[Configuration] | Mapping[Structure, Sequence[Configuration]]
+ChosenMembers = Sequence[Configuration] | Mapping[Structure, Sequence[Configuration]]
 
 
 def select(
@@ -45,7 +45,7 @@ def select(
     configurations: Sequence[str],
     folds: Sequence[int],
     executor: Executor,
-    members: Members | None = None,
+    members: ChosenMembers | None = None,
     per_structure: bool = False,
 ) -> dict[str, Any]:
     """Choose by cross-validation, with nnU-Net's own code; must run inside ``workspace.active``.
@@ -95,7 +95,7 @@ def select(
 
 
 def _chosen(
-    members: Members | None,
+    members: ChosenMembers | None,
     best: Sequence[str],
     dice: Mapping[str, Mapping[str, float | None]] | None,
     configurations: Sequence[str],
@@ -105,14 +105,10 @@ def _chosen(
         return {name: [each for each in configurations if each in members[name]] for name in STRUCTURES}
     if members is not None or dice is None:
         return {name: [each for each in configurations if each in (members or best)] for name in STRUCTURES}
-    return {name: _best(dice, name).split("+") for name in STRUCTURES}
+    return {name: max(dice, key=lambda each: dice[each][name] or 0).split("+") for name in STRUCTURES}
 
 
-def _best(dice: Mapping[str, Mapping[str, float | None]], structure: str) -> str:
-    return max(dice, key=lambda candidate: dice[candidate][structure] or 0)
-
-
-def check_members(members: Members | None, configurations: Sequence[str]) -> None:
+def check_members(members: ChosenMembers | None, configurations: Sequence[str]) -> None:
     """Refuse members that will not be trained.
 
     Raises:
@@ -184,7 +180,7 @@ def describe(workspace: Workspace, selection: Mapping[str, Any]) -> Segmentation
         arguments = configuration.network_arch_init_kwargs
         file = workspace.fold(name, selection["folds"][0]) / FINAL
         mirror_axes = read_tensors(file, ANEW)["inference_allowed_mirroring_axes"]
-        members[name] = Member(
+        members[name] = EnsembleMember(
             spacing=[None] * (3 - len(configuration.spacing)) + list(configuration.spacing),
             patch_size=[*configuration.patch_size],
             mirror_axes=[*(mirror_axes or ())],

@@ -17,7 +17,7 @@ DESCRIPTION, WEIGHTS = "model.json", "model.pt"
 
 
 @dataclass(frozen=True)
-class Member:
+class EnsembleMember:
     """One configuration of nnU-Net.
 
     Attributes:
@@ -51,7 +51,7 @@ class SegmentationModel:
         results: Dice in cross-validation, for the record.
     """
 
-    members: Mapping[str, Member]
+    members: Mapping[str, EnsembleMember]
     folds: Sequence[int]
     members_of: Mapping[str, Sequence[str]]
     axes: Sequence[int] = (2, 1, 0)
@@ -79,14 +79,14 @@ def _stages(dims: int, features: Sequence[int], kernels: Sequence[Any], strides:
 
 NOMINAL = SegmentationModel(
     members={
-        "2d": Member(
+        "2d": EnsembleMember(
             (None, 0.41, 0.41),
             (192, 256),
             (0, 1),
             "PlainConvUNet",
             _stages(2, (32, 64, 128, 256, 512, 512), [[3, 3]] * 6, [[1, 1], *[[2, 2]] * 5]),
         ),
-        "3d_fullres": Member(
+        "3d_fullres": EnsembleMember(
             (1.5, 0.41, 0.41),
             (40, 192, 256),
             (0, 1, 2),
@@ -121,7 +121,7 @@ def read_model(model_dir: str | os.PathLike[str], folds: Sequence[int] | int | N
         return NOMINAL if folds is None else replace(NOMINAL, folds=list(folds))
     content = read_state(file, dict[str, Any], "Give the model_dir of a training")
     try:
-        members = {name: Member(**member) for name, member in content.pop("members").items()}
+        members = {name: EnsembleMember(**member) for name, member in content.pop("members").items()}
         model = SegmentationModel(members=members, **content)
         used = [name for names in model.members_of.values() for name in names]
         if set(model.members_of) != set(LABELS) - {"background"} or set(used) != set(members):
