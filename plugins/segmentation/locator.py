@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.networks.nets import UNet
-from monai.transforms import Crop, Cropd, EnsureChannelFirst, Orientation
+from monai.transforms import Crop, Cropd, CropForeground, EnsureChannelFirst, Orientation
 from nibabel.affines import apply_affine, voxel_sizes
 from numpy.typing import NDArray
 from pydantic import PositiveFloat, PositiveInt
@@ -230,12 +230,10 @@ class Locator:
             name: for the log.
         """
         shape, affine = tuple(volume.shape[1:]), np.asarray(volume.affine, np.float64)
-        inside = _nonzero_box(volume[0])
-        if inside is None:
+        if not volume.any():
             _logger.warning(f"{name}: is empty; the whole scan is taken.")
             return whole_scan(shape, affine)
-        part = MetaTensor(volume.as_tensor()[(slice(None), *inside)], affine=_moved(affine, inside))
-        part = Orientation(axcodes="LPS", labels=None)(part)
+        part = Orientation(axcodes="LPS", labels=None)(CropForeground(lambda values: values != 0)(volume))
         place, ratio = self._place(part)
         if place is None:
             _logger.warning(f"{name}: the inner ears could not be located; the whole scan is taken.")
@@ -264,18 +262,6 @@ class Locator:
         logits = torch.cat(maps).double().cpu()
         heat: NDArray[np.float64] = logits.flatten(2).softmax(2).mean(0).reshape(logits.shape[1:]).numpy()
         return heat
-
-
-def _nonzero_box(volume: Tensor) -> tuple[slice, ...] | None:
-    mask = np.asarray(volume.cpu()) != 0
-    lines = [np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    return tuple(slice(int(line[0]), int(line[-1]) + 1) for line in lines) if lines[0].size else None
-
-
-def _moved(affine: NDArray[np.float64], box: Sequence[slice]) -> NDArray[np.float64]:
-    moved = affine.copy()
-    moved[:3, 3] = apply_affine(affine, [edge.start for edge in box])
-    return moved
 
 
 def read_locator(model_dir: StrPath, device: Any = "cpu", enabled: bool = True) -> Locator | None:
