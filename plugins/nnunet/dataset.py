@@ -138,10 +138,6 @@ def write_dataset(items: Sequence[Item], workspace: Workspace) -> None:
 def check_extents(items: Sequence[Item], plans: Mapping[str, Any]) -> None:
     """Make sure that every scan keeps a voxel along each axis when nnU-Net resamples it.
 
-    Args:
-        items: training scans.
-        plans: of nnU-Net.
-
     Raises:
         InputError: for the first scan that does not.
     """

@@ -18,7 +18,6 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
     nnUNetPlannerResEncM,
     nnUNetPlannerResEncXL,
 )
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from pydantic import Field, PositiveInt
 
 from plugins.config.names import refuse_unknown
@@ -55,11 +54,7 @@ class PlanChanges(TypedDict, total=False):
 
 
 def check_changes(name: str, changes: Mapping[str, Any]) -> None:
-    """Refuse changes that no network could be built with, whatever nnU-Net plans.
-
-    Args:
-        name: of the configuration.
-        changes: see :func:`change_configuration`.
+    """Refuse changes of a configuration that no network could be built with, whatever nnU-Net plans.
 
     Raises:
         InputError: naming the change.
@@ -124,15 +119,7 @@ def make_plans(
 ) -> None:
     """Let nnU-Net measure the dataset and plan, then change its plans; must run inside ``workspace.active``.
 
-    Args:
-        workspace: its ``dataset.json`` must exist.
-        configurations: that will be trained; each must be in the plans.
-        changes: per configuration, see :func:`change_configuration`.
-        batch_size: of all configurations, or of each; ``None`` leaves the planner's.
-        patch_size: per configuration, slice axis first; ``None`` leaves the planner's.
-        target_spacing: of ``3d_fullres`` (and in-plane of ``2d``), mm, (S, A, R) order; ``None`` leaves the planner's.
-        gpu_memory_gb: the memory the planner aims at; ``None`` leaves the planner's own.
-        planner: ``default``, or nnU-Net's presets with residual encoders: ``ResEncM``, ``ResEncL``, ``ResEncXL``.
+    For the arguments see :class:`plugins.nnunet.NnUNetTraining`, for ``changes`` :func:`change_configuration`.
 
     Raises:
         InputError: see :func:`change_configuration`; and if nnU-Net plans no such configuration.
@@ -140,9 +127,7 @@ def make_plans(
     sizes = batch_size if isinstance(batch_size, Mapping) else dict.fromkeys(configurations, batch_size)
     patches = patch_size or {}
     for key, given in (("plan_changes", changes), ("batch_size", sizes), ("patch_size", patches)):
-        for name in given:
-            if name not in configurations:
-                raise InputError(f"{key} names {name!r}. Choose from {list(configurations)}.")
+        refuse_unknown(given, configurations, key)
     refuse_unknown([planner], PLANNERS, "planner")
     for old in (FINGERPRINT, f"{PLANS}.json"):
         (workspace.preprocessed / old).unlink(missing_ok=True)
@@ -186,7 +171,7 @@ def adopt_plans(model_dir: Path, workspace: Workspace) -> None:
 def _preprocess_case(workspace: Workspace, configuration: str, case: str) -> None:
     """Preprocess one case; its three files appear in an order that leaves the properties for last."""
     exit_with_parent()
-    plans = PlansManager(str(workspace.preprocessed / f"{PLANS}.json"))
+    plans = workspace.plans()
     manager = plans.get_configuration(configuration)
     folder = workspace.preprocessed / manager.data_identifier
     folder.mkdir(parents=True, exist_ok=True)
@@ -203,7 +188,7 @@ def _preprocess_case(workspace: Workspace, configuration: str, case: str) -> Non
 
 def preprocess(workspace: Workspace, configurations: Sequence[str], executor: Executor, output_dir: Path) -> None:
     """Preprocess what is not preprocessed yet, one case and configuration a job."""
-    plans = PlansManager(str(workspace.preprocessed / f"{PLANS}.json"))
+    plans = workspace.plans()
     cases = sorted(read_state(workspace.raw / "dataset.json", dict[str, Any], ANEW)["dataset"])
     jobs = [(name, case) for name in configurations for case in cases]
     folders = {name: workspace.preprocessed / plans.get_configuration(name).data_identifier for name in configurations}

@@ -18,7 +18,6 @@ from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
 from nnunetv2.postprocessing.remove_connected_components import determine_postprocessing
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.file_path_utilities import folds_tuple_to_string, get_ensemble_name
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from plugins.errors import InputError
 from plugins.files import write_json
@@ -50,14 +49,8 @@ def select(
 ) -> dict[str, Any]:
     """Choose by cross-validation, with nnU-Net's own code; must run inside ``workspace.active``.
 
-    Args:
-        workspace: with all folds of all configurations trained and validated.
-        configurations: that may be chosen, alone or in pairs.
-        folds: that were trained.
-        executor: does the work.
-        members: the configurations to use whatever the cross-validation says, for all structures or for each;
-            ``None`` lets it choose.
-        per_structure: let it choose for VS and cochlea apart, by their own Dice.
+    ``configurations`` may be chosen alone or in pairs, for both structures together or ``per_structure``; ``members``
+    are used whatever the cross-validation says.
 
     Returns:
         ``folds``, ``members_of`` (structure to configurations), ``keep_largest_component_of`` (label lists, in order)
@@ -168,7 +161,7 @@ def describe(workspace: Workspace, selection: Mapping[str, Any]) -> Segmentation
     Raises:
         InputError: if the plans want something that prediction does not offer.
     """
-    plans = PlansManager(str(workspace.preprocessed / f"{PLANS}.json"))
+    plans = workspace.plans()
     names = sorted({name for names in selection["members_of"].values() for name in names})
     members, nonzero = {}, set()
     for name in names:
@@ -210,7 +203,7 @@ def export(workspace: Workspace, selection: Mapping[str, Any], model_dir: Path) 
     model_dir.mkdir(parents=True, exist_ok=True)
     (model_dir / DESCRIPTION).unlink(missing_ok=True)
     model = describe(workspace, selection)
-    plans = PlansManager(str(workspace.preprocessed / f"{PLANS}.json"))
+    plans = workspace.plans()
     ensemble = FoldEnsemble(model)
     for name, member in model.members.items():
         networks = ensemble.folds_2d if len(member.patch_size) == 2 else ensemble.folds_3d

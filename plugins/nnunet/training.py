@@ -120,16 +120,8 @@ def train_fold(
 ) -> None:
     """Train one network from where it was left, then predict its validation scans; nothing if that is done.
 
-    May run in a process of its own; it then ends with the process that started it.
-
-    Args:
-        workspace: with plans, splits and preprocessed scans.
-        configuration: of the plans.
-        fold: of ``splits_final.json``.
-        settings: hyper-parameters.
-        window: how the validation scans are predicted.
-        save_probabilities: keep what the ensemble of configurations needs.
-        tensorboard: write losses and pseudo Dice for TensorBoard into the fold's folder.
+    May run in a process of its own; it then ends with the process that started it. ``save_probabilities`` keeps what an
+    ensemble of configurations needs.
     """
     exit_with_parent()
     if is_done(workspace, configuration, fold, settings.max_epochs):

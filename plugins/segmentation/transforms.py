@@ -91,9 +91,7 @@ class KeepLargestComponentsd:
         labels = found[0].cpu().numpy().astype(np.uint8)
         for step in self._steps:
             labels = keep_largest_component(labels, step)
-        cleaned = found.clone()
-        cleaned[0] = torch.from_numpy(labels).to(found)
-        return {**item, self._key: cleaned}
+        return {**item, self._key: _with_values(found, labels)}
 
 
 class PlausibleComponentsd:
@@ -131,9 +129,14 @@ class PlausibleComponentsd:
             likely = chances.cpu().numpy()
             labels = choose_components(labels, affine, likely, self._settings)
             labels = grow_to_size(labels, likely, affine, self._settings)
-        cleaned = found.clone()
-        cleaned[0] = torch.from_numpy(labels).to(found)
-        return {**item, self._key: cleaned}
+        return {**item, self._key: _with_values(found, labels)}
+
+
+def _with_values(found: torch.Tensor, labels: NDArray[np.uint8]) -> torch.Tensor:
+    """A label map in the type, on the device and with the meta data of another one."""
+    cleaned = found.clone()
+    cleaned[0] = torch.from_numpy(labels).to(found)
+    return cleaned
 
 
 def label_path(output_dir: StrPath, case: str) -> Path:

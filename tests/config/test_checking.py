@@ -267,7 +267,7 @@ IMPOSSIBLE = {
     "a patch that cannot be halved": (TANQ, {"patch_size": [90, 96]}, "patch_size is .*. Give multiples of 4"),
     "a fold that is not there": (NNUNET, {"folds": [7]}, "folds is \\[7\\]. Give numbers from 0 to 1"),
     "a fold twice": (NNUNET, {"folds": [0, 0]}, "each once"),
-    "one fold": (NNUNET, {"num_folds": 1}, "num_folds is 1. Give 2 or more"),
+    "one fold": (NNUNET, {"num_folds": 1}, "num_folds is 1. It must be 2 or more"),
     "no configuration": (NNUNET, {"configurations": []}, "configurations is empty"),
     "a member that is not trained": (NNUNET, {"configurations": ["2d"], "members": ["3d_fullres"]}, "Choose from"),
     "too few stages": (

@@ -160,7 +160,8 @@ def test_another_file_is_no_model(tmp_path, content):
         ("folds", []), ("folds", [-1]), ("folds", ["0"]), ("folds", [True]), ("folds", 0), ("axes", [0, 0, 1]),
         ("axes", "210"), ("nonzero", "false"), ("nonzero", 1), ("keep_largest_component_of", [["VS"]]),
         ("keep_largest_component_of", [[3]]), ("keep_largest_component_of", [[]]), ("anatomy", []), ("results", 1),
-        ("members_of", {"VS": ["2d"]}), ("members_of", {"VS": ["2d"], "cochlea": ["4d"]}), ("surplus", 1), ("members::2d::surplus", 1),
+        ("members_of", {"VS": ["2d"]}), ("members_of", {"VS": ["2d"], "cochlea": ["4d"]}), ("surplus", 1),
+        ("members::2d::surplus", 1),
     ],
 )  # fmt: skip
 def test_an_edited_model_is_refused_in_a_sentence(tmp_path, place, value):
