@@ -67,7 +67,7 @@ class TargetAppearance(BasicTransform):
         }
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
-        """Shift the image; the segmentation stays."""
+        """Shift the image, not the segmentation."""
         image, segmentation = data_dict["image"], data_dict["segmentation"][0]
         for label, at in params["quantiles"].items():
             inside = segmentation == label

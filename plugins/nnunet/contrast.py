@@ -30,7 +30,7 @@ class RandomCurves(BasicTransform):
     The curve is :math:`(x, y)(t) = \sum_i B_i(t) P_i` with :math:`P_0 = (0, 0)`, :math:`P_3 = (1, 1)` and two random
     points of the unit square between; it never falls. An inverted one has :math:`1 - y` in place of :math:`y`; one that
     need not be monotone has four random ordinates. 0 and 1 are the .5 and 99.5 % quantiles of the patch; beyond them
-    the curve goes on as a line. Mean and standard deviation of the patch stay.
+    the curve goes on as a line. Mean and standard deviation of the patch do not change.
 
     Source: the idea is that of SLAug (Su et al., AAAI 2023): location-scale augmentation of the whole image and of each
     class.
@@ -42,7 +42,7 @@ class RandomCurves(BasicTransform):
 
     Shape:
         - image: :math:`(C, ...)`, one channel or more, 2 or 3 axes.
-        - segmentation: :math:`(1, ...)`; stays.
+        - segmentation: :math:`(1, ...)`; unchanged.
     """
 
     def __init__(self, inverted: float = 0.5, monotone: float = 1.0, per_structure: bool = False):
@@ -103,7 +103,7 @@ class RandomConvolutions(ImageOnlyTransform):
     r"""Blends a patch with the output of a shallow network of random weights: :math:`a\,g(x) + (1 - a)\,x`.
 
     :math:`g` has convolutions with standard normal weights and shifts and leaky rectifiers between; the blend is scaled
-    to the norm of :math:`x`, so that brightness and texture change and shapes stay.
+    to the norm of :math:`x`, so that brightness and texture change and shapes do not.
 
     Source: global intensity non-linear augmentation (GIN) of Ouyang et al., IEEE Transactions on Medical Imaging 2022.
 
@@ -156,7 +156,7 @@ class ClusterRedraw(ImageOnlyTransform):
 
     The means of k-means clusters are knots; each gets a new height, and brightness between two knots goes in a line, so
     that no edge appears where there was none. With random heights between the outermost means, mean and standard
-    deviation of the patch stay; given heights are taken as they are.
+    deviation of the patch do not change; given heights are taken as they are.
 
     Args:
         number: of clusters.
@@ -197,7 +197,7 @@ def cluster_means(values: Tensor, number: int) -> Tensor:
     """Means of k-means clusters of brightness (Lloyd's algorithm from equally spaced quantiles), in order.
 
     Args:
-        values: any shape; of many, every so manieth is taken.
+        values: any shape; of many, every n-th is taken.
         number: of clusters; fewer come back where fewer values differ.
 
     Shape:

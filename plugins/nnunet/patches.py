@@ -45,7 +45,7 @@ def quantile(values: Tensor, at: float) -> Tensor:
 
 
 def some(values: Tensor) -> Tensor:
-    """The values, of many every so manieth: enough to know their distribution.
+    """The values, of many every n-th: enough to know their distribution.
 
     Shape:
         - values: any; output: :math:`(N)`.

@@ -36,7 +36,7 @@ def check_start(model_dir: Path, configurations: Sequence[str], folds: Sequence[
 def begin_from(network: nn.Module, model_dir: Path, configuration: str, fold: int) -> None:
     """Give a network, in place, the weights of the same configuration and fold of an earlier training.
 
-    The heads of deep supervision below the last, which no model holds, stay as they are.
+    The heads of deep supervision below the last, which no model holds, keep their values.
 
     Raises:
         InputError: if they are not there, or do not fit.

@@ -300,8 +300,8 @@ def copy_locator(locator_dir: StrPath, model_dir: StrPath) -> None:
 
 def is_copied(locator_dir: StrPath, model_dir: StrPath) -> bool:
     """Whether the files of a locator lie in ``model_dir`` already."""
-    files = [[Path(folder) / name for folder in (locator_dir, model_dir)] for name in (DESCRIPTION, WEIGHTS)]
-    return all(a.is_file() and b.is_file() and filecmp.cmp(a, b, shallow=False) for a, b in files)
+    names = [DESCRIPTION, WEIGHTS]
+    return filecmp.cmpfiles(locator_dir, model_dir, names, shallow=False)[0] == names
 
 
 class LocateWindowd(Cropd):

@@ -29,7 +29,7 @@ StrPath = str | os.PathLike[str]
 class ZScored:
     """Subtract the mean and divide by the standard deviation of the whole volume, or of its non-zero part.
 
-    The non-zero part has its holes filled; what lies outside stays 0. This is nnU-Net's z-score for MR.
+    The non-zero part has its holes filled; what lies outside is still 0. This is nnU-Net's z-score for MR.
 
     Args:
         keys: of the image, :math:`(C, X, Y, Z)`.
@@ -63,7 +63,7 @@ def keep_largest_component(labels: NDArray[np.uint8], of: Sequence[int]) -> NDAr
         of: labels that count as one.
 
     Returns:
-        a label map; components that are equally large stay.
+        a label map; of equally large components all are kept.
     """
     mask = np.isin(labels, of)
     components, count = label(mask, generate_binary_structure(labels.ndim, labels.ndim))
