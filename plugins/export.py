@@ -35,7 +35,7 @@ from plugins.errors import InputError, show_input_errors_as_sentences
 from plugins.files import read_json, whole_file
 from plugins.finite import refuse_broken_weights
 from plugins.runtime import VENDORED
-from plugins.segmentation import Member, read_model
+from plugins.segmentation import EnsembleMember, read_model
 from plugins.segmentation.model import DESCRIPTION
 from plugins.state import SUM, read_tensors
 from plugins.store import TRAINING
@@ -247,7 +247,7 @@ def _networks(folder: Path) -> dict[str, list[int]]:
     return {f"model_{len(member.patch_size)}d.onnx": _steps(member) for member in members}
 
 
-def _steps(member: Member) -> list[int]:
+def _steps(member: EnsembleMember) -> list[int]:
     """The product of a network's strides along each of its axes."""
     axes = len(member.patch_size)
     strides = [each if isinstance(each, Sequence) else [each] * axes for each in member.arguments["strides"]]

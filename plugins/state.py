@@ -1,4 +1,4 @@
-"""The one reader of what this package has written for itself: JSON of a known form, and tensors with their SHA-256.
+"""The one reader of what this package has written for itself: JSON of a known form, tensors with their SHA-256.
 
 What cannot be made again is refused, with the file, the fault and the cure. What can is made again, with a warning.
 """

@@ -23,10 +23,10 @@ from plugins.errors import InputError
 from plugins.export import check_sums, export, export_onnx
 from plugins.files import read_json
 from plugins.segmentation import (
+    EnsembleMember,
     FoldEnsemble,
     Locator,
     LocatorNetwork,
-    Member,
     SaveLocator,
     SegmentationModel,
     read_model,
@@ -66,8 +66,8 @@ def ensemble(tmp_path_factory):
     flat = {**settings, "kernel_sizes": [3, 3], "strides": [1, 2]}
     deep = {**settings, "kernel_sizes": [[1, 3, 3], [3, 3, 3]], "strides": [[1, 1, 1], [1, 4, 4]]}
     members = {
-        "2d": Member((None, 1.0, 1.0), (8, 8), (0, 1), "PlainConvUNet", flat),
-        "3d_fullres": Member((1.5, 1.0, 1.0), (4, 8, 8), (0, 1, 2), "PlainConvUNet", deep),
+        "2d": EnsembleMember((None, 1.0, 1.0), (8, 8), (0, 1), "PlainConvUNet", flat),
+        "3d_fullres": EnsembleMember((1.5, 1.0, 1.0), (4, 8, 8), (0, 1, 2), "PlainConvUNet", deep),
     }
     model = SegmentationModel(members, (0, 1), dict.fromkeys(("VS", "cochlea"), ("2d", "3d_fullres")))
     model.write(folder)
@@ -88,7 +88,7 @@ def test_the_zip_holds_one_folder_with_all_that_a_bundle_needs(exported):
 
 def test_the_locator_goes_along_with_a_segmentation(tmp_path):
     models = tmp_path / "models"
-    member = Member((None, 1.0, 1.0), (8, 8), (0, 1), "PlainConvUNet", {
+    member = EnsembleMember((None, 1.0, 1.0), (8, 8), (0, 1), "PlainConvUNet", {
         "n_stages": 2, "features_per_stage": [2, 2], "kernel_sizes": [3, 3], "strides": [1, 2],
         "n_conv_per_stage": [1, 1], "n_conv_per_stage_decoder": [1],
     })  # fmt: skip

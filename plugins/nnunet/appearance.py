@@ -9,8 +9,7 @@ import torch
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from torch import Tensor
 
-from plugins.errors import InputError
-from plugins.nnunet.patches import around, interval, quantile, share, soft, uniform
+from plugins.nnunet.patches import around, quantile, soft, uniform
 from plugins.segmentation import LABELS
 
 MAX_CYSTS = 3
@@ -33,9 +32,6 @@ class TargetAppearance(BasicTransform):
         cysts: probability of one to three bright blobs in a VS that is shifted: ellipsoids of 0.3 to 0.7 of its extent,
             as bright as the quantiles .9 to 1 of the patch.
 
-    Raises:
-        InputError: for an unknown structure, or a range that does not lie in [0, 1].
-
     Shape:
         - image: :math:`(C, ...)`, one channel or more, 2 or 3 axes.
         - segmentation: :math:`(1, ...)`.
@@ -49,14 +45,8 @@ class TargetAppearance(BasicTransform):
         cysts: float = 0.0,
     ):
         super().__init__()
-        self.levels: dict[int, tuple[float, float]] = {}
-        for name, bounds in levels.items():
-            if name not in LABELS or not LABELS[name]:
-                raise InputError(f"appearance has no {name!r}. Name VS or cochlea.")
-            self.levels[LABELS[name]] = interval(bounds, f"appearance of {name}", "quantiles")
-        self.probability = share(probability, "probability of appearance")
-        self.texture = interval(texture, "texture of appearance")
-        self.cysts = share(cysts, "cysts of appearance")
+        self.levels = {LABELS[name]: bounds for name, bounds in levels.items()}
+        self.probability, self.texture, self.cysts = probability, texture, cysts
 
     def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
         """Quantile and factor of the texture of each structure that is to be shifted; the cysts of a VS."""
@@ -77,7 +67,7 @@ class TargetAppearance(BasicTransform):
         }
 
     def apply(self, data_dict: dict[str, Any], **params: Any) -> dict[str, Any]:
-        """Shift the image; the segmentation stays."""
+        """Shift the image, not the segmentation."""
         image, segmentation = data_dict["image"], data_dict["segmentation"][0]
         for label, at in params["quantiles"].items():
             inside = segmentation == label

@@ -2,58 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypedDict
 
 from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform
 from batchgeneratorsv2.transforms.utils.random import RandomTransform
+from pydantic import Field, FiniteFloat, NonNegativeFloat, PositiveInt
 
-from plugins.config.names import refuse_unknown
-from plugins.config.ranges import Pair
+from plugins.config.names import nodes
+from plugins.config.ranges import NotEmpty, Pair, Share
+from plugins.config.values import value_fault
 from plugins.errors import InputError
 from plugins.nnunet.appearance import TargetAppearance
 from plugins.nnunet.contrast import ClusterRedraw, RandomConvolutions, RandomCurves
-from plugins.nnunet.patches import share
 
 Structure = Literal["VS", "cochlea"]
-Range = Pair[float]
+Range = Pair[Share]
 PROBABILITY = 0.5
+RANGES = ("levels::VS", "levels::cochlea", "::texture", "::blend")
 
 
 class Clusters(TypedDict, total=False):
     """See :class:`plugins.nnunet.contrast.ClusterRedraw`."""
 
-    probability: float
-    number: int
-    targets: Sequence[float] | None
-    jitter: float
+    probability: Share
+    number: Annotated[int, Field(ge=2)]
+    targets: NotEmpty[FiniteFloat] | None
+    jitter: NonNegativeFloat
 
 
 class Appearance(TypedDict, total=False):
     """See :class:`plugins.nnunet.appearance.TargetAppearance`."""
 
-    probability: float
+    probability: Share
     levels: Mapping[Structure, Range]
     texture: Range
-    cysts: float
+    cysts: Share
 
 
 class Curves(TypedDict, total=False):
     """See :class:`plugins.nnunet.contrast.RandomCurves`."""
 
-    probability: float
-    inverted: float
-    monotone: float
+    probability: Share
+    inverted: Share
+    monotone: Share
     per_structure: bool
 
 
 class Convolutions(TypedDict, total=False):
     """See :class:`plugins.nnunet.contrast.RandomConvolutions`."""
 
-    probability: float
-    layers: int
-    channels: int
-    kernel_sizes: Sequence[int]
+    probability: Share
+    layers: PositiveInt
+    channels: PositiveInt
+    kernel_sizes: NotEmpty[PositiveInt]
     blend: Range
 
 
@@ -66,13 +68,12 @@ class Augmentation(TypedDict, total=False):
     convolutions: Convolutions
 
 
-SETTINGS: dict[str, Any] = {
-    "clusters": Clusters,
-    "appearance": Appearance,
-    "curves": Curves,
-    "convolutions": Convolutions,
+TRANSFORMS: dict[str, Any] = {
+    "clusters": ClusterRedraw,
+    "appearance": TargetAppearance,
+    "curves": RandomCurves,
+    "convolutions": RandomConvolutions,
 }
-OTHERS: dict[str, Any] = {"clusters": ClusterRedraw, "curves": RandomCurves, "convolutions": RandomConvolutions}
 
 
 def make_augmentation(settings: Mapping[str, Any] | None) -> list[BasicTransform]:
@@ -90,22 +91,27 @@ def make_augmentation(settings: Mapping[str, Any] | None) -> list[BasicTransform
         0.8
     """
     settings = settings or {}
-    refuse_unknown(settings, SETTINGS, "augmentation")
+    _check(settings)
     made: list[BasicTransform] = []
-    for name, known in SETTINGS.items():
-        if name in settings:
-            given = {"probability": PROBABILITY, **settings[name]}
-            refuse_unknown(given, known.__annotations__, f"augmentation::{name}")
-            made.append(_appearance(given) if name == "appearance" else _other(name, given))
+    for name, transform in TRANSFORMS.items():
+        given = {"probability": PROBABILITY, **settings.get(name, {})}
+        if name == "appearance" and name in settings:  # which draws for each structure
+            made.append(transform(**given))
+        elif name in settings:
+            probability = given.pop("probability")
+            made.append(RandomTransform(transform(**given), apply_probability=probability))
     return made
 
 
-def _appearance(given: dict[str, Any]) -> BasicTransform:
-    if not given.get("levels"):
+def _check(settings: Mapping[str, Any]) -> None:
+    """What :class:`Augmentation` asks of the settings, and what no annotation can ask."""
+    fault = value_fault(settings, Augmentation, "augmentation")
+    if fault:
+        raise InputError(fault)
+    if "appearance" in settings and not settings["appearance"].get("levels"):
         raise InputError('augmentation::appearance has no levels. Give some, e.g. {"VS": [0.2, 0.7]}.')
-    return TargetAppearance(**given)
-
-
-def _other(name: str, given: dict[str, Any]) -> BasicTransform:
-    probability = share(given.pop("probability"), f"probability of {name}")
-    return RandomTransform(OTHERS[name](**given), apply_probability=probability)
+    for place, value in nodes(settings, "augmentation"):
+        if place.endswith(RANGES) and value[0] > value[1]:
+            raise InputError(f"{place} is {[*value]}. Give two numbers in order, from 0 to 1.")
+        if place.endswith("::kernel_sizes") and not all(size % 2 for size in value):
+            raise InputError(f"{place} is {[*value]}. Give odd numbers.")

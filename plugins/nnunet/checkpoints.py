@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from plugins.errors import InputError
@@ -24,20 +23,9 @@ _logger = logging.getLogger(__name__)
 def write_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Write ``content``, whole or not at all; what ``checkpoint_latest`` replaces becomes ``checkpoint_previous``."""
     with whole_file(path) as part:
-        torch.save(plain(content), part)
+        torch.save(content, part)
         if path.name == LATEST and path.exists():
             path.replace(path.with_name(PREVIOUS))
-
-
-def plain(value: Any) -> Any:
-    """``value`` with NumPy scalars as Python numbers, all the way down."""
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, dict):
-        return {key: plain(content) for key, content in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(plain(content) for content in value)
-    return value
 
 
 def newest_checkpoint(folder: Path) -> dict[str, Any] | None:

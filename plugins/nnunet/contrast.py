@@ -11,8 +11,7 @@ from batchgeneratorsv2.transforms.base.basic_transform import BasicTransform, Im
 from torch import Tensor
 from torch.nn import functional as F
 
-from plugins.errors import InputError
-from plugins.nnunet.patches import around, interval, share, soft, some, through, uniform, whole, with_statistics_of
+from plugins.nnunet.patches import around, soft, some, through, uniform, with_statistics_of
 from plugins.segmentation import LABELS
 
 CONV = {2: F.conv2d, 3: F.conv3d}
@@ -31,7 +30,7 @@ class RandomCurves(BasicTransform):
     The curve is :math:`(x, y)(t) = \sum_i B_i(t) P_i` with :math:`P_0 = (0, 0)`, :math:`P_3 = (1, 1)` and two random
     points of the unit square between; it never falls. An inverted one has :math:`1 - y` in place of :math:`y`; one that
     need not be monotone has four random ordinates. 0 and 1 are the .5 and 99.5 % quantiles of the patch; beyond them
-    the curve goes on as a line. Mean and standard deviation of the patch stay.
+    the curve goes on as a line. Mean and standard deviation of the patch do not change.
 
     Source: the idea is that of SLAug (Su et al., AAAI 2023): location-scale augmentation of the whole image and of each
     class.
@@ -41,19 +40,14 @@ class RandomCurves(BasicTransform):
         monotone: share of the curves that are monotone.
         per_structure: give VS and cochlea curves of their own, which fade out over one voxel at the border.
 
-    Raises:
-        InputError: for shares that are none.
-
     Shape:
         - image: :math:`(C, ...)`, one channel or more, 2 or 3 axes.
-        - segmentation: :math:`(1, ...)`; stays.
+        - segmentation: :math:`(1, ...)`; unchanged.
     """
 
     def __init__(self, inverted: float = 0.5, monotone: float = 1.0, per_structure: bool = False):
         super().__init__()
-        self.inverted = share(inverted, "inverted of curves")
-        self.monotone = share(monotone, "monotone of curves")
-        self.per_structure = per_structure
+        self.inverted, self.monotone, self.per_structure = inverted, monotone, per_structure
 
     def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
         """The four points of the curve of each label; label 0 stands for the whole patch."""
@@ -109,18 +103,15 @@ class RandomConvolutions(ImageOnlyTransform):
     r"""Blends a patch with the output of a shallow network of random weights: :math:`a\,g(x) + (1 - a)\,x`.
 
     :math:`g` has convolutions with standard normal weights and shifts and leaky rectifiers between; the blend is scaled
-    to the norm of :math:`x`, so that brightness and texture change and shapes stay.
+    to the norm of :math:`x`, so that brightness and texture change and shapes do not.
 
     Source: global intensity non-linear augmentation (GIN) of Ouyang et al., IEEE Transactions on Medical Imaging 2022.
 
     Args:
         layers: convolutions.
         channels: between them.
-        kernel_sizes: of which each convolution takes one.
+        kernel_sizes: of which each convolution takes one; odd.
         blend: range of :math:`a`.
-
-    Raises:
-        InputError: for an even kernel, or numbers out of range.
 
     Shape:
         - image: :math:`(C, ...)`, 2 or 3 axes.
@@ -134,14 +125,7 @@ class RandomConvolutions(ImageOnlyTransform):
         blend: Sequence[float] = (0.0, 1.0),
     ):
         super().__init__()
-        self.layers, self.channels = (
-            whole(layers, "layers of convolutions"),
-            whole(channels, "channels of convolutions"),
-        )
-        self.kernel_sizes = [whole(size, "kernel_sizes of convolutions") for size in kernel_sizes]
-        if not self.kernel_sizes or any(size % 2 == 0 for size in self.kernel_sizes):
-            raise InputError(f"kernel_sizes of convolutions is {self.kernel_sizes}. Give odd numbers.")
-        self.blend = interval(blend, "blend of convolutions")
+        self.layers, self.channels, self.kernel_sizes, self.blend = layers, channels, kernel_sizes, blend
 
     def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
         """Weights and shifts of each convolution, and the share of the network."""
@@ -172,7 +156,7 @@ class ClusterRedraw(ImageOnlyTransform):
 
     The means of k-means clusters are knots; each gets a new height, and brightness between two knots goes in a line, so
     that no edge appears where there was none. With random heights between the outermost means, mean and standard
-    deviation of the patch stay; given heights are taken as they are.
+    deviation of the patch do not change; given heights are taken as they are.
 
     Args:
         number: of clusters.
@@ -180,28 +164,19 @@ class ClusterRedraw(ImageOnlyTransform):
             ``None`` for random heights. :func:`cluster_means` gives those of a scan.
         jitter: standard deviation of normal noise on given heights.
 
-    Raises:
-        InputError: for fewer than two clusters, an empty list or a negative jitter.
-
     Shape:
         - image: :math:`(C, ...)`.
     """
 
     def __init__(self, number: int = 6, targets: Sequence[float] | None = None, jitter: float = 0.1):
         super().__init__()
-        self.number = whole(number, "number of clusters", least=2)
-        if targets is not None and (len(targets) == 0 or not np.isfinite(np.asarray(targets, dtype=float)).all()):
-            raise InputError(f"targets of clusters is {list(targets)}. Give numbers, or null.")
-        self.targets = None if targets is None else [float(each) for each in targets]
-        if not 0 <= jitter < float("inf"):
-            raise InputError(f"jitter of clusters is {jitter!r}. Give a number from 0 on.")
-        self.jitter = float(jitter)
+        self.number, self.targets, self.jitter = number, targets, jitter
 
     def get_parameters(self, **data_dict: Any) -> dict[str, Any]:
         """New heights: shares of the range between the outermost means, or brightnesses."""
         if self.targets is None:
             return {"heights": torch.rand(self.number)}
-        chosen = torch.tensor(self.targets)[torch.randint(len(self.targets), (self.number,))]
+        chosen = torch.tensor(self.targets, dtype=torch.float32)[torch.randint(len(self.targets), (self.number,))]
         return {"heights": chosen + self.jitter * torch.randn(self.number)}
 
     def _apply_to_image(self, img: Tensor, **params: Any) -> Tensor:
@@ -222,7 +197,7 @@ def cluster_means(values: Tensor, number: int) -> Tensor:
     """Means of k-means clusters of brightness (Lloyd's algorithm from equally spaced quantiles), in order.
 
     Args:
-        values: any shape; of many, every so manieth is taken.
+        values: any shape; of many, every n-th is taken.
         number: of clusters; fewer come back where fewer values differ.
 
     Shape:

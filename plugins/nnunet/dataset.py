@@ -79,25 +79,14 @@ def cochleae_volume(items: Sequence[Item]) -> float | None:
     labels = {str(item["patient"]): item for item in _trusted(items)}
     volumes = []
     for item in labels.values():
-        drawn = integer_label(item["label"], item["image"], label_values(item["origin"]))
+        drawn = label_of(item)
         volumes.append(np.count_nonzero(drawn.voxels == LABELS["cochlea"]) * float(np.prod(drawn.spacing)))
     return round(float(np.median(volumes)), 3) or None
 
 
-def integer_label(
-    label: str | os.PathLike[str], image: str | os.PathLike[str], values_known: Sequence[int] = (0, 1, 2)
-) -> Scan:
-    """The label map of a scan as ``uint8``, on exactly the grid of the image.
-
-    Args:
-        label: file of the label map.
-        image: file of its scan.
-        values_known: what it may hold.
-
-    Raises:
-        InputError: see :func:`plugins.data.read_label`.
-    """
-    return read_label(label, values_known, read_grid(image))
+def label_of(item: Item) -> Scan:
+    """The label map of a scan, on exactly the grid of its image."""
+    return read_label(item["label"], label_values(item["origin"]), read_grid(item["image"]))
 
 
 def _write(voxels: NDArray[Any], grid: Grid, file: Path) -> None:
@@ -115,12 +104,12 @@ def write_dataset(items: Sequence[Item], workspace: Workspace) -> None:
     is told of voxels to ignore only where a label map holds some.
 
     Raises:
-        InputError: see :func:`integer_label`, and if no label map holds a structure.
+        InputError: see :func:`plugins.data.read_label`, and if no label map holds a structure.
     """
     entries, ignores, foreground = {}, False, False
     for item in items:
         copy = workspace.labels / f"{item['case']}.nii.gz"
-        drawn = integer_label(item["label"], item["image"], label_values(item["origin"]))
+        drawn = label_of(item)
         ignores = ignores or bool((drawn.voxels == IGNORED).any())
         foreground = foreground or bool(np.isin(drawn.voxels, [*LABELS.values()][1:]).any())
         _write(drawn.voxels, drawn, copy)
@@ -148,10 +137,6 @@ def write_dataset(items: Sequence[Item], workspace: Workspace) -> None:
 
 def check_extents(items: Sequence[Item], plans: Mapping[str, Any]) -> None:
     """Make sure that every scan keeps a voxel along each axis when nnU-Net resamples it.
-
-    Args:
-        items: training scans.
-        plans: of nnU-Net.
 
     Raises:
         InputError: for the first scan that does not.

@@ -1,52 +1,14 @@
-"""Small tools of the augmentations: soft masks, curves through knots, and checks of their settings."""
+"""Small tools of the augmentations: soft masks, and curves through knots."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from plugins.errors import InputError
-
 POOL = {2: F.avg_pool2d, 3: F.avg_pool3d}
 SAMPLE = 4096
-
-
-def share(value: Any, what: str) -> float:
-    """A number from 0 to 1.
-
-    Raises:
-        InputError: naming ``what`` otherwise.
-    """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-        raise InputError(f"{what} is {value!r}. Give a number from 0 to 1.")
-    return float(value)
-
-
-def interval(value: Sequence[float], what: str, kind: str = "numbers", top: float = 1) -> tuple[float, float]:
-    """Two numbers in order, from 0 to ``top``.
-
-    Raises:
-        InputError: naming ``what`` otherwise.
-    """
-    if len(value) != 2 or not 0 <= value[0] <= value[1] <= top:
-        raise InputError(f"{what} is {list(value)}. Give two {kind} in order, from 0 to {top:g}.")
-    return float(value[0]), float(value[1])
-
-
-def whole(value: Any, what: str, least: int = 1) -> int:
-    """A whole number from ``least`` on.
-
-    Raises:
-        InputError: naming ``what`` otherwise.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{what} is {value!r}. Give a whole number from {least} on.")
-    return value
 
 
 def uniform(low: float, high: float) -> float:
@@ -83,7 +45,7 @@ def quantile(values: Tensor, at: float) -> Tensor:
 
 
 def some(values: Tensor) -> Tensor:
-    """The values, of many every so manieth: enough to know their distribution.
+    """The values, of many every n-th: enough to know their distribution.
 
     Shape:
         - values: any; output: :math:`(N)`.

@@ -8,11 +8,12 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 import torch
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
+from plugins.config.names import refuse_unknown
 from plugins.config.ranges import NotEmpty, Triple
 from plugins.config.signatures import passes_on, refused_by
 from plugins.data import check_scans
@@ -33,13 +34,13 @@ from plugins.nnunet.dataset import (
 )
 from plugins.nnunet.planning import PlanChanges, Planner, adopt_plans, check_changes, make_plans, preprocess
 from plugins.nnunet.processes import InlineExecutor, pools_on
-from plugins.nnunet.selection import Members, check_members, drop_probabilities, export, select
+from plugins.nnunet.selection import ChosenMembers, check_members, drop_probabilities, export, select
 from plugins.nnunet.starts import check_start, compare_start
 from plugins.nnunet.trainer import Configuration, TrainerSettings
 from plugins.nnunet.training import is_done, train_fold
 from plugins.nnunet.watch import TrainingWatch
 from plugins.nnunet.workers import ended_with, process_pool
-from plugins.nnunet.workspace import ANEW, PLANS, Workspace
+from plugins.nnunet.workspace import ANEW, Workspace
 from plugins.segmentation import SlidingWindow
 from plugins.segmentation.anatomy import read_settings
 from plugins.segmentation.locator import copy_locator, is_copied
@@ -55,7 +56,7 @@ def check_choices(
     configurations: Sequence[Configuration],
     num_folds: int,
     folds: Sequence[int] | int | None,
-    members: Members | None,
+    members: ChosenMembers | None,
     plan_changes: Mapping[Configuration, PlanChanges] | None,
     augmentation: Augmentation | None = None,
 ) -> None:
@@ -64,14 +65,8 @@ def check_choices(
     Raises:
         InputError: naming them.
     """
-    for name in configurations:
-        if name not in get_args(Configuration):
-            raise InputError(f"configurations names {name!r}. Choose from {list(get_args(Configuration))}.")
-    if not configurations:
-        raise InputError(f"configurations is empty. Name at least one of {list(get_args(Configuration))}.")
+    refuse_unknown(configurations, get_args(Configuration), "configurations")
     check_members(members, configurations)
-    if num_folds < 2:
-        raise InputError(f"num_folds is {num_folds}. Give 2 or more.")
     chosen = _listed(folds, num_folds)
     if not chosen or not set(chosen) <= set(range(num_folds)) or len(set(chosen)) < len(chosen):
         raise InputError(f"folds is {chosen}. Give numbers from 0 to {num_folds - 1}, each once.")
@@ -136,9 +131,9 @@ class NnUNetTraining:
         output_dir: str | Path,
         model_dir: str | Path,
         configurations: NotEmpty[Configuration] = ("2d", "3d_fullres"),
-        num_folds: PositiveInt = 5,
+        num_folds: Annotated[int, Field(ge=2)] = 5,
         folds: Sequence[int] | int | None = None,
-        members: Members | None = None,
+        members: ChosenMembers | None = None,
         select_per_structure: bool = False,
         planner: Planner = "default",
         batch_size: PositiveInt | Mapping[Configuration, PositiveInt] | None = None,
@@ -157,18 +152,12 @@ class NnUNetTraining:
         **settings: Any,
     ):
         device = torch.device(settings.pop("device", TrainerSettings.device))
-        try:
-            self.settings = TrainerSettings(device=str(device), **settings)
-        except TypeError as error:
-            known = ", ".join(TrainerSettings.__annotations__)
-            raise InputError(f"the training has no such setting ({error}). Choose from {known}.") from error
+        self.settings = TrainerSettings(device=str(device), **settings)
         self.items = [{key: str(value) for key, value in item.items()} for item in items]
         self.output_dir, self.model_dir = Path(output_dir).absolute(), Path(model_dir)
         self.workspace = Workspace(self.output_dir / "nnunet")
         self.configurations, self.num_folds = list(configurations), num_folds
         self.folds = _listed(folds, num_folds)
-        if target_spacing is not None and (isinstance(target_spacing, (int, float)) or len(target_spacing) != 3):
-            raise InputError(f"target_spacing is {target_spacing}. Give three numbers, mm along (S, A, R).")
         self.members, self.select_per_structure = members, select_per_structure
         self.plan: dict[str, Any] = {
             "planner": planner,
@@ -278,9 +267,7 @@ class NnUNetTraining:
                     make_plans(self.workspace, self.configurations, **self.plan)
                 else:
                     adopt_plans(self.plans_from, self.workspace)
-                check_extents(
-                    self.items, read_state(self.workspace.preprocessed / f"{PLANS}.json", dict[str, Any], ANEW)
-                )
+                check_extents(self.items, self.workspace.plans().plans)
             splits = make_splits(self.items, self.num_folds, self.settings.seed)
             write_json(self.workspace.preprocessed / "splits_final.json", splits)
             write_json(marker, wanted)

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import numpy as np
 from batchgenerators.utilities.file_and_folder_operations import load_json
@@ -18,10 +18,9 @@ from nnunetv2.experiment_planning.experiment_planners.residual_unets.residual_en
     nnUNetPlannerResEncM,
     nnUNetPlannerResEncXL,
 )
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
-from plugins.config.names import nodes, refuse_unknown
+from plugins.config.names import refuse_unknown
 from plugins.errors import InputError
 from plugins.files import write_json
 from plugins.nnunet.workers import exit_with_parent
@@ -31,6 +30,7 @@ from plugins.segmentation import LABELS
 from plugins.state import read_state
 
 FINGERPRINT = "dataset_fingerprint.json"
+FEWEST_STAGES = 3  # nnU-Net gives the deepest of the supervised stages no weight
 STAGE_KEYS = ("features_per_stage", "kernel_sizes", "strides")
 Planner = Literal["default", "ResEncM", "ResEncL", "ResEncXL"]
 PLANNERS: dict[Planner, Any] = {
@@ -45,20 +45,16 @@ class PlanChanges(TypedDict, total=False):
     """See :func:`change_configuration`."""
 
     batch_size: PositiveInt
-    patch_size: Sequence[int]
-    n_stages: int
-    n_conv_per_stage: int
-    features_per_stage: Sequence[int]
-    kernel_sizes: Sequence[Sequence[int]]
-    strides: Sequence[Sequence[int]]
+    patch_size: Sequence[PositiveInt]
+    n_stages: Annotated[int, Field(ge=FEWEST_STAGES)]
+    n_conv_per_stage: PositiveInt
+    features_per_stage: Sequence[PositiveInt]
+    kernel_sizes: Sequence[Sequence[PositiveInt]]
+    strides: Sequence[Sequence[PositiveInt]]
 
 
 def check_changes(name: str, changes: Mapping[str, Any]) -> None:
-    """Refuse changes that no network could be built with, whatever nnU-Net plans.
-
-    Args:
-        name: of the configuration.
-        changes: see :func:`change_configuration`.
+    """Refuse changes of a configuration that no network could be built with, whatever nnU-Net plans.
 
     Raises:
         InputError: naming the change.
@@ -69,15 +65,8 @@ def check_changes(name: str, changes: Mapping[str, Any]) -> None:
         lists = value if key in ("kernel_sizes", "strides") else [value] if key == "patch_size" else []
         if any(len(each) != axes for each in lists):
             raise InputError(f"{place} is {value}. Give {axes} numbers for each.")
-        numbers = [number for _, number in nodes(value) if isinstance(number, int)]
-        if any(number < 1 or (key == "kernel_sizes" and number % 2 == 0) for number in numbers):
-            raise InputError(
-                f"{place} is {value}. Give {'odd' if key == 'kernel_sizes' else 'whole'} numbers from 1 on."
-            )
-    if (changes.get("n_stages") or 3) < 3:  # nnU-Net gives the deepest of the supervised stages no weight
-        raise InputError(
-            f"n_stages of {name} is {changes['n_stages']}, too few for nnU-Net's deep supervision. Give 3 or more."
-        )
+        if key == "kernel_sizes" and not np.all(np.mod(value, 2)):
+            raise InputError(f"{place} is {value}. Give odd numbers.")
 
 
 def change_configuration(configuration: dict[str, Any], changes: Mapping[str, Any], name: str) -> None:
@@ -85,10 +74,9 @@ def change_configuration(configuration: dict[str, Any], changes: Mapping[str, An
 
     Args:
         configuration: from ``plans["configurations"]``.
-        changes: ``batch_size``; ``patch_size`` (slice axis first); ``n_stages``, an upper limit;
-            ``n_conv_per_stage``, one number (of residual blocks
-            in a residual encoder); ``features_per_stage``, ``kernel_sizes`` and ``strides``, at least as many
-            as there are stages.
+        changes: ``batch_size``; ``patch_size`` (slice axis first); ``n_stages``, an upper limit; ``n_conv_per_stage``,
+            one number (of residual blocks in a residual encoder); ``features_per_stage``, ``kernel_sizes`` and
+            ``strides``, at least as many as there are stages.
         name: of the configuration, for messages.
 
     Raises:
@@ -97,7 +85,7 @@ def change_configuration(configuration: dict[str, Any], changes: Mapping[str, An
     refuse_unknown(changes, PlanChanges.__annotations__, f"plan_changes of {name}")
     network = configuration["architecture"]["arch_kwargs"]
     stages = min(changes.get("n_stages") or network["n_stages"], network["n_stages"])
-    if stages < 3:  # nnU-Net gives the deepest of the supervised stages no weight
+    if stages < FEWEST_STAGES:
         raise InputError(f"n_stages of {name} is {stages}, too few for nnU-Net's deep supervision. Give 3 or more.")
     network["n_stages"] = stages
     for key in STAGE_KEYS:
@@ -131,15 +119,7 @@ def make_plans(
 ) -> None:
     """Let nnU-Net measure the dataset and plan, then change its plans; must run inside ``workspace.active``.
 
-    Args:
-        workspace: its ``dataset.json`` must exist.
-        configurations: that will be trained; each must be in the plans.
-        changes: per configuration, see :func:`change_configuration`.
-        batch_size: of all configurations, or of each; ``None`` leaves the planner's.
-        patch_size: per configuration, slice axis first; ``None`` leaves the planner's.
-        target_spacing: of ``3d_fullres`` (and in-plane of ``2d``), mm, (S, A, R) order; ``None`` leaves the planner's.
-        gpu_memory_gb: the memory the planner aims at; ``None`` leaves the planner's own.
-        planner: ``default``, or nnU-Net's presets with residual encoders: ``ResEncM``, ``ResEncL``, ``ResEncXL``.
+    For the arguments see :class:`plugins.nnunet.NnUNetTraining`, for ``changes`` :func:`change_configuration`.
 
     Raises:
         InputError: see :func:`change_configuration`; and if nnU-Net plans no such configuration.
@@ -147,9 +127,7 @@ def make_plans(
     sizes = batch_size if isinstance(batch_size, Mapping) else dict.fromkeys(configurations, batch_size)
     patches = patch_size or {}
     for key, given in (("plan_changes", changes), ("batch_size", sizes), ("patch_size", patches)):
-        for name in given:
-            if name not in configurations:
-                raise InputError(f"{key} names {name!r}. Choose from {list(configurations)}.")
+        refuse_unknown(given, configurations, key)
     refuse_unknown([planner], PLANNERS, "planner")
     for old in (FINGERPRINT, f"{PLANS}.json"):
         (workspace.preprocessed / old).unlink(missing_ok=True)
@@ -193,7 +171,7 @@ def adopt_plans(model_dir: Path, workspace: Workspace) -> None:
 def _preprocess_case(workspace: Workspace, configuration: str, case: str) -> None:
     """Preprocess one case; its three files appear in an order that leaves the properties for last."""
     exit_with_parent()
-    plans = PlansManager(str(workspace.preprocessed / f"{PLANS}.json"))
+    plans = workspace.plans()
     manager = plans.get_configuration(configuration)
     folder = workspace.preprocessed / manager.data_identifier
     folder.mkdir(parents=True, exist_ok=True)
@@ -210,7 +188,7 @@ def _preprocess_case(workspace: Workspace, configuration: str, case: str) -> Non
 
 def preprocess(workspace: Workspace, configurations: Sequence[str], executor: Executor, output_dir: Path) -> None:
     """Preprocess what is not preprocessed yet, one case and configuration a job."""
-    plans = PlansManager(str(workspace.preprocessed / f"{PLANS}.json"))
+    plans = workspace.plans()
     cases = sorted(read_state(workspace.raw / "dataset.json", dict[str, Any], ANEW)["dataset"])
     jobs = [(name, case) for name in configurations for case in cases]
     folders = {name: workspace.preprocessed / plans.get_configuration(name).data_identifier for name in configurations}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,19 +29,6 @@ class InlineExecutor(Executor):
         return future
 
 
-class _Result:
-    """What ``starmap_async`` returns, of futures."""
-
-    def __init__(self, futures: list[Future[Any]]):
-        self._futures = futures
-
-    def ready(self) -> bool:
-        return all(future.done() for future in self._futures)
-
-    def get(self) -> list[Any]:
-        return [future.result() for future in self._futures]
-
-
 class _Pool:
     """The part of ``multiprocessing.Pool`` that nnU-Net uses, on an executor."""
 
@@ -50,23 +37,21 @@ class _Pool:
     def __init__(self, executor: Executor):
         self._executor = executor
 
-    def __enter__(self) -> _Pool:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def starmap_async(self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> _Result:
-        return _Result([self._executor.submit(function, *items) for items in arguments])
+    def starmap_async(self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> SimpleNamespace:
+        futures = [self._executor.submit(function, *items) for items in arguments]
+        return SimpleNamespace(
+            ready=lambda: all(future.done() for future in futures), get=lambda: [future.result() for future in futures]
+        )
 
     def starmap(self, function: Callable[..., Any], arguments: Iterable[tuple[Any, ...]]) -> list[Any]:
-        return self.starmap_async(function, arguments).get()
+        results: list[Any] = self.starmap_async(function, arguments).get()
+        return results
 
 
 @contextmanager
 def pools_on(executor: Executor) -> Iterator[None]:
     """nnU-Net's functions use ``executor`` inside the block, instead of a new pool of processes per call."""
-    context = SimpleNamespace(Pool=lambda _: _Pool(executor))
+    context = SimpleNamespace(Pool=lambda _: nullcontext(_Pool(executor)))
     before = [module.multiprocessing for module in _USERS_OF_POOLS]
     for module in _USERS_OF_POOLS:
         module.multiprocessing = SimpleNamespace(get_context=lambda _: context)

@@ -18,7 +18,6 @@ from nnunetv2.imageio.nibabel_reader_writer import NibabelIOWithReorient
 from nnunetv2.postprocessing.remove_connected_components import determine_postprocessing
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.file_path_utilities import folds_tuple_to_string, get_ensemble_name
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from plugins.errors import InputError
 from plugins.files import write_json
@@ -31,13 +30,13 @@ from plugins.nnunet.processes import pools_on
 from plugins.nnunet.trainer import Configuration
 from plugins.nnunet.training import DONE
 from plugins.nnunet.workspace import ANEW, DATASET, PLANS, TRAINER, Workspace
-from plugins.segmentation import LABELS, FoldEnsemble, Member, SegmentationModel, combine
+from plugins.segmentation import LABELS, EnsembleMember, FoldEnsemble, SegmentationModel, combine
 from plugins.segmentation.model import DESCRIPTION, WEIGHTS
 from plugins.segmentation.networks import UNet
 from plugins.state import read_state, read_tensors, write_weights
 
 STRUCTURES = get_args(Structure)
-Members = Sequence[Configuration] | Mapping[Structure, Sequence[Configuration]]
+ChosenMembers = Sequence[Configuration] | Mapping[Structure, Sequence[Configuration]]
 
 
 def select(
@@ -45,19 +44,13 @@ def select(
     configurations: Sequence[str],
     folds: Sequence[int],
     executor: Executor,
-    members: Members | None = None,
+    members: ChosenMembers | None = None,
     per_structure: bool = False,
 ) -> dict[str, Any]:
     """Choose by cross-validation, with nnU-Net's own code; must run inside ``workspace.active``.
 
-    Args:
-        workspace: with all folds of all configurations trained and validated.
-        configurations: that may be chosen, alone or in pairs.
-        folds: that were trained.
-        executor: does the work.
-        members: the configurations to use whatever the cross-validation says, for all structures or for each;
-            ``None`` lets it choose.
-        per_structure: let it choose for VS and cochlea apart, by their own Dice.
+    ``configurations`` may be chosen alone or in pairs, for both structures together or ``per_structure``; ``members``
+    are used whatever the cross-validation says.
 
     Returns:
         ``folds``, ``members_of`` (structure to configurations), ``keep_largest_component_of`` (label lists, in order)
@@ -95,7 +88,7 @@ def select(
 
 
 def _chosen(
-    members: Members | None,
+    members: ChosenMembers | None,
     best: Sequence[str],
     dice: Mapping[str, Mapping[str, float | None]] | None,
     configurations: Sequence[str],
@@ -105,14 +98,10 @@ def _chosen(
         return {name: [each for each in configurations if each in members[name]] for name in STRUCTURES}
     if members is not None or dice is None:
         return {name: [each for each in configurations if each in (members or best)] for name in STRUCTURES}
-    return {name: _best(dice, name).split("+") for name in STRUCTURES}
+    return {name: max(dice, key=lambda each: dice[each][name] or 0).split("+") for name in STRUCTURES}
 
 
-def _best(dice: Mapping[str, Mapping[str, float | None]], structure: str) -> str:
-    return max(dice, key=lambda candidate: dice[candidate][structure] or 0)
-
-
-def check_members(members: Members | None, configurations: Sequence[str]) -> None:
+def check_members(members: ChosenMembers | None, configurations: Sequence[str]) -> None:
     """Refuse members that will not be trained.
 
     Raises:
@@ -172,7 +161,7 @@ def describe(workspace: Workspace, selection: Mapping[str, Any]) -> Segmentation
     Raises:
         InputError: if the plans want something that prediction does not offer.
     """
-    plans = PlansManager(str(workspace.preprocessed / f"{PLANS}.json"))
+    plans = workspace.plans()
     names = sorted({name for names in selection["members_of"].values() for name in names})
     members, nonzero = {}, set()
     for name in names:
@@ -184,7 +173,7 @@ def describe(workspace: Workspace, selection: Mapping[str, Any]) -> Segmentation
         arguments = configuration.network_arch_init_kwargs
         file = workspace.fold(name, selection["folds"][0]) / FINAL
         mirror_axes = read_tensors(file, ANEW)["inference_allowed_mirroring_axes"]
-        members[name] = Member(
+        members[name] = EnsembleMember(
             spacing=[None] * (3 - len(configuration.spacing)) + list(configuration.spacing),
             patch_size=[*configuration.patch_size],
             mirror_axes=[*(mirror_axes or ())],
@@ -214,7 +203,7 @@ def export(workspace: Workspace, selection: Mapping[str, Any], model_dir: Path) 
     model_dir.mkdir(parents=True, exist_ok=True)
     (model_dir / DESCRIPTION).unlink(missing_ok=True)
     model = describe(workspace, selection)
-    plans = PlansManager(str(workspace.preprocessed / f"{PLANS}.json"))
+    plans = workspace.plans()
     ensemble = FoldEnsemble(model)
     for name, member in model.members.items():
         networks = ensemble.folds_2d if len(member.patch_size) == 2 else ensemble.folds_3d

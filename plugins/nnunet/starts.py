@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import Tensor, nn
 
 from plugins.errors import InputError
-from plugins.nnunet.workspace import PLANS, Workspace
+from plugins.nnunet.workspace import Workspace
 from plugins.segmentation import LABELS, read_model
 from plugins.segmentation.model import DESCRIPTION, WEIGHTS
 from plugins.segmentation.networks import UNet
@@ -37,13 +36,7 @@ def check_start(model_dir: Path, configurations: Sequence[str], folds: Sequence[
 def begin_from(network: nn.Module, model_dir: Path, configuration: str, fold: int) -> None:
     """Give a network, in place, the weights of the same configuration and fold of an earlier training.
 
-    The heads of deep supervision below the last, which no model holds, stay as they are.
-
-    Args:
-        network: of nnU-Net's trainer.
-        model_dir: of the earlier training.
-        configuration: ``2d`` or ``3d_fullres``.
-        fold: its number.
+    The heads of deep supervision below the last, which no model holds, keep their values.
 
     Raises:
         InputError: if they are not there, or do not fit.
@@ -59,7 +52,7 @@ def compare_start(workspace: Workspace, model_dir: Path, configurations: Sequenc
     Raises:
         InputError: naming the first configuration whose weights do not fit.
     """
-    plans = PlansManager(str(workspace.preprocessed / f"{PLANS}.json"))
+    plans = workspace.plans()
     for name in configurations:
         with torch.device("meta"):
             planned = plans.get_configuration(name)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,16 +16,17 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as StockModule
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer as StockTrainer
+from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from pydantic import NonNegativeInt, PositiveInt
 
 from plugins.config.ranges import Rate, Share
 from plugins.errors import InputError
 from plugins.finite import refuse_broken_weights, refuse_diverged
 from plugins.nnunet.augmentation import Augmentation, make_augmentation
-from plugins.nnunet.checkpoints import FINAL, FOLD_ANEW, LATEST, PREVIOUS, plain, write_checkpoint
-from plugins.nnunet.workspace import ANEW, PLANS, TRAINER, WEIGHTS, Workspace
+from plugins.nnunet.checkpoints import FINAL, LATEST, PREVIOUS, write_checkpoint
+from plugins.nnunet.workspace import ANEW, TRAINER, WEIGHTS, Workspace
 from plugins.runtime import random_state
-from plugins.state import read_state, read_tensors
+from plugins.state import read_state
 
 Configuration = Literal["2d", "3d_fullres"]
 _swapping = threading.Lock()
@@ -156,8 +155,12 @@ class nnUNetTrainer(StockTrainer):  # noqa: N801 - nnU-Net's name
 
     def get_dataloaders(self) -> tuple[Any, Any]:
         """nnU-Net's, which draw scans by their weights."""
-        with _weighted_loaders():
-            loaders: tuple[Any, Any] = super().get_dataloaders()
+        with _swapping:  # nnU-Net names no class that could be replaced
+            StockModule.nnUNetDataLoader = WeightedLoader
+            try:
+                loaders: tuple[Any, Any] = super().get_dataloaders()
+            finally:
+                StockModule.nnUNetDataLoader = nnUNetDataLoader
         return loaders
 
     def configure_optimizers(self) -> tuple[Any, Any]:
@@ -182,13 +185,14 @@ class nnUNetTrainer(StockTrainer):  # noqa: N801 - nnU-Net's name
         if path.name not in (FINAL, LATEST):
             return
         refuse_broken_weights(bare(self.network).state_dict(), f"{path} is not written")
+        averages = self.logger.get_value("ema_fg_dice", step=None)
         content = {
             "network_weights": bare(self.network).state_dict(),
             "optimizer_state": self.optimizer.state_dict(),
             "grad_scaler_state": None if self.grad_scaler is None else self.grad_scaler.state_dict(),
             "logging": self.logger.get_checkpoint(),
             # nnU-Net updates its best score after the checkpoint of the epoch
-            "_best_ema": float(np.nanmax([-1.0 if self._best_ema is None else self._best_ema, *self._last_average()])),
+            "_best_ema": float(np.nanmax([-1.0 if self._best_ema is None else self._best_ema, *averages[-1:]])),
             "current_epoch": self.current_epoch + 1,
             "init_args": {"configuration": self.configuration_name, "fold": self.fold},
             "trainer_name": TRAINER,
@@ -197,13 +201,8 @@ class nnUNetTrainer(StockTrainer):  # noqa: N801 - nnU-Net's name
         }
         write_checkpoint(path, content)
 
-    def load_checkpoint(self, filename_or_checkpoint: str | Mapping[str, Any]) -> None:
-        """Take the whole state of a checkpoint but that of the random generators."""
-        if not self.was_initialized:
-            self.initialize()
-        checkpoint = filename_or_checkpoint
-        if isinstance(checkpoint, str):
-            checkpoint = read_tensors(checkpoint, FOLD_ANEW)
+    def load_checkpoint(self, checkpoint: Mapping[str, Any]) -> None:
+        """Take the whole state of a checkpoint but that of the random generators; comes after ``initialize``."""
         bare(self.network).load_state_dict(checkpoint["network_weights"])
         self.optimizer.load_state_dict(checkpoint["optimizer_state"])
         if self.grad_scaler is not None and checkpoint["grad_scaler_state"] is not None:
@@ -213,9 +212,6 @@ class nnUNetTrainer(StockTrainer):  # noqa: N801 - nnU-Net's name
         self.current_epoch = checkpoint["current_epoch"]
         self.inference_allowed_mirroring_axes = checkpoint["inference_allowed_mirroring_axes"]
 
-    def _last_average(self) -> list[float]:
-        return [*self.logger.get_value("ema_fg_dice", step=None)][-1:]
-
     @property
     def is_finished(self) -> bool:
         """Whether the last epoch is done, or the pseudo Dice has not become better for as long as is allowed."""
@@ -224,8 +220,8 @@ class nnUNetTrainer(StockTrainer):  # noqa: N801 - nnU-Net's name
         return self.current_epoch >= self.num_epochs or stalled
 
     def on_epoch_end(self) -> None:
-        """nnU-Net's; the log holds plain numbers, so that it continues from a checkpoint exactly."""
-        self.logger.load_checkpoint(plain(self.logger.get_checkpoint()))
+        """nnU-Net's; the log holds plain numbers, so that a checkpoint loads without pickle."""
+        recursive_fix_for_json_export(self.logger.get_checkpoint())
         super().on_epoch_end()
 
     def on_train_end(self) -> None:
@@ -241,17 +237,6 @@ class WeightedLoader(nnUNetDataLoader):
         super().__init__(data, *args, **kwargs | {"sampling_probabilities": getattr(data, "probabilities", None)})
 
 
-@contextmanager
-def _weighted_loaders() -> Iterator[None]:
-    """nnU-Net's trainer makes :class:`WeightedLoader` in the block: it names no class that could be replaced."""
-    with _swapping:
-        StockModule.nnUNetDataLoader = WeightedLoader
-        try:
-            yield
-        finally:
-            StockModule.nnUNetDataLoader = nnUNetDataLoader
-
-
 def bare(network: torch.nn.Module) -> torch.nn.Module:
     """The module inside a compiled one."""
     inner: torch.nn.Module = getattr(network, "_orig_mod", network)
@@ -260,9 +245,8 @@ def bare(network: torch.nn.Module) -> torch.nn.Module:
 
 def make_trainer(workspace: Workspace, configuration: str, fold: int, settings: TrainerSettings) -> nnUNetTrainer:
     """A trainer that is not initialized yet; must run inside ``workspace.active``."""
-    plans = read_state(workspace.preprocessed / f"{PLANS}.json", dict[str, Any], ANEW) | {"continue_training": False}
+    plans = workspace.plans().plans | {"continue_training": False}
     dataset = read_state(workspace.preprocessed / "dataset.json", dict[str, Any], ANEW)
-    os.makedirs(workspace.fold(configuration, fold), exist_ok=True)
     trainer = nnUNetTrainer(plans, configuration, fold, dataset, torch.device(settings.device))
     trainer.apply(settings)
     trainer.weights = read_state(workspace.preprocessed / WEIGHTS, dict[str, float], ANEW)

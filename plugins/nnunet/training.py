@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from ignite.engine import Events
+from ignite.utils import manual_seed
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.handlers import TensorBoardStatsHandler
@@ -92,24 +92,15 @@ class NnUNetEngine(SupervisedTrainer):
             self.terminate()
 
 
-class _Reporter:
-    """Writes ``progress.json`` of one training after every epoch."""
-
-    def __init__(self, folder: Path, name: str):
-        self._folder, self._name = folder, name
-
-    def attach(self, engine: NnUNetEngine) -> None:
-        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
-
-    def __call__(self, engine: NnUNetEngine) -> None:
-        shown = {"epoch": engine.state.epoch, "loss": engine.state.output["loss"], **engine.state.metrics}
-        report(self._folder, self._name, engine.state.epoch, engine.state.max_epochs, shown)
-
-
-def report(folder: Path, name: str, done: int, total: int, shown: dict[str, Any]) -> None:
-    """Write ``progress.json``; numbers that are none are left out."""
-    shown = {key: round(value, 4) for key, value in shown.items() if np.isfinite(value)}
-    write_json(folder / FILE_NAME, {"description": name, "done": done, "total": total, "shown": shown})
+def _report(trainer: nnUNetTrainer, **shown: float) -> None:
+    """Write ``progress.json`` of one training; numbers that are none are left out."""
+    content = {
+        "description": f"{trainer.configuration_name} fold {trainer.fold}",
+        "done": trainer.current_epoch,
+        "total": trainer.num_epochs,
+        "shown": {key: round(value, 4) for key, value in shown.items() if np.isfinite(value)},
+    }
+    write_json(Path(trainer.output_folder) / FILE_NAME, content)
 
 
 def is_done(workspace: Workspace, configuration: str, fold: int, max_epochs: int) -> bool:
@@ -130,16 +121,8 @@ def train_fold(
 ) -> None:
     """Train one network from where it was left, then predict its validation scans; nothing if that is done.
 
-    May run in a process of its own; it then ends with the process that started it.
-
-    Args:
-        workspace: with plans, splits and preprocessed scans.
-        configuration: of the plans.
-        fold: of ``splits_final.json``.
-        settings: hyper-parameters.
-        window: how the validation scans are predicted.
-        save_probabilities: keep what the ensemble of configurations needs.
-        tensorboard: write losses and pseudo Dice for TensorBoard into the fold's folder.
+    May run in a process of its own; it then ends with the process that started it. ``save_probabilities`` keeps what an
+    ensemble of configurations needs.
     """
     exit_with_parent()
     if is_done(workspace, configuration, fold, settings.max_epochs):
@@ -147,9 +130,7 @@ def train_fold(
     folder = workspace.fold(configuration, fold)
     if settings.num_threads is not None:
         torch.set_num_threads(settings.num_threads)
-    random.seed(settings.seed + fold)
-    np.random.seed(settings.seed + fold)
-    torch.manual_seed(settings.seed + fold)
+    manual_seed(settings.seed + fold)
     with workspace.active(settings.num_workers):
         trainer = make_trainer(workspace, configuration, fold, settings)
         for stale in folder.glob(".part-*"):
@@ -157,39 +138,30 @@ def train_fold(
         checkpoint = newest_checkpoint(folder)
         trainer.initialize()
         if checkpoint is not None:
-            take_up(trainer, checkpoint, folder)
+            try:
+                trainer.load_checkpoint(checkpoint)
+            except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+                raise InputError(f"{folder} holds no checkpoint of this training. {FOLD_ANEW}.") from error
         elif settings.init_weights is not None:
             begin_from(bare(trainer.network), Path(settings.init_weights), configuration, fold)
-        name = f"{configuration} fold {fold}"
-        report(folder, name, trainer.current_epoch, settings.max_epochs, {})
+        _report(trainer)
         trainer.on_train_start()
         if not trainer.is_finished:
-            handlers: list[Any] = [_Reporter(folder, name)]
+            engine = NnUNetEngine(trainer)
+            state = engine.state
+            engine.add_event_handler(
+                Events.EPOCH_COMPLETED, lambda: _report(trainer, epoch=state.epoch, **state.output, **state.metrics)
+            )
             if tensorboard:
-                handlers.append(_tensorboard(folder / "events"))
-            engine = NnUNetEngine(trainer, handlers)
+                TensorBoardStatsHandler(
+                    log_dir=str(folder / "events"), output_transform=lambda output: output["loss"]
+                ).attach(engine)
             if checkpoint is not None:
                 set_random_state(checkpoint["random_states"])
             engine.run()
         trainer.on_train_end()
         validate(trainer, window, save_probabilities)
     write_json(folder / DONE, {"epochs": settings.max_epochs})
-
-
-def take_up(trainer: nnUNetTrainer, checkpoint: Mapping[str, Any], folder: Path) -> None:
-    """Load a checkpoint.
-
-    Raises:
-        InputError: if it is not one of such a training.
-    """
-    try:
-        trainer.load_checkpoint(checkpoint)
-    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise InputError(f"{folder} holds no checkpoint of this training. {FOLD_ANEW}.") from error
-
-
-def _tensorboard(folder: Path) -> TensorBoardStatsHandler:
-    return TensorBoardStatsHandler(log_dir=str(folder), output_transform=lambda output: output["loss"])
 
 
 def validate(trainer: nnUNetTrainer, window: SlidingWindow, save_probabilities: bool) -> None:

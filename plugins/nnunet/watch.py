@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -65,9 +64,7 @@ class TrainingWatch:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self._stop.set()
         self._thread.join()
         self._progress.close()
@@ -89,19 +86,17 @@ class TrainingWatch:
                 if state["done"] != self._seen[job]:
                     steps, self._seen[job] = state["done"] - self._seen[job], state["done"]
                     self._progress.advance(steps, job=" fold ".join(map(str, job)), **state["shown"])
-                    self._fire(job, steps, state["shown"])
-                    if not sys.stderr.isatty():
-                        self._tell(job, state["shown"])
+                    self._tell(job, steps, state["shown"])
             if last:
                 return
 
-    def _fire(self, job: tuple[str, int], steps: int, shown: dict[str, Any]) -> None:
-        named = {f"{job[0]}_fold_{job[1]}_{key}": value for key, value in shown.items()}
-        self._engine.state.metrics |= named
+    def _tell(self, job: tuple[str, int], steps: int, shown: dict[str, float]) -> None:
+        """Let the handlers know, and where there is no bar, whoever reads the log."""
+        self._engine.state.metrics |= {f"{job[0]}_fold_{job[1]}_{key}": value for key, value in shown.items()}
         self._engine.state.epoch += steps
         self._engine.fire_event(Events.EPOCH_COMPLETED)
-
-    def _tell(self, job: tuple[str, int], shown: dict[str, Any]) -> None:
+        if sys.stderr.isatty():
+            return
         values = ", ".join(f"{key} {value}" for key, value in shown.items())
         left = self._progress.seconds_left
         estimate = "" if left is None else f"; {left // 60} min {left % 60} s left for all networks"

@@ -7,6 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from plugins.state import read_state
 
 DATASET = "Dataset001_VSCochlea"
 PLANS = "nnUNetPlans"
@@ -30,6 +35,14 @@ class Workspace:
     def preprocessed(self) -> Path:
         """Holds plans, splits and what nnU-Net's preprocessing makes."""
         return self.root / "preprocessed" / DATASET
+
+    def plans(self) -> PlansManager:
+        """nnU-Net's plans, as it reads them.
+
+        Raises:
+            InputError: if they are missing or damaged.
+        """
+        return PlansManager(read_state(self.preprocessed / f"{PLANS}.json", dict[str, Any], ANEW))
 
     @property
     def labels(self) -> Path:

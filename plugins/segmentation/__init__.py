@@ -11,7 +11,7 @@ from plugins.segmentation.locator_training import (
     RandomMirrord,
     SaveLocator,
 )
-from plugins.segmentation.model import LABELS, Member, SegmentationModel, read_model
+from plugins.segmentation.model import LABELS, EnsembleMember, SegmentationModel, read_model
 from plugins.segmentation.networks import FoldEnsemble
 from plugins.segmentation.outputs import ScansToSegment, write_volumes
 from plugins.segmentation.plausibility import SourceStatistics, plausibility
@@ -32,13 +32,13 @@ __all__ = [
     "CoarseScand",
     "Component",
     "EnsembleInferer",
+    "EnsembleMember",
     "FoldEnsemble",
     "HeatMapLoss",
     "KeepLargestComponentsd",
     "LocateWindowd",
     "Locator",
     "LocatorNetwork",
-    "Member",
     "PlausibleComponentsd",
     "RandomContrastd",
     "RandomFieldd",

@@ -16,17 +16,17 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.networks.nets import UNet
-from monai.transforms import Crop, Cropd, EnsureChannelFirst, Orientation
+from monai.transforms import Crop, Cropd, CropForeground, EnsureChannelFirst, Orientation
 from nibabel.affines import apply_affine, voxel_sizes
 from numpy.typing import NDArray
 from pydantic import PositiveFloat, PositiveInt
 from scipy.ndimage import center_of_mass, uniform_filter
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
+from typing_extensions import TypedDict
 
-from plugins.config.ranges import Pair, Triple
-from plugins.config.signatures import refused_by
-from plugins.data import WINDOW_MM, Window, as_tensor, check_window_size, read_scan, voxel_box, whole_scan
+from plugins.config.ranges import Pair, Share, Triple
+from plugins.data import WINDOW_MM, Window, as_tensor, read_scan, voxel_box, whole_scan
 from plugins.errors import InputError
 from plugins.files import whole_file
 from plugins.progress import Progress
@@ -170,20 +170,16 @@ def _is_plausible(apart: NDArray[np.float64]) -> bool:
     return bool(apart[0] > 0 and level and DISTANCE_MM[0] <= np.linalg.norm(apart) <= DISTANCE_MM[1])
 
 
-def check_locator(spacing: float, window_size: Sequence[float], threshold: float) -> None:
-    """Refuse settings of a locator that mean nothing.
+class Description(TypedDict):
+    """``locator.json``: what, beside the weights, makes the same locator again."""
 
-    Raises:
-        InputError: naming them.
-    """
-    check_window_size(window_size)
-    if not spacing > 0:
-        raise InputError(f"the locator's spacing is {spacing}. Give mm, more than 0.")
-    if not 0 <= threshold <= 1:
-        raise InputError(f"the locator's threshold is {threshold}. Give a number from 0 to 1.")
+    network: dict[str, Any]
+    spacing: PositiveFloat
+    window_size: Triple[PositiveFloat]
+    threshold: Share
+    percentiles: Pair[float]
 
 
-@refused_by(check_locator)
 class Locator:
     """Finds the inner ears in a scan with any field of view, and says how sure it is.
 
@@ -202,16 +198,15 @@ class Locator:
         self,
         network: nn.Module,
         spacing: PositiveFloat = 4.0,
-        window_size: Triple[float] = WINDOW_MM,
-        threshold: float = 0.25,
+        window_size: Triple[PositiveFloat] = WINDOW_MM,
+        threshold: Share = 0.25,
         percentiles: Pair[float] = (1.0, 99.5),
     ):
-        check_locator(spacing, window_size, threshold)
         self.network, self.spacing, self.threshold = network, spacing, threshold
         self.window_size = (float(window_size[0]), float(window_size[1]), float(window_size[2]))
         self.percentiles = [float(each) for each in percentiles]
 
-    def description(self) -> dict[str, Any]:
+    def description(self) -> Description:
         """What, beside the weights, makes the same locator again; JSON."""
         return {
             "network": dict(getattr(self.network, "arguments", {})),
@@ -230,12 +225,10 @@ class Locator:
             name: for the log.
         """
         shape, affine = tuple(volume.shape[1:]), np.asarray(volume.affine, np.float64)
-        inside = _nonzero_box(volume[0])
-        if inside is None:
+        if not volume.any():
             _logger.warning(f"{name}: is empty; the whole scan is taken.")
             return whole_scan(shape, affine)
-        part = MetaTensor(volume.as_tensor()[(slice(None), *inside)], affine=_moved(affine, inside))
-        part = Orientation(axcodes="LPS", labels=None)(part)
+        part = Orientation(axcodes="LPS", labels=None)(CropForeground(lambda values: values != 0)(volume))
         place, ratio = self._place(part)
         if place is None:
             _logger.warning(f"{name}: the inner ears could not be located; the whole scan is taken.")
@@ -266,18 +259,6 @@ class Locator:
         return heat
 
 
-def _nonzero_box(volume: Tensor) -> tuple[slice, ...] | None:
-    mask = np.asarray(volume.cpu()) != 0
-    lines = [np.flatnonzero(mask.any(tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    return tuple(slice(int(line[0]), int(line[-1]) + 1) for line in lines) if lines[0].size else None
-
-
-def _moved(affine: NDArray[np.float64], box: Sequence[slice]) -> NDArray[np.float64]:
-    moved = affine.copy()
-    moved[:3, 3] = apply_affine(affine, [edge.start for edge in box])
-    return moved
-
-
 def read_locator(model_dir: StrPath, device: Any = "cpu", enabled: bool = True) -> Locator | None:
     """The locator in a folder, or ``None`` where there is none, as in folders of older trainings.
 
@@ -293,12 +274,13 @@ def read_locator(model_dir: StrPath, device: Any = "cpu", enabled: bool = True) 
     if not (enabled and weights.is_file()):
         return None
     cure = f"Copy {WEIGHTS} and {DESCRIPTION} of one training there"
-    content, state = read_state(description, dict[str, Any], cure), read_tensors(weights, cure, device)
+    content, state = read_state(description, Description, cure), read_tensors(weights, cure, device)
     try:
         network = LocatorNetwork(**content["network"]).to(device)
         network.load_state_dict(state)
-        settings = {key: content[key] for key in ("spacing", "window_size", "threshold", "percentiles")}
-        return Locator(network.eval(), **settings)
+        return Locator(
+            network.eval(), content["spacing"], content["window_size"], content["threshold"], content["percentiles"]
+        )
     except (RuntimeError, ValueError, TypeError, LookupError) as error:
         raise InputError(f"{model_dir} holds no locator ({type(error).__name__}). {cure}.") from error
 
@@ -318,8 +300,8 @@ def copy_locator(locator_dir: StrPath, model_dir: StrPath) -> None:
 
 def is_copied(locator_dir: StrPath, model_dir: StrPath) -> bool:
     """Whether the files of a locator lie in ``model_dir`` already."""
-    files = [[Path(folder) / name for folder in (locator_dir, model_dir)] for name in (DESCRIPTION, WEIGHTS)]
-    return all(a.is_file() and b.is_file() and filecmp.cmp(a, b, shallow=False) for a, b in files)
+    names = [DESCRIPTION, WEIGHTS]
+    return filecmp.cmpfiles(locator_dir, model_dir, names, shallow=False)[0] == names
 
 
 class LocateWindowd(Cropd):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+
+from plugins.config.ranges import NotEmpty, Triple
 from plugins.errors import InputError
 from plugins.files import write_json
 from plugins.state import read_state
@@ -17,7 +21,7 @@ DESCRIPTION, WEIGHTS = "model.json", "model.pt"
 
 
 @dataclass(frozen=True)
-class Member:
+class EnsembleMember:
     """One configuration of nnU-Net.
 
     Attributes:
@@ -28,9 +32,10 @@ class Member:
         arguments: of the architecture, plain numbers.
     """
 
-    spacing: Sequence[float | None]
-    patch_size: Sequence[int]
-    mirror_axes: Sequence[int]
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    spacing: Triple[Annotated[float, Field(gt=0, lt=1000)] | None]
+    patch_size: Annotated[Sequence[PositiveInt], Field(min_length=2, max_length=3)]
+    mirror_axes: Sequence[NonNegativeInt]
     architecture: str
     arguments: Mapping[str, Any]
 
@@ -51,12 +56,13 @@ class SegmentationModel:
         results: Dice in cross-validation, for the record.
     """
 
-    members: Mapping[str, Member]
-    folds: Sequence[int]
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    members: Mapping[str, EnsembleMember]
+    folds: NotEmpty[NonNegativeInt]
     members_of: Mapping[str, Sequence[str]]
-    axes: Sequence[int] = (2, 1, 0)
+    axes: Triple[int] = (2, 1, 0)
     nonzero: bool = False
-    keep_largest_component_of: Sequence[Sequence[int]] = ()
+    keep_largest_component_of: Sequence[NotEmpty[Literal[1, 2]]] = ()
     anatomy: Mapping[str, Any] | None = None
     results: Mapping[str, Any] = field(default_factory=dict)
 
@@ -79,14 +85,14 @@ def _stages(dims: int, features: Sequence[int], kernels: Sequence[Any], strides:
 
 NOMINAL = SegmentationModel(
     members={
-        "2d": Member(
+        "2d": EnsembleMember(
             (None, 0.41, 0.41),
             (192, 256),
             (0, 1),
             "PlainConvUNet",
             _stages(2, (32, 64, 128, 256, 512, 512), [[3, 3]] * 6, [[1, 1], *[[2, 2]] * 5]),
         ),
-        "3d_fullres": Member(
+        "3d_fullres": EnsembleMember(
             (1.5, 0.41, 0.41),
             (40, 192, 256),
             (0, 1, 2),
@@ -120,15 +126,11 @@ def read_model(model_dir: str | os.PathLike[str], folds: Sequence[int] | int | N
     if not file.is_file():
         return NOMINAL if folds is None else replace(NOMINAL, folds=list(folds))
     content = read_state(file, dict[str, Any], "Give the model_dir of a training")
-    try:
-        members = {name: Member(**member) for name, member in content.pop("members").items()}
-        model = SegmentationModel(members=members, **content)
-        used = [name for names in model.members_of.values() for name in names]
-        if set(model.members_of) != set(LABELS) - {"background"} or set(used) != set(members):
-            raise ValueError(f"members_of is {dict(model.members_of)}")
-        _check(model)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{file}: describes no model ({error}). Give the model_dir of a training.") from error
+    fault = _form_fault(content)
+    if fault:
+        raise InputError(f"{file}: describes no model ({fault}). Give the model_dir of a training.")
+    members = {name: EnsembleMember(**member) for name, member in content.pop("members").items()}
+    model = SegmentationModel(members=members, **content)
     if folds is None:
         return model
     absent = sorted(set(folds) - set(model.folds))
@@ -137,41 +139,20 @@ def read_model(model_dir: str | os.PathLike[str], folds: Sequence[int] | int | N
     return replace(model, folds=list(folds))
 
 
-def _check(model: SegmentationModel) -> None:
-    """Refuse what a training does not write.
-
-    Raises:
-        ValueError: naming the first such entry.
-    """
+def _form_fault(content: Any) -> str:
+    """What is wrong with the form of ``model.json``: empty if nothing is."""
+    try:
+        model = _FORM.validate_json(json.dumps(content), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"{'::'.join(map(str, first['loc']))}: {first['msg'].lower()}"
     for name, member in model.members.items():
-        axes = len(member.patch_size)
-        right = {
-            "patch_size": axes in (2, 3) and all(_is_whole(size) and size > 0 for size in member.patch_size),
-            "spacing": len(member.spacing) == 3 and all(mm is None or _is_length(mm) for mm in member.spacing),
-            "mirror_axes": all(_is_whole(axis) and 0 <= axis < axes for axis in member.mirror_axes),
-            "architecture": isinstance(member.architecture, str),
-            "arguments": isinstance(member.arguments, dict),
-        }
-        for key, is_right in right.items():
-            if not is_right:
-                raise ValueError(f"{key} of {name} is {getattr(member, key)!r}")
-    structures = {value for value in LABELS.values() if value}
-    entries = {
-        "folds": bool(model.folds) and all(_is_whole(fold) and fold >= 0 for fold in model.folds),
-        "axes": sorted(model.axes) == [0, 1, 2],
-        "nonzero": isinstance(model.nonzero, bool),
-        "keep_largest_component_of": all({*step} <= structures and step for step in model.keep_largest_component_of),
-        "anatomy": model.anatomy is None or isinstance(model.anatomy, dict),
-        "results": isinstance(model.results, dict),
-    }
-    for key, is_right in entries.items():
-        if not is_right:
-            raise ValueError(f"{key} is {getattr(model, key)!r}")
+        if member.mirror_axes and max(member.mirror_axes) >= len(member.patch_size):
+            return f"mirror_axes of {name} is {[*member.mirror_axes]}"
+    used = {name for names in model.members_of.values() for name in names}
+    if set(model.members_of) != set(LABELS) - {"background"} or used != set(model.members):
+        return f"members_of is {dict(model.members_of)}"
+    return "" if sorted(model.axes) == [0, 1, 2] else f"axes is {[*model.axes]}"
 
 
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_length(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1000
+_FORM = TypeAdapter(SegmentationModel)

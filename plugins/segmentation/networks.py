@@ -10,13 +10,13 @@ from dynamic_network_architectures.building_blocks.residual import BasicBlockD
 from torch import Tensor, cat, nn
 
 from plugins.errors import InputError
-from plugins.segmentation.model import LABELS, Member, SegmentationModel
+from plugins.segmentation.model import LABELS, EnsembleMember, SegmentationModel
 
 ARCHITECTURES = {"PlainConvUNet": PlainConvUNet, "ResidualEncoderUNet": ResidualEncoderUNet}
 CONVOLUTIONS = {2: nn.Conv2d, 3: nn.Conv3d}
 
 
-def make_unet(member: Member) -> nn.Module:
+def make_unet(member: EnsembleMember) -> nn.Module:
     """nnU-Net's network of a member, without deep supervision, untrained.
 
     Raises:
@@ -106,7 +106,7 @@ class FoldEnsemble(nn.Module):
 
     def __init__(self, model: SegmentationModel):
         super().__init__()
-        by_axes: dict[int, Member] = {}
+        by_axes: dict[int, EnsembleMember] = {}
         for name, member in model.members.items():
             if len(member.patch_size) in by_axes:
                 raise InputError(f"{name} is a second {len(member.patch_size)}D member. Combine one 2D and one 3D.")

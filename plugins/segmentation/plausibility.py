@@ -151,11 +151,8 @@ def judge(labels: Labels, choice: Choice, statistics: SourceStatistics) -> dict[
         ratio = 1.0 if low <= value <= high else value / low if value < low else high / value
         checks.append((ratio, f"{what} is {value:.4g}{unit}, not {low:.4g} to {high:.4g}"))
 
-    volumes, volume_factor, distance_factor = (
-        statistics.volume_mm3,
-        statistics.volume_factor,
-        statistics.distance_factor,
-    )
+    volumes, volume_factor = statistics.volume_mm3, statistics.volume_factor
+    distance_factor = statistics.distance_factor
     if choice.vs is None:
         checks.append((0.0, "no VS"))
     else:

@@ -79,14 +79,7 @@ def _nearest(old: int, new: int) -> NDArray[np.int64]:
 def resample_logits(logits: Tensor, shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> Tensor:
     """Linear interpolation, along a slice axis the nearest slice; one channel at a time, to bound memory.
 
-    Args:
-        logits: :math:`(K, D, H, W)`.
-        shape: of the result, three numbers.
-        spacing: mm of a voxel along each axis.
-        target: mm of a voxel of the result.
-
-    Returns:
-        :math:`(K, *shape)`.
+    Arguments are those of :func:`resample_image`; from :math:`(K, D, H, W)` to :math:`(K, *shape)`.
     """
     if tuple(logits.shape[1:]) == tuple(shape):
         return logits

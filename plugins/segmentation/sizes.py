@@ -29,7 +29,7 @@ def grow_to_size(
         labels: label map :math:`(X, Y, Z)` after :func:`choose_components`.
         probabilities: :math:`(3, X, Y, Z)`, background, VS, cochlea.
         affine: voxel to mm, (4, 4).
-        settings: ``cochleae_mm3`` and ``lowest_probability``; without the first the label map stays as it is.
+        settings: ``cochleae_mm3`` and ``lowest_probability``; without the first the label map is returned as it is.
     """
     goal, lowest = settings.cochleae_mm3, settings.lowest_probability
     chances = np.nan_to_num(probabilities[1:].astype(np.float32), posinf=0, neginf=0)

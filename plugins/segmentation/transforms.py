@@ -29,7 +29,7 @@ StrPath = str | os.PathLike[str]
 class ZScored:
     """Subtract the mean and divide by the standard deviation of the whole volume, or of its non-zero part.
 
-    The non-zero part has its holes filled; what lies outside stays 0. This is nnU-Net's z-score for MR.
+    The non-zero part has its holes filled; what lies outside is still 0. This is nnU-Net's z-score for MR.
 
     Args:
         keys: of the image, :math:`(C, X, Y, Z)`.
@@ -63,7 +63,7 @@ def keep_largest_component(labels: NDArray[np.uint8], of: Sequence[int]) -> NDAr
         of: labels that count as one.
 
     Returns:
-        a label map; components that are equally large stay.
+        a label map; of equally large components all are kept.
     """
     mask = np.isin(labels, of)
     components, count = label(mask, generate_binary_structure(labels.ndim, labels.ndim))
@@ -91,9 +91,7 @@ class KeepLargestComponentsd:
         labels = found[0].cpu().numpy().astype(np.uint8)
         for step in self._steps:
             labels = keep_largest_component(labels, step)
-        cleaned = found.clone()
-        cleaned[0] = torch.from_numpy(labels).to(found)
-        return {**item, self._key: cleaned}
+        return {**item, self._key: _with_values(found, labels)}
 
 
 class PlausibleComponentsd:
@@ -131,9 +129,14 @@ class PlausibleComponentsd:
             likely = chances.cpu().numpy()
             labels = choose_components(labels, affine, likely, self._settings)
             labels = grow_to_size(labels, likely, affine, self._settings)
-        cleaned = found.clone()
-        cleaned[0] = torch.from_numpy(labels).to(found)
-        return {**item, self._key: cleaned}
+        return {**item, self._key: _with_values(found, labels)}
+
+
+def _with_values(found: torch.Tensor, labels: NDArray[np.uint8]) -> torch.Tensor:
+    """A label map in the type, on the device and with the meta data of another one."""
+    cleaned = found.clone()
+    cleaned[0] = torch.from_numpy(labels).to(found)
+    return cleaned
 
 
 def label_path(output_dir: StrPath, case: str) -> Path:

@@ -219,7 +219,7 @@ IMPOSSIBLE = {
     "an appearance": (
         NNUNET,
         {"augmentation": {"appearance": {"levels": {"VS": [0.7, 0.2]}}}},
-        "appearance of VS is .*. Give two quantiles in order",
+        "augmentation::appearance::levels::VS is .*. Give two numbers in order",
     ),
     "half an appearance": (
         NNUNET,
@@ -235,7 +235,7 @@ IMPOSSIBLE = {
     "a range of an augmentation": (
         NNUNET,
         {"augmentation": {"curves": {"inverted": 2}}},
-        "inverted of curves is 2. Give a number from 0 to 1",
+        "augmentation::curves::inverted is 2. It must be at most 1",
     ),
     "a setting of nnU-Net's trainer": (
         NNUNET,
@@ -268,17 +268,25 @@ IMPOSSIBLE = {
     "a patch that cannot be halved": (TANQ, {"patch_size": [90, 96]}, "patch_size is .*. Give multiples of 4"),
     "a fold that is not there": (NNUNET, {"folds": [7]}, "folds is \\[7\\]. Give numbers from 0 to 1"),
     "a fold twice": (NNUNET, {"folds": [0, 0]}, "each once"),
-    "one fold": (NNUNET, {"num_folds": 1}, "num_folds is 1. Give 2 or more"),
+    "one fold": (NNUNET, {"num_folds": 1}, "num_folds is 1. It must be 2 or more"),
     "no configuration": (NNUNET, {"configurations": []}, "configurations is empty"),
     "a member that is not trained": (NNUNET, {"configurations": ["2d"], "members": ["3d_fullres"]}, "Choose from"),
-    "too few stages": (NNUNET, {"plan_changes::2d::n_stages": 2}, "n_stages of 2d is 2"),
+    "too few stages": (
+        NNUNET,
+        {"plan_changes::2d::n_stages": 2},
+        "plan_changes::2d::n_stages is 2. It must be 3 or more",
+    ),
     "an even kernel": (
         NNUNET,
         {"plan_changes::2d::kernel_sizes": [[2, 2]] * 5},
         "plan_changes::2d::kernel_sizes is .*. Give odd numbers",
     ),
     "a kernel of another dimension": (NNUNET, {"plan_changes::2d::kernel_sizes": [[3, 3, 3]] * 5}, "Give 2 numbers"),
-    "no channel": (NNUNET, {"plan_changes::2d::features_per_stage": [0, 8, 8, 8, 8]}, "Give whole numbers from 1"),
+    "no channel": (
+        NNUNET,
+        {"plan_changes::2d::features_per_stage": [0, 8, 8, 8, 8]},
+        "features_per_stage::0 is 0. It must be more than 0",
+    ),
     "a negative spacing": (TANQ, {"spacing": [0.4, -0.4, 1.5]}, "spacing::1 is -0.4. It must be more than 0"),
     "a negative round": (DRIVER, {"rounds": -1}, "rounds is -1. It must be 0 or more"),
 }

@@ -20,14 +20,14 @@ from plugins.data import LoadScand, check_scan, scan_datalist
 from plugins.errors import InputError, find_input_error
 from plugins.evaluation import evaluate_folder
 from plugins.files import read_json, write_json
-from plugins.segmentation import Locator, LocatorNetwork, Member, SegmentationModel
+from plugins.segmentation import EnsembleMember, Locator, LocatorNetwork, SegmentationModel
 
 from .odd_files import BAD, GOOD, Maker, box
 
 BUNDLES = Path(__file__).parents[2] / "bundles"
 STAGES = {"n_stages": 3, "features_per_stage": [4, 8, 8], "n_conv_per_stage": [1, 1, 1], "strides": [1, 2, 2]}
 UNET = {**STAGES, "kernel_sizes": [3, 3, 3], "n_conv_per_stage_decoder": [1, 1]}
-MEMBER = Member((1.4, 1.1, 0.9), (8, 16, 16), (), "PlainConvUNet", UNET)
+MEMBER = EnsembleMember((1.4, 1.1, 0.9), (8, 16, 16), (), "PlainConvUNet", UNET)
 DARK = ("one voxel",)  # nothing in it is brighter than the rest
 FINE = ("fine voxels", "two thin slices")  # what is bright is smaller than a voxel of the networks
 

@@ -36,7 +36,7 @@ from plugins.evaluation import evaluate_folder, evaluate_translations
 from plugins.evaluation.labels import in_lps
 from plugins.evaluation.pictures import read_axial
 from plugins.files import read_json
-from plugins.nnunet.dataset import integer_label, write_dataset
+from plugins.nnunet.dataset import label_of, write_dataset
 from plugins.nnunet.workspace import Workspace
 
 from .odd_files import GOOD, SHAPE, SPACING, Maker, box, placed, voxels
@@ -177,7 +177,7 @@ def test_a_misplaced_label_is_seen_by_translators_and_segmentation_alike(tmp_pat
     assert bright.any()
     assert np.array_equal(bright, drawn)
     assert np.allclose(voxel_sizes(tensors["image"].affine.numpy()), np.array(SPACING) * factors, rtol=1e-5)
-    assert integer_label(item["label"], item["image"]).spacing == pytest.approx(np.array(SPACING) * factors, rel=1e-5)
+    assert label_of({**item, "origin": "real"}).spacing == pytest.approx(np.array(SPACING) * factors, rel=1e-5)
 
 
 @pytest.mark.parametrize("millimetres", [0, 0.01, 0.02, 0.035, 0.045, 0.3, 1, 10])

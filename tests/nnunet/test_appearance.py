@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from plugins.errors import InputError
 from plugins.nnunet.appearance import TargetAppearance
 
 
@@ -48,15 +47,6 @@ def test_every_quantile_of_the_range_is_drawn():
 def test_a_patch_without_anything_else_stays():
     before = {"image": torch.ones(1, 4, 4), "segmentation": torch.ones(1, 4, 4)}
     assert torch.equal(TargetAppearance({"VS": [0, 1]}, 1)(**before)["image"], before["image"])
-
-
-@pytest.mark.parametrize(
-    ("levels", "message"),
-    [({"tumour": [0, 1]}, "tumour"), ({"VS": [0.5, 0.2]}, "in order"), ({"VS": [0, 2]}, "0 to 1")],
-)
-def test_wrong_levels_are_named(levels, message):
-    with pytest.raises(InputError, match=message):
-        TargetAppearance(levels)
 
 
 @pytest.mark.parametrize("size", [(12, 14), (10, 12, 14)])

@@ -32,7 +32,7 @@ def test_a_killed_training_ends_with_the_same_weights(trained, tmp_path, monkeyp
         arguments = (workspace, "2d", 0, settings, SlidingWindow(), False)
         if killed:
             with monkeypatch.context() as patch:
-                patch.setattr(training._Reporter, "__call__", interrupt)
+                patch.setattr(training, "_report", interrupt)
                 with pytest.raises(KeyboardInterrupt):
                     training.train_fold(*arguments)
             assert newest_checkpoint(workspace.fold("2d", 0))["current_epoch"] == 1
@@ -41,8 +41,9 @@ def test_a_killed_training_ends_with_the_same_weights(trained, tmp_path, monkeyp
     assert all(torch.equal(results[False][key], results[True][key]) for key in results[False])
 
 
-def interrupt(*_):
-    raise KeyboardInterrupt
+def interrupt(_, **shown):
+    if shown:  # an epoch has ended
+        raise KeyboardInterrupt
 
 
 def kinds(transforms):
@@ -91,9 +92,22 @@ def test_all_together_leave_labels_and_shapes_and_give_finite_numbers(size):
     [
         ({"curve": {}}, "Did you mean 'curves'"),
         ({"curves": {"probabilty": 1}}, "Did you mean 'probability'"),
-        ({"curves": {"probability": 2}}, "probability of curves is 2"),
+        ({"curves": {"probability": 2}}, "curves::probability is 2. It must be at most 1"),
+        ({"curves": {"inverted": 1.5}}, "curves::inverted is 1.5. It must be at most 1"),
+        ({"curves": {"monotone": "half"}}, "curves::monotone is 'half'. Give a number"),
+        ({"convolutions": {"kernel_sizes": [1, 2]}}, r"kernel_sizes is \[1, 2\]. Give odd numbers"),
+        ({"convolutions": {"kernel_sizes": []}}, "kernel_sizes is empty"),
+        ({"convolutions": {"layers": 0}}, "convolutions::layers is 0. It must be more than 0"),
+        ({"convolutions": {"blend": [0.5, 0.2]}}, r"convolutions::blend is \[0.5, 0.2\]. Give two numbers in order"),
+        ({"clusters": {"number": 1}}, "clusters::number is 1. It must be 2 or more"),
+        ({"clusters": {"targets": []}}, "clusters::targets is empty"),
+        ({"clusters": {"targets": [float("nan")]}}, "clusters::targets::0 is nan. Give a number"),
+        ({"clusters": {"jitter": -1}}, "clusters::jitter is -1. It must be 0 or more"),
         ({"appearance": {"probability": 1}}, "no levels"),
-        ({"appearance": {"levels": {"VS": [0, 1]}, "texture": [1, 0]}}, "texture of appearance"),
+        ({"appearance": {"levels": {"tumour": [0, 1]}}}, "appearance::levels has no 'tumour'"),
+        ({"appearance": {"levels": {"VS": [0.5, 0.2]}}}, r"levels::VS is \[0.5, 0.2\]. Give two numbers in order"),
+        ({"appearance": {"levels": {"VS": [0, 2]}}}, "levels::VS::1 is 2. It must be at most 1"),
+        ({"appearance": {"levels": {"VS": [0, 1]}, "texture": [1, 0]}}, "appearance::texture is .* in order"),
     ],
 )
 def test_wrong_settings_are_named(settings, message):

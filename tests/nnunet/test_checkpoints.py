@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from plugins.errors import InputError
-from plugins.nnunet.checkpoints import FINAL, LATEST, PREVIOUS, newest_checkpoint, plain, write_checkpoint
+from plugins.nnunet.checkpoints import FINAL, LATEST, PREVIOUS, newest_checkpoint, write_checkpoint
 from plugins.runtime import random_state, set_random_state
 
 
@@ -49,12 +49,6 @@ def test_a_torn_checkpoint_falls_back_to_the_previous(tmp_path: Path):
         newest_checkpoint(tmp_path)
     (tmp_path / LATEST).unlink()
     assert newest_checkpoint(tmp_path) is None
-
-
-def test_numpy_numbers_become_plain_ones():
-    value = plain({"a": [np.float32(0.5), (np.int64(3), None)], "b": torch.zeros(1)})
-    assert [type(value["a"][0]), type(value["a"][1][0])] == [float, int]
-    assert isinstance(value["b"], torch.Tensor)
 
 
 def test_a_finished_training_that_is_extended_resumes_behind_its_end(tmp_path: Path):

@@ -8,7 +8,6 @@ import pytest
 import torch
 from scipy.signal import correlate
 
-from plugins.errors import InputError
 from plugins.nnunet.contrast import ClusterRedraw, RandomConvolutions, RandomCurves, cluster_means, on_curve
 from plugins.nnunet.patches import around, soft, through
 
@@ -228,22 +227,3 @@ def test_the_same_seed_gives_the_same_patch(transform):
         torch.manual_seed(7)
         results.append(transform(**example(12, 13, seed=4))["image"])
     assert torch.equal(*results)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: RandomCurves(inverted=1.5), "inverted of curves is 1.5"),
-        (lambda: RandomCurves(monotone="half"), "monotone of curves is 'half'"),
-        (lambda: RandomConvolutions(kernel_sizes=(2,)), "odd"),
-        (lambda: RandomConvolutions(kernel_sizes=()), "odd"),
-        (lambda: RandomConvolutions(layers=0), "layers of convolutions is 0"),
-        (lambda: RandomConvolutions(blend=(0.5, 0.2)), "in order"),
-        (lambda: ClusterRedraw(number=1), "from 2 on"),
-        (lambda: ClusterRedraw(targets=[]), "targets"),
-        (lambda: ClusterRedraw(jitter=-1), "jitter"),
-    ],
-)
-def test_wrong_settings_are_named(make, message):
-    with pytest.raises(InputError, match=message):
-        make()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from plugins.errors import InputError
-from plugins.nnunet.dataset import check_extents, check_items, check_splits, integer_label, make_splits, write_dataset
+from plugins.nnunet.dataset import check_extents, check_items, check_splits, label_of, make_splits, write_dataset
 from plugins.nnunet.workspace import Workspace
 
 from .conftest import oblique, write_scan
@@ -78,13 +78,13 @@ def test_a_foreign_label_value_is_refused(tmp_path: Path, value: float):
     values[0, 0, 0] = value
     nib.save(nib.Nifti1Image(values, label.affine), files["label"])
     with pytest.raises(InputError, match="a_Label"):
-        integer_label(files["label"], files["image"])
+        label_of({**files, "origin": "translated"})
 
 
 def test_a_label_in_another_place_is_refused(tmp_path: Path):
     files, other = write_scan(tmp_path, "a", 0), write_scan(tmp_path, "b", 0, oblique())
     with pytest.raises(InputError, match="mm away"):
-        integer_label(other["label"], files["image"])
+        label_of({"label": other["label"], "image": files["image"], "origin": "translated"})
 
 
 @pytest.mark.parametrize("axis", range(3))

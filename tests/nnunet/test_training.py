@@ -13,7 +13,7 @@ from plugins.errors import InputError
 from plugins.files import read_json
 from plugins.nnunet import NnUNetEngine, NnUNetTraining, TrainerSettings, training
 from plugins.nnunet.checkpoints import FINAL, newest_checkpoint
-from plugins.nnunet.trainer import make_trainer
+from plugins.nnunet.trainer import make_trainer, nnUNetTrainer
 from plugins.nnunet.workspace import Workspace
 from plugins.segmentation import SlidingWindow
 
@@ -30,17 +30,17 @@ def copy_of(workspace: Workspace, root: Path) -> Workspace:
 def test_a_killed_training_ends_with_the_same_weights(
     trained: NnUNetTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, configuration: str
 ):
-    report = training._Reporter.__call__
+    report = training._report
 
-    def kill(self: Any, engine: NnUNetEngine) -> None:
-        report(self, engine)
-        if engine.state.epoch == 2:
+    def kill(trainer: nnUNetTrainer, **shown: float) -> None:
+        report(trainer, **shown)
+        if trainer.current_epoch == 2:
             raise KeyboardInterrupt
 
     workspace = copy_of(trained.workspace, tmp_path / "killed")
     arguments = (workspace, configuration, 1, trained.settings, SlidingWindow())
     with monkeypatch.context() as patch:
-        patch.setattr(training._Reporter, "__call__", kill)
+        patch.setattr(training, "_report", kill)
         with pytest.raises(KeyboardInterrupt):
             training.train_fold(*arguments)
     folder = workspace.fold(configuration, 1)

@@ -10,15 +10,15 @@ from torch.export import Dim, export
 
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
-from plugins.segmentation import EnsembleInferer, FoldEnsemble, Member, SegmentationModel, combine, read_model
+from plugins.segmentation import EnsembleInferer, EnsembleMember, FoldEnsemble, SegmentationModel, combine, read_model
 from plugins.segmentation.model import NOMINAL
 from plugins.segmentation.networks import UNet, make_unet
 
 STAGES = {"n_stages": 3, "features_per_stage": [4, 8, 8], "n_conv_per_stage_decoder": [1, 1]}
 PLAIN = {**STAGES, "n_conv_per_stage": [1, 2, 1]}
 CUBES = {"kernel_sizes": [3] * 3, "strides": [1, 2, 2]}
-FLAT = Member((None, 1.0, 1.0), (8, 8), (0, 1), "PlainConvUNet", {**PLAIN, **CUBES})
-SOLID = Member(
+FLAT = EnsembleMember((None, 1.0, 1.0), (8, 8), (0, 1), "PlainConvUNet", {**PLAIN, **CUBES})
+SOLID = EnsembleMember(
     (2.0, 1.0, 1.0),
     (4, 8, 8),
     (0, 1, 2),
@@ -161,6 +161,7 @@ def test_another_file_is_no_model(tmp_path, content):
         ("axes", "210"), ("nonzero", "false"), ("nonzero", 1), ("keep_largest_component_of", [["VS"]]),
         ("keep_largest_component_of", [[3]]), ("keep_largest_component_of", [[]]), ("anatomy", []), ("results", 1),
         ("members_of", {"VS": ["2d"]}), ("members_of", {"VS": ["2d"], "cochlea": ["4d"]}), ("surplus", 1),
+        ("members::2d::surplus", 1),
     ],
 )  # fmt: skip
 def test_an_edited_model_is_refused_in_a_sentence(tmp_path, place, value):

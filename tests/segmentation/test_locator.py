@@ -13,6 +13,8 @@ from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, Orientation
 
+from plugins.config.signatures import signature
+from plugins.config.values import value_fault
 from plugins.data import read_windows, voxel_box, write_datalist
 from plugins.data.windows import Window
 from plugins.errors import InputError, find_input_error
@@ -213,19 +215,6 @@ def test_what_is_predicted_in_the_window_is_pasted_back():
     assert torch.equal(LocateWindowd("image", None)({"image": image})["image"], image)
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"spacing": 0}, "spacing is 0"),
-        ({"window_size": (1, 2, -3)}, "size of a window"),
-        ({"threshold": 2}, "threshold is 2"),
-    ],
-)
-def test_settings_that_mean_nothing_are_refused(settings, words):
-    with pytest.raises(InputError, match=words):
-        Locator(Spots(), **settings)
-
-
 def save(folder, network=None, **settings):
     engine = Engine(lambda engine, batch: {"loss": torch.tensor(0.5)})
     locator = Locator(network or LocatorNetwork((2, 3, 3, 4)), **settings)
@@ -254,6 +243,18 @@ def test_a_broken_locator_is_refused_in_a_sentence(tmp_path, broken):
         read_locator(tmp_path)
     with pytest.raises(InputError, match=r"Train the locator first"):
         locate_scans([], tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "place"),
+    [("spacing", 0, "spacing"), ("window_size", [1, 2, -3], "window_size.2"), ("threshold", 2, "threshold")],
+)
+def test_settings_that_mean_nothing_are_refused(tmp_path, key, value, place):
+    save(tmp_path)
+    write_json(tmp_path / "locator.json", {**read_json(tmp_path / "locator.json"), key: value})
+    with pytest.raises(InputError, match=rf"locator\.json is damaged \({place}: input should be"):
+        read_locator(tmp_path)
+    assert value_fault(value, signature(Locator).parameters[key].annotation, key).startswith(key)
 
 
 def test_the_loss_is_the_divergence_of_the_sides_that_are_known():
