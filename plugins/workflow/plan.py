@@ -422,7 +422,8 @@ class StagePlan:
             "metrics_files": {name: f"{{run}}/{name}/{EVALUATION}/{METRICS}" for name in rounds} if self.truth else {},
             "output_dir": "{stage}",
             "truth": dict(self.truth),
-            "source": f"{{run}}/{self._data}/source.json",
+            **self._lists("source", "target"),
+            "run_dir": "{run}",
             "translations": {view: f"{{run}}/{folder}" for view, folder in self.folders.items()},
         }
         decided = [f"round_{n}/acceptance" for n in range(1, self.rounds + 1)] if self.gate is not None else []
