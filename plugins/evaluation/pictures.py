@@ -154,7 +154,7 @@ def _frame(shape: Sequence[int], spacing: Sequence[float]) -> tuple[float, float
 
 def draw_slice(
     axis: Axes,
-    volume: NDArray[np.float32],
+    volume: NDArray[np.floating[Any]],
     index: int,
     spacing: Sequence[float],
     window: tuple[slice, slice] = WHOLE,
@@ -178,7 +178,7 @@ def draw_contours(
     centres = [(np.arange(n) + 0.5) * s for n, s in zip(piece.shape, spacing, strict=False)]
     for name, value in STRUCTURES.items():
         if (piece == value).any() and min(piece.shape) > 1:
-            style = {"colors": COLOURS[name], "linestyles": PATTERNS[name], "linewidths": 1.0}
+            style: dict[str, Any] = {"colors": COLOURS[name], "linestyles": PATTERNS[name], "linewidths": 1.0}
             axis.contour(*centres, (piece == value).T, levels=[0.5], **style)
 
 

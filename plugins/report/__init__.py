@@ -1,4 +1,4 @@
-"""Pages that one looks at: a run, a study of several, a folder of label maps; one file each, every scan, worst first."""
+"""Pages to look at: of a run, a study of several, a folder of label maps. One file each, the worst scan first."""
 
 from plugins.report.inference import InferenceReport, write_inference_report
 from plugins.report.live import LivePage

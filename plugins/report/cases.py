@@ -28,10 +28,7 @@ def general_statistics() -> SourceStatistics:
     """Limits where no labelled scan is known: those of :class:`plugins.segmentation.AnatomySettings`."""
     known = AnatomySettings()
     return SourceStatistics(
-        volume_mm3={
-            "VS": (SMALLEST_MM3, known.vs_volume_mm3),
-            "cochlea": (SMALLEST_MM3, known.cochlea_volume_mm3),
-        },
+        volume_mm3={"VS": (SMALLEST_MM3, known.vs_volume_mm3), "cochlea": (SMALLEST_MM3, known.cochlea_volume_mm3)},
         components={"VS": (1, 1), "cochlea": (2, 2)},
         vs_cochlea_mm=(1.0, known.vs_distance_mm),
         cochlea_cochlea_mm=known.cochlea_distance_mm,
@@ -73,27 +70,27 @@ def case_row(
     volumes = {
         name: round(found.voxel_mm3 * int(np.count_nonzero(labels == value)), 3) for name, value in STRUCTURES.items()
     }
-    agreement = {name: value for name, value in (agreement or {}).items() if value is not None}
+    agreed = {name: value for name, value in (agreement or {}).items() if value is not None}
     red, amber = _by_truth(metrics or {})
     empty = [f"empty: no {name} was found" for name, volume in volumes.items() if volume == 0]
     red += empty
     told = [f"implausible: {reason}" for reason in judged["reasons"] if not (empty and reason.startswith("no "))]
     (red if judged["score"] < LOW else amber).extend(told)
-    for name, value in agreement.items():
+    for name, value in agreed.items():
         if value < STRONG:
             (red if value < LOW else amber).append(f"members disagree: agreement on the {name} is {value:.2f}")
     amber += _off_window(found, labels, window)
-    label_free = judged["score"] * (float(np.mean([*agreement.values()])) if agreement else 1.0)
+    label_free = judged["score"] * (float(np.mean([*agreed.values()])) if agreed else 1.0)
     dices = [row["dice"] for row in (metrics or {}).values() if row["dice"] is not None]
     return {
         "case": case,
         "light": "red" if red else "amber" if amber else "green",
         "reasons": red + amber,
         "score": float(np.mean(dices)) if dices else label_free,
-        "scored_by": "mean Dice" if dices else "plausibility x agreement" if agreement else "plausibility",
+        "scored_by": "mean Dice" if dices else "plausibility x agreement" if agreed else "plausibility",
         "plausibility": judged["score"],
         "volumes_mm3": volumes,
-        "agreement": agreement,
+        "agreement": agreed,
         "metrics": dict(metrics or {}),
     }
 

@@ -93,7 +93,7 @@ def points_figure(image: NDArray[Any], points: Mapping[str, NDArray[Any]]) -> st
     figure, axes = panels(1, 1 + len(points))
     for axis, (head, places) in zip(axes[0], {"slice": np.empty((0, 2)), **points}.items(), strict=True):
         draw_slice(axis, image[:, :, None], 0, (1.0, 1.0, 1.0), scale=_scale(image))
-        axis.scatter(*(places.T + 0.5), s=5, c="#ffd84d", marker="x", linewidths=0.7)
+        axis.scatter(*(places.T + 0.5), s=16, c="#ffd84d", marker="x", linewidths=1.1)
         axis.set_title(head, parse_math=False, fontsize=8)
     return _picture(figure)
 
@@ -146,7 +146,7 @@ def _scale(volume: NDArray[Any]) -> tuple[float, float]:
 def _picture(figure: Figure) -> str:
     FigureCanvasAgg(figure)
     content = io.BytesIO()
-    figure.savefig(content, format="webp", pil_kwargs={"quality": QUALITY})
+    figure.savefig(content, format="webp", bbox_inches="tight", pad_inches=0.05, pil_kwargs={"quality": QUALITY})
     return "data:image/webp;base64," + base64.b64encode(content.getvalue()).decode("ascii")
 
 

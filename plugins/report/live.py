@@ -78,9 +78,7 @@ class LivePage:
 
     def _content(self, state: str) -> tuple[dict[str, Any], dict[str, Any]]:
         running = [self._progress(name) for name in self._running]
-        stages = [
-            {"name": name, "state": self._state(name), "seconds": self._done.get(name)} for name in self._names
-        ]
+        stages = [{"name": name, "state": self._state(name), "seconds": self._done.get(name)} for name in self._names]
         content = {
             "kind": "live",
             "title": "A run at work" if state == "running" else "A run that has stopped",
@@ -104,7 +102,15 @@ class LivePage:
             state = read_json(self._run / f"{name}.partial" / FILE_NAME)
         except (OSError, ValueError):
             state = {}
-        return {"done": None, "total": None, "seconds_left": None, "description": "", "shown": {}, **state, "name": name}
+        return {
+            "done": None,
+            "total": None,
+            "seconds_left": None,
+            "description": "",
+            "shown": {},
+            **state,
+            "name": name,
+        }
 
     def _losses(self) -> dict[str, Any]:
         """The losses alone, of trainings that are done or running; a chart for each scalar comes with the report."""

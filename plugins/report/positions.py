@@ -22,7 +22,9 @@ CURE = "Train again"
 _logger = logging.getLogger(__name__)
 
 
-def positions_figures(run: Path, source: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+def positions_figures(
+    run: Path, source: Sequence[Mapping[str, Any]]
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """For each translator with a contrastive loss, the positions that its layers select in one source slice.
 
     Args:

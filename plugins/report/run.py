@@ -165,26 +165,26 @@ def shown_in(volumes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def curve_figures(losses: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A chart for each scalar of each training, as ``stage``, ``title`` and ``svg``."""
+    """For each training ``stage`` and ``figures``: ``title``, ``svg`` and ``alt`` of each scalar."""
     found = []
-    for stage, series in losses.items():
+    for number, (stage, series) in enumerate(losses.items()):
+        figures: list[dict[str, str]] = []
         for title, points in series.items():
-            svg = curves(f"curve{len(found)}", {title: points}, "step")
+            svg = curves(f"curve{number}-{len(figures)}", {title: points}, "step")
             first, last = (tables.number(value) for _, value in (points[0], points[-1]))
             alt = f"{title} of {stage}: {first} at first, {last} in the end"
-            found.append({"stage": stage, "title": title, "svg": svg, "alt": alt})
+            figures.append({"title": title, "svg": svg, "alt": alt})
+        found.append({"stage": stage, "figures": figures})
     return found
 
 
 def histogram_figures(views: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A chart for each region, translations against real scans, as ``title`` and ``svg``."""
-    found = []
+    found: list[dict[str, str]] = []
     regions = dict.fromkeys(region for view in views.values() for region in view["histograms"])
     for region in regions:
         densities = {name: view["histograms"].get(region) for name, view in views.items()}
-        series = {
-            name: [*zip(bin_centres(), density, strict=True)] for name, density in densities.items() if density
-        }
+        series = {name: [*zip(bin_centres(), density, strict=True)] for name, density in densities.items() if density}
         if series:
             svg = curves(f"histogram{len(found)}", series, "intensity, 0.1st to 99.9th percentile", "density")
             alt = f"Histograms of the intensities of {region}: {', '.join(series)}"
@@ -244,7 +244,8 @@ def _target_rows(
 
 def _losses(run: Path) -> dict[str, Any]:
     """Stage to scalar to points, for every stage that wrote events."""
-    folders = dict.fromkeys(path.parent for path in sorted(run.glob("**/stage.json")))
+    records = sorted(run.glob("**/stage.json"), key=os.path.getmtime)
+    folders = [path.parent for path in records]
     series = {folder.relative_to(run).as_posix(): facts.losses_in(folder) for folder in folders}
     return {
         stage: {name: [*thinned(points)] for name, points in found.items() if points}

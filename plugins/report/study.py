@@ -80,8 +80,13 @@ def _worst(case: str, by_run: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]
     order = list(LIGHTS)
     worst = min(by_run.values(), key=lambda row: (order.index(row["light"]), row["score"]))
     reasons = [f"{name}: {reason}" for name, row in by_run.items() for reason in row["reasons"]]
-    return {**worst, "case": case, "reasons": reasons, "runs": {name: row["score"] for name, row in by_run.items()},
-            "by_run": {name: row.get("files") for name, row in by_run.items()}}
+    return {
+        **worst,
+        "case": case,
+        "reasons": reasons,
+        "runs": {name: row["score"] for name, row in by_run.items()},
+        "by_run": {name: row.get("files") for name, row in by_run.items()},
+    }
 
 
 def _lights(known: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:

@@ -15,8 +15,8 @@ CONFIDENCE, RESAMPLES, FEWEST = 0.95, 2000, 3
 TITLES = {"dice": "Dice", "assd_mm": "ASSD [mm]"}
 UNKNOWN = "-"
 RESULTS = (
-    f"Mean over cases [95 % interval, bootstrap over cases, from {FEWEST} cases on]. Here {FAILURE}. A structure missed, "
-    "or found where there is none, counts with Dice 0 and ASSD 350 mm. ASSD pools the surfaces of both sides."
+    f"Mean over cases [95 % interval, bootstrap over cases, from {FEWEST} cases on]. Here {FAILURE}. A structure "
+    "missed, or found where there is none, counts with Dice 0 and ASSD 350 mm. ASSD pools the surfaces of both sides."
 )
 
 Table = dict[str, Any]

@@ -62,7 +62,8 @@ def pack_case(
         if len(image) <= limit:
             break
     packed = {title: _nifti(volume[box][keep], _affine(scan.affine, box, keep)) for title, volume in labels.items()}
-    centre = _centre([*labels.values()], box)
+    order = [REFERENCE, PREDICTION, *labels]
+    centre = _centre([labels[title] for title in order if title in labels], box)
     return {
         "image": image,
         "maps": packed,

@@ -13,6 +13,7 @@ from rich.progress import TimeRemainingColumn as TimeLeftColumn
 
 from plugins.files import read_json
 from plugins.progress import FILE_NAME
+from plugins.report import LivePage
 from plugins.workflow.execution import working_folder
 
 LINE_SECONDS = 30.0
@@ -32,13 +33,37 @@ class Display(Protocol):
 
 
 def make_display(names: Sequence[str], run_dir: Path) -> Display:
-    """Bars if stdout is a terminal, else plain lines.
+    """Bars if stdout is a terminal, else plain lines; and the page of the run.
 
     Args:
         names: all stages in the order of work.
         run_dir: folder of the run, in whose stages' folders ``progress.json`` is looked for.
     """
-    return TerminalDisplay(names, run_dir) if sys.stdout.isatty() else LineDisplay(names, run_dir)
+    shown: Display = TerminalDisplay(names, run_dir) if sys.stdout.isatty() else LineDisplay(names, run_dir)
+    return Displays([shown, LivePage(names, run_dir)])
+
+
+class Displays:
+    """Several displays as one."""
+
+    def __init__(self, displays: Sequence[Display]):
+        self._displays = displays
+
+    def update(self, running: Iterable[str]) -> None:
+        """See :class:`Display`."""
+        names = list(running)
+        for display in self._displays:
+            display.update(names)
+
+    def finished(self, name: str, seconds: float | None) -> None:
+        """See :class:`Display`."""
+        for display in self._displays:
+            display.finished(name, seconds)
+
+    def close(self) -> None:
+        """See :class:`Display`."""
+        for display in self._displays:
+            display.close()
 
 
 def read_progress(run_dir: Path, name: str) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from plugins.evaluation import results_table
 from plugins.evaluation.labels import labels_in
 from plugins.interrupts import SENTENCE
 from plugins.locks import sole_owner
+from plugins.report.live import LIVE_PAGE
 from plugins.state import read_state
 from plugins.workflow.beforehand import check_crops
 from plugins.workflow.functions import SPLITS
@@ -30,7 +31,6 @@ from plugins.workflow.records import REMAKE
 from plugins.workflow.segment import final_model
 from plugins.workflow.tracking import DriverRun
 
-REPORT_PAGE = "report/index.html"
 REPORT_METRICS = "report/metrics.json"
 TESTS = "paired_t_test"
 
@@ -203,6 +203,7 @@ class UdaWorkflow:
         check_stages(stages, self.run_dir)
         check_crops(stages, [str(scan["label"]) for scan in plan.scans["source"] if "label" in scan])
         print(f"run folder: {self.run_dir}", flush=True)
+        print(f"report, while it runs too: {self.run_dir / LIVE_PAGE}", flush=True)
         try:
             with sole_owner(self.run_dir, "driver"), self._tracked(plan) as tracked:
                 run_stages(stages, self.run_dir, self.executor, tracked.stages, tracked.finished)
@@ -261,4 +262,4 @@ class UdaWorkflow:
         else:
             print("no reference label maps of the validation scans are known (truth_dir), so there are no metrics")
         print(f"label maps: {final_model(self.run_dir).parents[1] / 'validation'}")
-        print(f"report: {self.run_dir / REPORT_PAGE}", flush=True)
+        print(f"report: {self.run_dir / LIVE_PAGE}", flush=True)

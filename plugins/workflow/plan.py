@@ -399,6 +399,7 @@ class StagePlan:
             "datalist": f"{{run}}/{data}/{scans}.json",
             "model_dir": f"{{run}}/{training}/{MODELS}",
             "output_dir": "{stage}",
+            "report": False,
             **(settings or {}),
         }
         if scans == "target" and self.window is not None:

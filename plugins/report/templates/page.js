@@ -10,10 +10,11 @@ window.addEventListener("beforeprint", () => document.querySelectorAll("details"
     state.textContent = "This browser has no WebGL 2. The pictures below show the same.";
     return;
   }
+  const titles = ["prediction", "reference", "difference"];
   const views = { axial: 2, coronal: 1, sagittal: 0 };
   // background, VS, cochlea, only predicted, only in the reference or to be ignored
   const colours = { R: [0, 255, 64, 255, 255], G: [0, 80, 224, 216, 123], B: [0, 80, 255, 77, 240], A: [0, 255, 255, 255, 255], I: [0, 1, 2, 3, 4], labels: ["", "VS", "cochlea", "only predicted", "only in the reference"] };
-  const viewer = new niivue.Niivue({ backColor: [0, 0, 0, 1], dragAndDropEnabled: false, isRadiologicalConvention: true, isColorbar: false, loadingText: "", crosshairWidth: 0.5, isOrientationTextVisible: true });
+  const viewer = new niivue.Niivue({ backColor: [0, 0, 0, 1], dragAndDropEnabled: false, isRadiologicalConvention: true, isColorbar: false, loadingText: "", crosshairWidth: 0, crosshairColor: [1, 0.85, 0.3, 0.6], isOrientationTextVisible: true });
   const axis = () => views[part("view").value] ?? 2;
   const count = () => viewer.volumes[0].dimsRAS[axis() + 1];
 
@@ -29,6 +30,7 @@ window.addEventListener("beforeprint", () => document.querySelectorAll("details"
 
   function turn() {
     const types = { axial: viewer.sliceTypeAxial, coronal: viewer.sliceTypeCoronal, sagittal: viewer.sliceTypeSagittal, all: viewer.sliceTypeMultiplanar };
+    viewer.opts.crosshairWidth = part("view").value === "all" ? 0.5 : 0;
     viewer.setSliceType(types[part("view").value]);
     told();
   }
@@ -43,7 +45,7 @@ window.addEventListener("beforeprint", () => document.querySelectorAll("details"
   async function choose() {
     chosen = JSON.parse(packed[Number(part("case").value)].textContent);
     const before = part("map").value;
-    part("map").replaceChildren(...Object.keys(chosen.maps).map((title) => new Option(title, title)));
+    part("map").replaceChildren(...titles.filter((title) => title in chosen.maps).map((title) => new Option(title, title)));
     if (before in chosen.maps) part("map").value = before;
     await show(true);
     part("packed").textContent = `For display only: ${chosen.levels} grey levels` + (chosen.step > 1 ? `, every ${chosen.step}th voxel in plane.` : ".");
@@ -52,11 +54,11 @@ window.addEventListener("beforeprint", () => document.querySelectorAll("details"
   async function show(moved) {
     const position = [...viewer.scene.crosshairPos];
     for (const volume of [...viewer.volumes]) viewer.removeVolume(volume);
-    const image = await niivue.NVImage.loadFromBase64({ base64: chosen.image, name: "image.nii.gz", cal_min: 0, cal_max: 255 });
+    const image = await niivue.NVImage.loadFromBase64({ base64: chosen.image, name: "image.nii.gz", cal_min: 0, cal_max: 255, trustCalMinMax: true });
     viewer.addVolume(image);
     const title = part("map").value;
     if (title) {
-      const map = await niivue.NVImage.loadFromBase64({ base64: chosen.maps[title], name: "map.nii.gz" });
+      const map = await niivue.NVImage.loadFromBase64({ base64: chosen.maps[title], name: "map.nii.gz", cal_min: 0, cal_max: 255, trustCalMinMax: true });
       viewer.addVolume(map);
       map.setColormapLabel(colours);
       viewer.updateGLVolume();
@@ -70,7 +72,11 @@ window.addEventListener("beforeprint", () => document.querySelectorAll("details"
   part("box").hidden = part("form").hidden = part("legend").hidden = false;
   try {
     await viewer.attachToCanvas(part("canvas"));
-    viewer.onLocationChange = told;
+    viewer.onLocationChange = (place) => {
+      const value = part("overlay").checked ? Math.round(place.values[1]?.value ?? 0) : 0;
+      part("place").textContent = colours.labels[value] ? "At the chosen point: " + colours.labels[value] + "." : "";
+      told();
+    };
     await choose();
   } catch (error) {
     part("box").hidden = part("form").hidden = part("legend").hidden = true;
