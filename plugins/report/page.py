@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 
 from plugins.files import whole_file, write_json
 from plugins.report.cases import LIGHTS
@@ -37,7 +36,7 @@ def _pretty(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
 
-def viewer_code() -> Markup:
+def viewer_code() -> str:
     """NiiVue with its licence, to stand in a ``<script>``.
 
     Raises:
@@ -48,7 +47,7 @@ def viewer_code() -> Markup:
     licence = (folder / "LICENSE").read_text(encoding="utf-8")
     if "</script" in code.lower() or "<!--" in code:
         raise RuntimeError(f"{VIEWER} cannot stand in a page")
-    return Markup(f"/*! NiiVue, https://github.com/niivue/niivue\n{licence}*/\n{code}")
+    return f"/*! NiiVue, https://github.com/niivue/niivue\n{licence}*/\n{code}"
 
 
 def render(content: Mapping[str, Any], media: Mapping[str, Any]) -> str:

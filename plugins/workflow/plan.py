@@ -399,7 +399,6 @@ class StagePlan:
             "datalist": f"{{run}}/{data}/{scans}.json",
             "model_dir": f"{{run}}/{training}/{MODELS}",
             "output_dir": "{stage}",
-            "report": False,
             **(settings or {}),
         }
         if scans == "target" and self.window is not None:
@@ -458,7 +457,7 @@ class StagePlan:
         overlays = [prefix + name for name in self.overlays if (folder / (prefix + name)).is_file()]
         files = [config, *overlays] if config in (TRAIN, LOCATOR) else [config]
         base = read_configs([folder / file for file in files])
-        given: dict[str, Any] = {}
+        given: dict[str, Any] = {"report": False} if config == INFERENCE else {}
         if config not in (TRAIN, LOCATOR):
             for overlay in overlays:
                 given |= ConfigParser.load_config_file(folder / overlay)

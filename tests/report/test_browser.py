@@ -62,7 +62,9 @@ def opened(browser, path, ready="#viewer-canvas[data-ready]", **view):
 def pages(run, tmp_path_factory):
     root = tmp_path_factory.mktemp("pages")
     scans = [{"case": path.name[:-12], "image": str(path)} for path in sorted((run / "scans").iterdir())]
-    inference = write_inference_report(scans, run / "round_1" / "validation", root / "inference")
+    scans.append({"case": "broken", "image": "broken.nii.gz"})
+    failed = {"broken": f"/{'very_long_' * 12}.nii.gz: cannot be read. Copy it again."}
+    inference = write_inference_report(scans, run / "round_1" / "validation", root / "inference", failed)
     write_json(root / "dataset.partial" / "progress.json", {"done": 1, "total": 3, "seconds_left": 5})
     live = LivePage(["dataset", "report"], root)
     live.update(["dataset"])
