@@ -46,7 +46,8 @@ MAY_IMPORT = {
     "segmentation": SMALL | {"data"},
     "nnunet": SMALL | {"data", "segmentation"},
     "evaluation": SMALL | {"data"},
-    "workflow": SMALL | {"data", "evaluation", "segmentation"},
+    "report": SMALL | {"data", "evaluation", "segmentation"},
+    "workflow": SMALL | {"data", "evaluation", "report", "segmentation"},
 }
 
 

@@ -85,7 +85,7 @@ def test_the_packages_named_are_those_that_its_configs_import(bundle):
     text = "".join(path.read_text(encoding="utf-8") for folder in folders for path in folder.glob("configs/*.json"))
     imported = packages_of(set(re.findall(r"plugins(?:\.\w+)+", text)) | {"fire"}) - {"mlflow"}  # for --tracking only
     distributions = packages_distributions()
-    needed = {distributions[name][0].replace("_", "-") for name in imported} | {
+    needed = {distributions[name][0].replace("_", "-").lower() for name in imported} | {
         "tensorboard",
         "pyyaml",
     }  # MONAI imports them late

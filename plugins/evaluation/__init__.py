@@ -5,7 +5,6 @@ from plugins.evaluation.evaluate import evaluate_folder, summarise
 from plugins.evaluation.fidelity import evaluate_translations
 from plugins.evaluation.metrics import case_metrics
 from plugins.evaluation.pictures import case_picture, translation_picture
-from plugins.evaluation.report import write_report
 from plugins.evaluation.translation import SliceSegmenter, TranslationQuality, slice_jump, structure_contrast
 
 __all__ = [
@@ -23,5 +22,4 @@ __all__ = [
     "structure_contrast",
     "summarise",
     "translation_picture",
-    "write_report",
 ]

@@ -22,6 +22,7 @@ from plugins.evaluation.metrics import STRUCTURE_TITLES, STRUCTURES
 from plugins.files import whole_file
 
 COLOURS = {"vs": "#ff5050", "cochlea": "#40e0ff"}
+PATTERNS = {"vs": "solid", "cochlea": "dashed"}
 PERCENTILES = (1.0, 99.5)
 FIELD_MM = 60.0
 IGNORED = 3  # in pseudo-labels
@@ -66,16 +67,16 @@ def case_picture(
     """
     image, spacing = read_axial(image_file)
     maps = {head: read_axial(path, label=True)[0] for head, path in labels.items()}
-    rows = _rows([*maps.values()]) or {image.shape[2] // 2: ["no structure"]}
+    rows = rows_to_draw([*maps.values()]) or {image.shape[2] // 2: ["no structure"]}
     first = next((volume for volume in maps.values() if volume.any()), np.zeros_like(image))
-    figure, axes = _panels(len(rows), 1 + len(maps))
+    figure, axes = panels(len(rows), 1 + len(maps))
     for (index, names), line in zip(rows.items(), axes, strict=True):
-        window = _window_around(first[:, :, index] > 0, spacing)
-        _draw_slice(line[0], image, index, spacing)
+        window = window_around(first[:, :, index] > 0, spacing)
+        draw_slice(line[0], image, index, spacing)
         line[0].set_ylabel(f"{', '.join(names)}: slice {index + 1}")
         for axis, (head, volume) in zip(line[1:], maps.items(), strict=True):
-            _draw_slice(axis, image, index, spacing, window)
-            _draw_contours(axis, volume, index, spacing, window)
+            draw_slice(axis, image, index, spacing, window)
+            draw_contours(axis, volume, index, spacing, window)
             axis.set_title(head, parse_math=False)
         line[0].set_title("hrT2")
     _save(figure, output_file, title)
@@ -95,22 +96,22 @@ def translation_picture(
         output_file: a PNG file.
         title: above the picture.
     """
-    figure, axes = _panels(len(cases), 1 + len(translations))
+    figure, axes = panels(len(cases), 1 + len(translations))
     for case, line in zip(cases, axes, strict=True):
         label = read_axial(case["label"], label=True)[0]
-        index = _slice_with_both(label)
+        index = slice_with_both(label)
         files = {"ceT1": case["image"]}
         files.update({head: os.path.join(folder, f"{case['case']}.nii.gz") for head, folder in translations.items()})
         for axis, (head, path) in zip(line, files.items(), strict=True):
             volume, spacing = read_axial(path)
-            _draw_slice(axis, volume, index, spacing)
-            _draw_contours(axis, label, index, spacing)
+            draw_slice(axis, volume, index, spacing)
+            draw_contours(axis, label, index, spacing)
             axis.set_title(head, parse_math=False)
         line[0].set_ylabel(f"{case['case']}\nslice {index + 1}", fontsize=6, parse_math=False)
     _save(figure, output_file, title)
 
 
-def _rows(maps: Sequence[NDArray[np.float32]]) -> dict[int, list[str]]:
+def rows_to_draw(maps: Sequence[NDArray[np.float32]]) -> dict[int, list[str]]:
     """Slices to draw, and the structures that each was chosen for."""
     rows: dict[int, list[str]] = {}
     for name, value in STRUCTURES.items():
@@ -120,20 +121,21 @@ def _rows(maps: Sequence[NDArray[np.float32]]) -> dict[int, list[str]]:
     return rows
 
 
-def _slice_with_both(label: NDArray[np.float32]) -> int:
+def slice_with_both(label: NDArray[np.float32]) -> int:
     """The slice in which the scarcer structure's share of itself is largest; without it, that with most foreground."""
     shares = [(label == value).sum(axis=(0, 1)) / max(1, (label == value).sum()) for value in STRUCTURES.values()]
     both = np.minimum(*shares)
     return int(np.argmax(both if both.any() else np.sum(shares, axis=0)))
 
 
-def _panels(rows: int, columns: int) -> tuple[Figure, NDArray[np.object_]]:
+def panels(rows: int, columns: int) -> tuple[Figure, NDArray[np.object_]]:
+    """A figure and its axes, :math:`(rows, columns)`."""
     figure = Figure(figsize=(PANEL_INCHES * columns, PANEL_INCHES * rows + 0.6), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _window_around(mask: NDArray[np.bool_], spacing: Sequence[float]) -> tuple[slice, slice]:
+def window_around(mask: NDArray[np.bool_], spacing: Sequence[float]) -> tuple[slice, slice]:
     """The square of ``FIELD_MM`` around the foreground, or the whole slice where there is none."""
     if not mask.any():
         return slice(None), slice(None)
@@ -150,10 +152,16 @@ def _frame(shape: Sequence[int], spacing: Sequence[float]) -> tuple[float, float
     return 0.0, shape[0] * spacing[0], 0.0, shape[1] * spacing[1]
 
 
-def _draw_slice(
-    axis: Axes, volume: NDArray[np.float32], index: int, spacing: Sequence[float], window: tuple[slice, slice] = WHOLE
+def draw_slice(
+    axis: Axes,
+    volume: NDArray[np.floating[Any]],
+    index: int,
+    spacing: Sequence[float],
+    window: tuple[slice, slice] = WHOLE,
+    scale: tuple[float, float] | None = None,
 ) -> None:
-    low, high = np.nanpercentile(volume[:, :, index], PERCENTILES)
+    """Draw a slice between two intensities; ``None`` takes the slice's own percentiles."""
+    low, high = np.nanpercentile(volume[:, :, index], PERCENTILES) if scale is None else scale
     piece = volume[:, :, index][window]
     axis.imshow(
         piece.T, cmap="gray", vmin=low, vmax=max(high, low + 1e-6), origin="lower", extent=_frame(piece.shape, spacing)
@@ -162,14 +170,16 @@ def _draw_slice(
     axis.set(xticks=[], yticks=[])
 
 
-def _draw_contours(
+def draw_contours(
     axis: Axes, label: NDArray[np.float32], index: int, spacing: Sequence[float], window: tuple[slice, slice] = WHOLE
 ) -> None:
+    """Draw the outlines of the structures in a slice."""
     piece = label[:, :, index][window]
     centres = [(np.arange(n) + 0.5) * s for n, s in zip(piece.shape, spacing, strict=False)]
     for name, value in STRUCTURES.items():
         if (piece == value).any() and min(piece.shape) > 1:
-            axis.contour(*centres, (piece == value).T, levels=[0.5], colors=COLOURS[name], linewidths=1.0)
+            style: dict[str, Any] = {"colors": COLOURS[name], "linestyles": PATTERNS[name], "linewidths": 1.0}
+            axis.contour(*centres, (piece == value).T, levels=[0.5], **style)
 
 
 def _save(figure: Figure, output_file: str | os.PathLike[str], title: str) -> None:

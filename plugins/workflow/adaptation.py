@@ -352,7 +352,8 @@ class Adaptation:
             "pred_dirs": {name: f"{{run}}/{name}/validation" for name in rounds},
             "metrics_files": {name: f"{{run}}/{name}/{EVALUATION}/{METRICS}" for name in rounds} if self.truth else {},
             "truth": dict(self.truth),
-            **self._lists("source"),
+            **self._lists("source", "target"),
+            "run_dir": "{run}",
             "translations": {view: f"{{run}}/{folder}" for view, folder in self.folders.items()},
             "accepted_files": {name: f"{{run}}/{name}/acceptance/{ACCEPTED}" for name in decided},
         }
@@ -379,7 +380,7 @@ class Adaptation:
         prefix = "locator_" if config == LOCATOR else ""
         overlays = [prefix + name for name in self.overlays if (folder / (prefix + name)).is_file()]
         files = [config]
-        given: dict[str, Any] = {}
+        given: dict[str, Any] = {"report": False} if config == INFERENCE else {}
         if config in (TRAIN, LOCATOR):
             files += overlays
         else:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rich.progress import (
     BarColumn,
@@ -21,19 +21,55 @@ from rich.progress import (
 
 from plugins.files import read_json
 from plugins.progress import FILE_NAME
+from plugins.report import LivePage
 from plugins.workflow.records import working_folder
 
 LINE_SECONDS = 30.0
 
 
+class Display(Protocol):
+    """What the driver tells of a run; every call is cheap."""
+
+    def update(self, running: Iterable[str]) -> None:
+        """Called about twice a second with the stages that are running."""
+
+    def finished(self, name: str, seconds: float | None) -> None:
+        """A stage is complete; ``None`` seconds if it was so already."""
+
+
 @contextmanager
-def shown(names: Sequence[str], run_dir: Path) -> Iterator[LineDisplay]:
-    """Bars if stdout is a terminal, else plain lines.
+def shown(names: Sequence[str], run_dir: Path) -> Iterator[Display]:
+    """Bars if stdout is a terminal, else plain lines; and the page of the run.
 
     Args:
         names: all stages in the order of work.
         run_dir: folder of the run, in whose stages' folders ``progress.json`` is looked for.
     """
+    with closing(LivePage(names, run_dir)) as page, on_console(names, run_dir) as console:
+        yield Displays([console, page])
+
+
+class Displays:
+    """Several displays as one."""
+
+    def __init__(self, displays: Sequence[Display]):
+        self._displays = displays
+
+    def update(self, running: Iterable[str]) -> None:
+        """See :class:`Display`."""
+        names = list(running)
+        for display in self._displays:
+            display.update(names)
+
+    def finished(self, name: str, seconds: float | None) -> None:
+        """See :class:`Display`."""
+        for display in self._displays:
+            display.finished(name, seconds)
+
+
+@contextmanager
+def on_console(names: Sequence[str], run_dir: Path) -> Iterator[LineDisplay]:
+    """Bars if stdout is a terminal, else plain lines; see :func:`shown`."""
     if not sys.stdout.isatty():
         yield LineDisplay(names, run_dir)
         return

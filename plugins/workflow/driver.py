@@ -21,6 +21,7 @@ from plugins.evaluation import results_table
 from plugins.evaluation.labels import labels_in
 from plugins.interrupts import SENTENCE
 from plugins.locks import sole_owner
+from plugins.report.live import LIVE_PAGE
 from plugins.state import StrPath, read_state
 from plugins.workflow.adaptation import Adaptation, find_bundles
 from plugins.workflow.beforehand import check_crops
@@ -32,7 +33,6 @@ from plugins.workflow.records import REMAKE
 from plugins.workflow.segment import final_model
 from plugins.workflow.tracking import DriverRun
 
-REPORT_PAGE = "report/index.html"
 REPORT_METRICS = "report/metrics.json"
 TESTS = "paired_t_test"
 PARAMETERS = (
@@ -190,6 +190,7 @@ class UdaWorkflow:
         check_stages(stages, self.run_dir)
         check_crops(stages, [str(scan["label"]) for scan in adaptation.scans["source"] if "label" in scan])
         print(f"run folder: {self.run_dir}", flush=True)
+        print(f"report, while it runs too: {self.run_dir / LIVE_PAGE}", flush=True)
         tracked = DriverRun(
             self.train_handlers, self.run_dir, self._parameters(adaptation), self.rounds, tracking_settings()
         )
@@ -228,7 +229,7 @@ class UdaWorkflow:
         else:
             print("no reference label maps of the validation scans are known (truth_dir), so there are no metrics")
         print(f"label maps: {final_model(self.run_dir).parents[1] / 'validation'}")
-        print(f"report: {self.run_dir / REPORT_PAGE}", flush=True)
+        print(f"report: {self.run_dir / LIVE_PAGE}", flush=True)
 
 
 def _label_maps(folder: StrPath | None, dataset_dir: Path, split: str) -> dict[str, str]:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from plugins.data import check_scans, crossmoda_datalist, read_datalist
-from plugins.evaluation import write_report
 from plugins.files import write_json
+from plugins.report import write_report
 from plugins.state import read_state
-from plugins.workflow.gate import Gate, decisions_in
+from plugins.workflow.gate import Decision, Gate, decisions_in
 from plugins.workflow.records import REMAKE
 from plugins.workflow.views import Views
 
@@ -89,9 +89,12 @@ def write_run_report(
     truth: Mapping[str, str],
     source: str,
     translations: Mapping[str, str],
+    target: str,
+    run_dir: str,
     accepted_files: Mapping[str, str] | None = None,
 ) -> None:
-    """:func:`plugins.evaluation.write_report` with datalist files in place of lists, and files of decisions."""
+    """:func:`plugins.report.write_report` with datalist files in place of lists, and files of decisions."""
+    last = [*(accepted_files or {}).values()][-1:]
     write_report(
         validation=read_datalist(validation),
         pred_dirs=pred_dirs,
@@ -101,6 +104,9 @@ def write_run_report(
         source=read_datalist(source),
         translations=translations,
         decisions=decisions_in(accepted_files or {}),
+        target=read_datalist(target),
+        run_dir=run_dir,
+        handed_over=next((read_state(file, Decision, REMAKE)["model"] for file in last), None),
     )
 
 

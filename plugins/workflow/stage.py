@@ -15,7 +15,7 @@ from plugins.errors import InputError
 from plugins.files import read_json
 from plugins.store import content_of
 
-WITHOUT_EFFECT = frozenset({"device", "devices", "num_workers", "num_threads", "executor"})
+WITHOUT_EFFECT = frozenset({"device", "devices", "executor", "num_threads", "num_workers", "report"})
 STAGE_FOLDER, RUN_FOLDER = "{stage}", "{run}"
 
 

@@ -52,7 +52,7 @@ def test_bars_show_every_running_step(tmp_path, monkeypatch):
     monkeypatch.setattr("rich.progress.get_console", lambda: console)
     monkeypatch.setattr("sys.stdout", console.file)
     monkeypatch.setattr(stream, "isatty", lambda: True, raising=False)
-    with display.shown(["a", "b"], tmp_path) as bars:
+    with display.on_console(["a", "b"], tmp_path) as bars:
         for done, description in [(3, "preprocessing"), (1, "training")]:
             report(tmp_path, done, description)
             bars.update(["b"])

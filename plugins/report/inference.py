@@ -1,0 +1,121 @@
+"""The report of a folder of label maps without truth, and the handler that writes it after a segmentation."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from plugins.data import read_label, read_windows
+from plugins.data.windows import WINDOWS
+from plugins.evaluation.labels import LABEL_ENDING
+from plugins.report import facts
+from plugins.report.cases import case_row, failed_row, general_statistics, lights_of, worst_first
+from plugins.report.figures import case_figure
+from plugins.report.page import write_page
+from plugins.report.run import pack_cases, shown_in
+from plugins.report.volumes import PREDICTION, REFERENCE
+from plugins.segmentation import SourceStatistics
+from plugins.state import read_state
+
+StrPath = str | os.PathLike[str]
+FOLDER = "report"
+TITLE = "Label maps without truth"
+
+
+def write_inference_report(
+    scans: Sequence[Mapping[str, Any]],
+    pred_dir: StrPath,
+    output_dir: StrPath | None = None,
+    failed: Mapping[str, str] | None = None,
+    statistics: StrPath | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write ``index.html`` and ``report.json`` about label maps that nobody has drawn a truth for.
+
+    Args:
+        scans: ``{"case", "image"}`` each.
+        pred_dir: with ``<case>_Label.nii.gz``, and ``windows.json`` where windows were located.
+        output_dir: of the page; ``None`` is ``<pred_dir>/report``.
+        failed: case to the sentence why it has no label map.
+        statistics: ``score.json`` of a run, whose ``statistics`` of labelled scans are then the limits; ``None``
+            takes the package's own.
+        settings: of the run, to be shown.
+
+    Returns:
+        the page.
+
+    Raises:
+        InputError: if a label map or a file of the folder cannot be read.
+    """
+    output_dir = Path(pred_dir, FOLDER) if output_dir is None else Path(output_dir)
+    limits = general_statistics()
+    if statistics is not None:
+        known = read_state(statistics, dict[str, Any], "Give score.json of a run")
+        limits = SourceStatistics.from_json(known.get("statistics", {}))
+    windows = read_windows(pred_dir) if Path(pred_dir, WINDOWS).is_file() else {}
+    rows, files = [], {}
+    for scan in scans:
+        case, file = str(scan["case"]), Path(pred_dir, f"{scan['case']}{LABEL_ENDING}")
+        sentence = (failed or {}).get(case)
+        if sentence is not None or not file.is_file():
+            rows.append(failed_row(case, sentence or "there is no label map"))
+            continue
+        rows.append(case_row(case, read_label(file), limits, windows.get(case)))
+        files[case] = {"image": scan["image"], PREDICTION: file, REFERENCE: None}
+    rows = worst_first(rows)
+    volumes = pack_cases(rows, files, windows)
+    content = {
+        "kind": "inference",
+        "title": TITLE,
+        "name": Path(pred_dir).absolute().name,
+        "versions": facts.versions(),
+        "machine": facts.machine(),
+        "stages": [],
+        "settings": dict(settings or {}),
+        "lights": lights_of(rows),
+        "cases": rows,
+        "statistics": limits.to_json(),
+        "viewer": shown_in(volumes),
+    }
+    media = {
+        "cases": {case: case_figure(each["image"], {PREDICTION: each[PREDICTION]}) for case, each in files.items()},
+        "volumes": volumes,
+    }
+    return write_page(content, media, output_dir)
+
+
+class InferenceReport:
+    """Ignite handler that writes the report of a segmentation when it is done.
+
+    Args:
+        scans: with ``all``, every scan, and ``refused``, sentences that name those that could not be used; see
+            :class:`plugins.segmentation.ScansToSegment`.
+        output_dir: of the label maps; the report goes into its folder ``report``.
+        saver: with ``refused``, sentences likewise.
+        settings: to be shown.
+    """
+
+    def __init__(self, scans: Any, output_dir: StrPath, saver: Any = None, settings: Mapping[str, Any] | None = None):
+        self._scans, self._output_dir, self._saver = scans, output_dir, saver
+        self._settings = settings
+
+    def attach(self, engine: Engine) -> None:
+        """Write the report when ``engine`` has completed its scans."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Engine) -> None:
+        """Write it now."""
+        sentences = [*self._scans.refused, *getattr(engine, "failed", []), *getattr(self._saver, "refused", [])]
+        failed = {self._case_in(sentence): sentence for sentence in sentences}
+        scans = self._scans.all
+        page = write_inference_report(scans, self._output_dir, failed=failed, settings=self._settings)
+        print(f"report: {page}", flush=True)
+
+    def _case_in(self, sentence: str) -> str:
+        """The case that a sentence is about: the longest name, or file, that it has."""
+        names = [(str(name), str(item["case"])) for item in self._scans.all for name in (item["image"], item["case"])]
+        return max(((len(name), case) for name, case in names if name in sentence), default=(0, ""))[1]

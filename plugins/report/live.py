@@ -1,0 +1,138 @@
+"""The page of a run that is still at work: stages, time left, losses, the latest translations."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from plugins.data import read_datalist
+from plugins.files import read_json, whole_file
+from plugins.progress import FILE_NAME
+from plugins.report import facts
+from plugins.report.figures import thinned, translation_figure
+from plugins.report.page import PAGE, render_live
+from plugins.report.run import curve_figures
+from plugins.state import StrPath
+
+LIVE_PAGE = "report.html"
+EVERY_SECONDS = 20.0
+LATEST = 2
+LOSS = "loss"
+_logger = logging.getLogger(__name__)
+
+
+class LivePage:
+    """Keeps ``<run>/report.html`` up to date; at the end of the run it is a copy of its report.
+
+    A page that cannot be made is a warning: the run goes on.
+
+    Args:
+        names: all stages in the order of work.
+        run_dir: folder of the run.
+        every: seconds between two versions.
+
+    Attributes:
+        path: of the page.
+    """
+
+    def __init__(self, names: Sequence[str], run_dir: StrPath, every: float = EVERY_SECONDS):
+        self._names, self._run = list(names), Path(run_dir)
+        self._every, self._written = every, -every
+        self._done: dict[str, float | None] = {}
+        self._running: list[str] = []
+        self.path = self._run / LIVE_PAGE
+
+    def update(self, running: Iterable[str]) -> None:
+        """Write the page if the last one is old, or something else is running."""
+        now, before = time.monotonic(), self._running
+        self._running = list(running)
+        if now - self._written >= self._every or self._running != before:
+            self._write("running")
+
+    def finished(self, name: str, seconds: float | None) -> None:
+        """Note that a stage is complete; ``None`` seconds if it was so already."""
+        self._done[name] = seconds
+
+    def close(self) -> None:
+        """Put the report in the page's place, or say that the run has stopped."""
+        report = self._run / "report" / PAGE
+        if len(self._done) == len(self._names) and report.is_file():
+            with whole_file(self.path) as part:
+                shutil.copyfile(report, part)
+        else:
+            self._write("stopped")
+
+    def _write(self, state: str) -> None:
+        self._written = time.monotonic()
+        try:
+            text = render_live(*self._content(state))
+            with whole_file(self.path) as part:
+                part.write_text(text, encoding="utf-8")
+        except Exception as error:  # a picture of the run must not end the run
+            _logger.warning(f"{self.path}: cannot be brought up to date ({error}).")
+
+    def _content(self, state: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        running = [self._progress(name) for name in self._running]
+        stages = [{"name": name, "state": self._state(name), "seconds": self._done.get(name)} for name in self._names]
+        content = {
+            "kind": "live",
+            "title": "A run at work" if state == "running" else "A run that has stopped",
+            "name": self._run.name,
+            "state": state,
+            "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "done": len(self._done),
+            "total": len(self._names),
+            "running": running,
+            "stages": stages,
+        }
+        return content, {"curves": curve_figures(self._losses()), "translations": self._translations()}
+
+    def _state(self, name: str) -> str:
+        if name in self._done:
+            return "complete" if self._done[name] is not None else "was complete already"
+        return "running" if name in self._running else "waits"
+
+    def _progress(self, name: str) -> dict[str, Any]:
+        try:
+            state = read_json(self._run / f"{name}.partial" / FILE_NAME)
+        except (OSError, ValueError):
+            state = {}
+        return {
+            "done": None,
+            "total": None,
+            "seconds_left": None,
+            "description": "",
+            "shown": {},
+            **state,
+            "name": name,
+        }
+
+    def _losses(self) -> dict[str, Any]:
+        """The losses alone, of trainings that are done or running; a chart for each scalar comes with the report."""
+        found = {}
+        for name in [*self._done, *self._running]:
+            folder = self._run / (name if name in self._done else f"{name}.partial")
+            series = {key: thinned(points) for key, points in facts.losses_in(folder).items() if points}
+            losses = {key: points for key, points in series.items() if LOSS in key.lower()}
+            if losses:
+                found[name] = losses
+        return found
+
+    def _translations(self) -> list[dict[str, str]]:
+        """The latest translated scans of any view."""
+        lists = [path for path in (self._run / "windows", self._run / "dataset") if (path / "source.json").is_file()]
+        if not lists:
+            return []
+        scans = {scan["case"]: scan for scan in read_datalist(lists[0] / "source.json")}
+        files = [path for path in self._run.glob("*_translation*/*.nii.gz") if path.name[:-7] in scans]
+        latest = sorted(files, key=os.path.getmtime, reverse=True)[:LATEST]
+        heads = [path.parent.name.removesuffix(".partial") for path in latest]
+        return [
+            {"case": path.name[:-7], "picture": translation_figure(scans[path.name[:-7]], {head: path})}
+            for path, head in zip(latest, heads, strict=True)
+        ]

@@ -1,0 +1,75 @@
+"""The page: templates, the viewer, and the JSON beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from plugins.files import whole_file, write_json
+from plugins.report.cases import LIGHTS
+from plugins.report.tables import number, spread
+
+StrPath = str | os.PathLike[str]
+PAGE, NUMBERS = "index.html", "report.json"
+TEMPLATE, LIVE_TEMPLATE = "report.html.j2", "live.html.j2"
+VIEWER = "niivue.umd.js"
+SIGNS = {"red": "✖", "amber": "▲", "green": "✔"}
+
+
+@cache
+def _environment() -> Environment:
+    loader = PackageLoader("plugins.report")
+    made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters |= {"number": number, "spread": spread, "pretty": _pretty}
+    made.globals |= {"lights": LIGHTS, "signs": SIGNS}
+    return made
+
+
+def _pretty(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
+def viewer_code() -> str:
+    """NiiVue with its licence, to stand in a ``<script>``.
+
+    Raises:
+        RuntimeError: if it held what ends a script; it does not.
+    """
+    folder = files("plugins.report") / "assets"
+    code = (folder / VIEWER).read_text(encoding="utf-8")
+    licence = (folder / "LICENSE").read_text(encoding="utf-8")
+    if "</script" in code.lower() or "<!--" in code:
+        raise RuntimeError(f"{VIEWER} cannot stand in a page")
+    return f"/*! NiiVue, https://github.com/niivue/niivue\n{licence}*/\n{code}"
+
+
+def render(content: Mapping[str, Any], media: Mapping[str, Any]) -> str:
+    """The page as text.
+
+    Args:
+        content: what goes into the JSON too: every number that the page shows.
+        media: pictures, curves and volumes; ``volumes`` empty leaves the viewer out.
+    """
+    viewer = viewer_code() if media.get("volumes") else ""
+    return _environment().get_template(TEMPLATE).render(content=content, media=media, viewer=viewer)
+
+
+def render_live(content: Mapping[str, Any], media: Mapping[str, Any]) -> str:
+    """The page of a run at work as text."""
+    return _environment().get_template(LIVE_TEMPLATE).render(content=content, media=media)
+
+
+def write_page(content: Mapping[str, Any], media: Mapping[str, Any], output_dir: StrPath) -> Path:
+    """Write ``report.json``, then ``index.html``, into a folder, and return the page."""
+    write_json(Path(output_dir, NUMBERS), content)
+    page = Path(output_dir, PAGE)
+    with whole_file(page) as part:
+        part.write_text(render(content, media), encoding="utf-8")
+    return page

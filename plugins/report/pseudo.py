@@ -1,0 +1,88 @@
+"""What pseudo-labels said and changed, round by round."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from plugins.data import read_label
+from plugins.report.cases import IGNORED, STRUCTURES
+from plugins.report.tables import Table, number, table
+from plugins.state import read_state
+
+StrPath = str | os.PathLike[str]
+GATE, ENDING = "gate.json", "_Label.nii.gz"
+CURE = "Remove its folder, and give the command again to make it anew"
+
+
+def rounds_of(run_dir: StrPath, cases: Sequence[str], rounds: Sequence[str]) -> list[dict[str, Any]]:
+    """For each round with pseudo-labels what was kept, and what differs from the pseudo-labels of the round before.
+
+    Returns:
+        ``round``, ``kept`` and ``cases``: for each scan ``case``, ``kept``, ``weight``, ``reasons``, ``ignored_voxels``
+        (as the gate wrote them, else ``None``), ``volumes_mm3`` and ``dice_to_before`` of each structure.
+    """
+    found: list[dict[str, Any]] = []
+    before: dict[str, Path] = {}
+    for name in rounds:
+        folder = Path(run_dir, name, "pseudo_labels")
+        if not folder.is_dir():
+            continue
+        verdicts: dict[str, Any] = {}
+        if (folder / GATE).is_file():
+            content = read_state(folder / GATE, dict[str, Any], CURE)
+            verdicts = {row["case"]: row for row in content["cases"]}
+        files = {case: folder / f"{case}{ENDING}" for case in cases}
+        rows = [_row(case, file, before.get(case), verdicts.get(case)) for case, file in files.items()]
+        found.append({"round": name, "kept": sum(row["kept"] for row in rows), "cases": rows})
+        before = {case: file for case, file in files.items() if file.is_file()}
+    return found
+
+
+def pseudo_table(content: Mapping[str, Any]) -> Table:
+    """One round of :func:`rounds_of`, the most changed scans first."""
+    rows = []
+    for row in sorted(content["cases"], key=_change):
+        volumes = [number(row["volumes_mm3"].get(name)) for name in STRUCTURES]
+        dices = [number(row["dice_to_before"].get(name), 3) for name in STRUCTURES]
+        kept = f"trained on, weight {number(row['weight'])}" if row["kept"] else "left out"
+        reasons = "; ".join(row["reasons"]) or "none"
+        rows.append([row["case"], kept, *volumes, *dices, number(row["ignored_voxels"], 6), reasons])
+    heads = [f"{name} [mm3]" for name in STRUCTURES] + [f"Dice to the round before, {name}" for name in STRUCTURES]
+    caption = f"{content['kept']} of {len(rows)} scans are trained on. The scan that changed most comes first."
+    return table(caption, ["scan", "pseudo-label", *heads, "ignored voxels", "doubts"], rows)
+
+
+def _change(row: Mapping[str, Any]) -> float:
+    known = [value for value in row["dice_to_before"].values() if value is not None]
+    return min(known, default=1.0)
+
+
+def _row(case: str, file: Path, before: Path | None, verdict: Mapping[str, Any] | None) -> dict[str, Any]:
+    told = verdict or {}
+    row: dict[str, Any] = {
+        "case": case,
+        "kept": file.is_file(),
+        "weight": told.get("weight", 1.0) if file.is_file() else 0.0,
+        "reasons": list(told.get("reasons", [])),
+        "ignored_voxels": told.get("ignored_voxels"),
+        "volumes_mm3": {},
+        "dice_to_before": {},
+    }
+    if file.is_file():
+        labels = read_label(file, (0, 1, 2, IGNORED))
+        other = None if before is None else read_label(before, (0, 1, 2, IGNORED), of=labels).voxels
+        for name, value in STRUCTURES.items():
+            here = labels.voxels == value
+            size = int(np.count_nonzero(here))
+            row["volumes_mm3"][name] = round(size * labels.voxel_mm3, 3)
+            if other is not None:
+                there = other == value
+                both = size + int(np.count_nonzero(there))
+                common = int(np.count_nonzero(here & there))
+                row["dice_to_before"][name] = 2 * common / both if both else None
+    return row

@@ -1,0 +1,282 @@
+"""The report of a run: one page with every scan, worst first, and its numbers as JSON."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from plugins.data import Window, read_label, read_windows
+from plugins.data.windows import WINDOWS
+from plugins.errors import InputError
+from plugins.evaluation.compare import compare_rounds, decision_lines, results_table, round_title
+from plugins.evaluation.labels import LABEL_ENDING
+from plugins.files import whole_file, write_json
+from plugins.report import facts, pseudo, tables
+from plugins.report.cases import IGNORED, case_row, general_statistics, lights_of, worst_first
+from plugins.report.figures import case_figure, curves, thinned, translation_figure
+from plugins.report.page import write_page
+from plugins.report.positions import positions_figures
+from plugins.report.views import bin_centres, regions_of
+from plugins.report.volumes import PREDICTION, REFERENCE, pack_case
+from plugins.segmentation import SourceStatistics
+from plugins.state import read_state
+
+StrPath = str | os.PathLike[str]
+Scans = Sequence[Mapping[str, Any]]
+Files = Mapping[str, StrPath]
+
+TITLE = "Segmentation of hrT2 without hrT2 labels"
+TRANSLATED_CASES, COMPARED_SCANS, VIEWED_CASES = 4, 8, 20
+REAL = "real hrT2"
+SCORE = "score.json"
+CURE = "Remove its folder, and give the command again to make it anew"
+
+
+def write_report(
+    validation: Scans,
+    pred_dirs: Files,
+    metrics_files: Files,
+    output_dir: StrPath,
+    truth: Files | None = None,
+    source: Scans = (),
+    translations: Files | None = None,
+    decisions: Mapping[str, str] | None = None,
+    target: Scans = (),
+    run_dir: StrPath | None = None,
+    handed_over: str | None = None,
+) -> dict[str, Any]:
+    """Write ``index.html``, ``report.json``, ``metrics.json`` and ``table.txt`` into a folder.
+
+    The page needs no other file.
+
+    Args:
+        validation: the hrT2 scans, ``{"case", "image"}`` each; a row and a picture for each.
+        pred_dirs: round (``round_0``, ...) to the folder of its label maps ``<case>_Label.nii.gz``.
+        metrics_files: round to the file that :func:`plugins.evaluation.evaluate_folder` wrote; empty where there are
+            no references.
+        output_dir: the folder.
+        truth: case to reference label map.
+        source: ceT1 scans with label maps; the first few are shown beside their translations.
+        translations: head of the column to the folder of the translated volumes.
+        decisions: round to a sentence on whether its model was accepted.
+        target: the hrT2 scans that pseudo-labels were made of.
+        run_dir: folder of the run, for its stages, losses, scores and pseudo-labels.
+        handed_over: the round whose label maps are judged; ``None`` is the last.
+
+    Returns:
+        The content of ``metrics.json``: round to metrics, and ``paired_t_test``.
+    """
+    truth, translations = truth or {}, translations or {}
+    rounds = {name: read_state(path, dict[str, Any], "Evaluate again") for name, path in metrics_files.items()}
+    tests = compare_rounds(rounds)
+    metrics: dict[str, Any] = {**rounds, "paired_t_test": tests}
+    write_json(Path(output_dir, "metrics.json"), metrics)
+    _write_table(Path(output_dir, "table.txt"), rounds, decisions)
+
+    run = None if run_dir is None else Path(run_dir)
+    final = handed_over or [*pred_dirs][-1]
+    scores = {} if run is None else _scores(run, final)
+    statistics = _statistics(scores, source)
+    windows = _windows(pred_dirs[final])
+    rows, files = [], {}
+    for scan in validation:
+        case = scan["case"]
+        found = Path(pred_dirs[final], case + LABEL_ENDING)
+        measured = rounds.get(final, {}).get("cases", {}).get(case)
+        row = case_row(case, read_label(found), statistics, windows.get(case), measured)
+        paths = {"image": scan["image"], PREDICTION: found, REFERENCE: truth.get(case)}
+        rows.append({**row, "files": {name: path and os.path.abspath(path) for name, path in paths.items()}})
+        maps = {"reference": truth[case]} if case in truth else {}
+        maps |= {round_title(name): Path(folder, case + LABEL_ENDING) for name, folder in pred_dirs.items()}
+        files[case] = {**paths, "maps": maps}
+    rows = worst_first(rows)
+    target_rows = [] if run is None else worst_first(_target_rows(run, target, final, scores, statistics))
+    judged = scores.get("cases", [])
+    losses = {} if run is None else _losses(run)
+    views = _views(source, translations, target, None if run is None else run, final)
+    changes = [] if run is None else pseudo.rounds_of(run, [scan["case"] for scan in target], [*pred_dirs])
+    intervals = tables.intervals_of(rounds)
+    positions, drawn = positions_figures(run, source) if run is not None else ([], [])
+    content: dict[str, Any] = {
+        "kind": "run",
+        "title": TITLE,
+        "name": "" if run is None else run.name,
+        "versions": facts.versions(),
+        "machine": facts.machine(),
+        "stages": [] if run is None else facts.stages_in(run),
+        "handed_over": round_title(final),
+        "decisions": [*decision_lines(decisions)],
+        "metrics": rounds,
+        "intervals": intervals,
+        "paired_t_test": tests,
+        "tables": _tables(intervals, tests),
+        "lights": lights_of(rows),
+        "cases": rows,
+        "target_lights": lights_of(target_rows),
+        "target_cases": target_rows,
+        "judged_without_labels": judged,
+        "statistics": statistics.to_json(),
+        "views": views,
+        "pseudo_labels": changes,
+        "pseudo_tables": [{"round": round_title(each["round"]), **pseudo.pseudo_table(each)} for each in changes],
+        "positions": positions,
+        "losses": losses,
+    }
+    volumes = pack_cases(rows, files, windows)
+    content["viewer"] = shown_in(volumes)
+    media = {
+        "cases": {case: case_figure(each["image"], each["maps"]) for case, each in files.items()},
+        "translations": _translations(source, translations),
+        "positions": drawn,
+        "curves": curve_figures(losses),
+        "histograms": histogram_figures(views),
+        "volumes": volumes,
+    }
+    write_page(content, media, output_dir)
+    return metrics
+
+
+def pack_cases(
+    rows: Sequence[Mapping[str, Any]], files: Mapping[str, Mapping[str, Any]], windows: Mapping[str, Window]
+) -> list[dict[str, Any]]:
+    """What the viewer shows: the worst :data:`VIEWED_CASES` cases, in the order of the rows.
+
+    Args:
+        rows: of the table.
+        files: case to ``image``, ``prediction`` and ``reference``, the last may be ``None``.
+        windows: case to what its segmentation saw.
+    """
+    packed = []
+    for row in islice((row for row in rows if row["case"] in files), VIEWED_CASES):
+        each = files[row["case"]]
+        maps = {name: each[name] for name in (PREDICTION, REFERENCE) if each[name] is not None}
+        packed.append({"case": row["case"], **pack_case(each["image"], maps, windows.get(row["case"]))})
+    return packed
+
+
+def shown_in(volumes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The numbers of what :func:`pack_cases` gave."""
+    return [{key: each[key] for key in ("case", "levels", "step", "shape", "centre")} for each in volumes]
+
+
+def curve_figures(losses: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For each training ``stage`` and ``figures``: ``title``, ``svg`` and ``alt`` of each scalar."""
+    found = []
+    for number, (stage, series) in enumerate(losses.items()):
+        figures: list[dict[str, str]] = []
+        for title, points in series.items():
+            svg = curves(f"curve{number}-{len(figures)}", {title: points}, "step")
+            first, last = (tables.number(value) for _, value in (points[0], points[-1]))
+            alt = f"{title} of {stage}: {first} at first, {last} in the end"
+            figures.append({"title": title, "svg": svg, "alt": alt})
+        found.append({"stage": stage, "figures": figures})
+    return found
+
+
+def histogram_figures(views: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A chart for each region, translations against real scans, as ``title`` and ``svg``."""
+    found: list[dict[str, str]] = []
+    regions = dict.fromkeys(region for view in views.values() for region in view["histograms"])
+    for region in regions:
+        densities = {name: view["histograms"].get(region) for name, view in views.items()}
+        series = {name: [*zip(bin_centres(), density, strict=True)] for name, density in densities.items() if density}
+        if series:
+            svg = curves(f"histogram{len(found)}", series, "intensity, 0.1st to 99.9th percentile", "density")
+            alt = f"Histograms of the intensities of {region}: {', '.join(series)}"
+            found.append({"title": region, "svg": svg, "alt": alt})
+    return found
+
+
+def _write_table(path: Path, rounds: Mapping[str, Any], decisions: Mapping[str, str] | None) -> None:
+    with whole_file(path) as part, part.open("w", encoding="utf-8") as file:
+        console = Console(file=file, width=100)
+        if rounds:
+            console.print(results_table(rounds, decisions))
+        else:
+            console.print("\n".join(["no reference label maps, no metrics", *decision_lines(decisions)]), markup=False)
+
+
+def _tables(intervals: Mapping[str, Any], tests: Sequence[Mapping[str, Any]]) -> list[tables.Table]:
+    return [*([tables.results_table(intervals)] if intervals else []), *([tables.tests_table(tests)] if tests else [])]
+
+
+def _scores(run: Path, final: str) -> dict[str, Any]:
+    """What is known of the target scans without labels; empty where no gate asked for it."""
+    file = run / final / "score" / SCORE
+    return read_state(file, dict[str, Any], CURE) if file.is_file() else {}
+
+
+def _statistics(scores: Mapping[str, Any], source: Scans) -> SourceStatistics:
+    if "statistics" in scores:
+        return SourceStatistics.from_json(scores["statistics"])
+    labels = (read_label(scan["label"]) for scan in source if "label" in scan)
+    try:
+        return SourceStatistics.measure((each.voxels, each.affine) for each in labels)
+    except InputError:
+        return general_statistics()
+
+
+def _windows(folder: StrPath) -> dict[str, Window]:
+    return read_windows(folder) if Path(folder, WINDOWS).is_file() else {}
+
+
+def _target_rows(
+    run: Path, target: Scans, final: str, scores: Mapping[str, Any], statistics: SourceStatistics
+) -> list[dict[str, Any]]:
+    """A row for each scan without labels that the run has segmented, by the model that is handed over."""
+    agreements = {row["case"]: row["agreement"] for row in scores.get("cases", [])}
+    folders = [run / final / "target", *sorted(run.glob("round_*/pseudo_labels"), reverse=True)]
+    rows = []
+    for scan in target:
+        case = scan["case"]
+        files = [folder / f"{case}{LABEL_ENDING}" for folder in folders]
+        file = next((each for each in files if each.is_file()), None)
+        if file is not None:
+            found = read_label(file, (0, 1, 2, IGNORED))
+            rows.append(case_row(case, found, statistics, agreement=agreements.get(case)))
+    return rows
+
+
+def _losses(run: Path) -> dict[str, Any]:
+    """Stage to scalar to points, for every stage that wrote events."""
+    records = sorted(run.glob("**/stage.json"), key=os.path.getmtime)
+    folders = [path.parent for path in records]
+    series = {folder.relative_to(run).as_posix(): facts.losses_in(folder) for folder in folders}
+    return {
+        stage: {name: [*thinned(points)] for name, points in found.items() if points}
+        for stage, found in series.items()
+        if found
+    }
+
+
+def _translations(source: Scans, translations: Files) -> list[dict[str, str]]:
+    return [
+        {
+            "case": scan["case"],
+            "picture": translation_figure(
+                scan, {head: Path(folder, f"{scan['case']}.nii.gz") for head, folder in translations.items()}
+            ),
+        }
+        for scan in source[:TRANSLATED_CASES]
+        if translations
+    ]
+
+
+def _views(source: Scans, translations: Files, target: Scans, run: Path | None, final: str) -> dict[str, Any]:
+    """Regions of translations, with the source's labels, and of real scans, with the labels that the run found."""
+    views = {
+        head: regions_of([(Path(folder, f"{s['case']}.nii.gz"), s["label"]) for s in source[:COMPARED_SCANS]])
+        for head, folder in translations.items()
+    }
+    if run is not None and views:
+        folder = run / final / "target"
+        pairs = [(scan["image"], folder / f"{scan['case']}{LABEL_ENDING}") for scan in target]
+        known = [pair for pair in pairs if pair[1].is_file()][:COMPARED_SCANS]
+        if known:
+            views[REAL] = regions_of(known)
+    return views

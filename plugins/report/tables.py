@@ -1,0 +1,108 @@
+"""Tables of a report: heads, rows of text, a caption."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.stats import bootstrap
+
+from plugins.evaluation.compare import MEASURES, round_title
+from plugins.evaluation.metrics import FAILURE, STRUCTURE_TITLES
+
+CONFIDENCE, RESAMPLES, FEWEST = 0.95, 2000, 3
+TITLES = {"dice": "Dice", "assd_mm": "ASSD [mm]"}
+UNKNOWN = "-"
+RESULTS = (
+    f"Mean over cases [95 % interval, bootstrap over cases, from {FEWEST} cases on]. Here {FAILURE}. A structure "
+    "missed, or found where there is none, counts with Dice 0 and ASSD 350 mm. ASSD pools the surfaces of both sides."
+)
+
+Table = dict[str, Any]
+
+
+def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """A table as templates take it; the first column names the rows."""
+    return {"caption": caption, "heads": [*heads], "rows": [[*row] for row in rows]}
+
+
+def interval(values: Sequence[float]) -> dict[str, float | int | None]:
+    """Mean with its bootstrap interval (BCa, seeded).
+
+    Returns:
+        ``mean``, ``low``, ``high`` and ``n``; the bounds are ``None`` for fewer than three values or equal ones.
+
+    Example:
+        >>> interval([0.5, 0.5])
+        {'mean': 0.5, 'low': None, 'high': None, 'n': 2}
+    """
+    mean = float(np.mean(values)) if values else None
+    if len(values) < FEWEST or np.ptp(values) < 1e-12:
+        return {"mean": mean, "low": None, "high": None, "n": len(values)}
+    found = bootstrap((values,), np.mean, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, rng=0)
+    low, high = (float(bound) for bound in found.confidence_interval)
+    return {"mean": mean, "low": low, "high": high, "n": len(values)}
+
+
+def intervals_of(rounds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Round to structure to measure to :func:`interval`, and ``failures`` of each structure."""
+    return {
+        name: {
+            structure: {
+                **{
+                    measure: interval(
+                        [
+                            case[structure][measure]
+                            for case in content["cases"].values()
+                            if case[structure][measure] is not None
+                        ]
+                    )
+                    for measure in MEASURES
+                },
+                "failures": content["mean"][structure]["failures"],
+            }
+            for structure in STRUCTURE_TITLES
+        }
+        for name, content in rounds.items()
+    }
+
+
+def results_table(intervals: Mapping[str, Any], titles: Mapping[str, str] | None = None) -> Table:
+    """The results of rounds or runs, a row for each and structure."""
+    rows = []
+    for name, structures in intervals.items():
+        for structure, title in STRUCTURE_TITLES.items():
+            found = structures[structure]
+            values = [spread(found[measure]) for measure in MEASURES]
+            shown = (titles or {}).get(name) or round_title(name)
+            rows.append([shown, title, *values, f"{found['failures']} of {found['dice']['n']}"])
+    return table(RESULTS, ["", "structure", *TITLES.values(), "failures"], rows)
+
+
+def tests_table(tests: Sequence[Mapping[str, Any]]) -> Table:
+    """The paired t-tests between rounds."""
+    rows = []
+    for test in tests:
+        compared = f"{round_title(test['after'])} against {round_title(test['before'])}"
+        what = f"{TITLES[test['measure']]} {STRUCTURE_TITLES[test['structure']]}"
+        rows.append([compared, what, str(test["n"]), *(number(test[key]) for key in ("difference", "t", "p"))])
+    return table("Paired t-tests.", ["compared", "measure", "cases", "mean difference", "t", "p"], rows)
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number in few digits; ``-`` for ``None``."""
+    return UNKNOWN if value is None else f"{value:.{digits}g}"
+
+
+def spread(found: Mapping[str, Any]) -> str:
+    """A mean with its interval.
+
+    Example:
+        >>> spread({"mean": 0.81234, "low": 0.7, "high": 0.9})
+        '0.812 [0.700, 0.900]'
+    """
+    if found["mean"] is None:
+        return UNKNOWN
+    bounds = "" if found["low"] is None else f" [{found['low']:.3f}, {found['high']:.3f}]"
+    return f"{found['mean']:.3f}{bounds}"

@@ -1,0 +1,68 @@
+"""The report of label maps without truth, and the handler that a bundle's inference has."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from ignite.engine import Engine
+
+from plugins.errors import InputError
+from plugins.files import read_json, write_json
+from plugins.report import InferenceReport, write_inference_report
+
+from .conftest import HOSTILE, label_map, save
+
+PLAIN = np.diag([0.5, 0.5, 1.5, 1])
+
+
+@pytest.fixture
+def scans(tmp_path):
+    rng, items = np.random.default_rng(0), []
+    for index in range(8):
+        case = HOSTILE if index == 7 else f"scan_{index}"
+        label = label_map()
+        if index == 5:
+            label[label == 1] = 0
+        image = save(tmp_path / "in" / f"{case}.nii.gz", rng.random(label.shape, dtype=np.float32), PLAIN)
+        if index != 3:
+            save(tmp_path / "out" / f"{case}_Label.nii.gz", label, PLAIN)
+        items.append({"case": case, "image": str(image)})
+    return items
+
+
+def test_eight_scans_worst_first(scans, tmp_path):
+    page = write_inference_report(scans, tmp_path / "out", failed={"scan_3": "scan_3: is all zero. Export it again."})
+    numbers = read_json(page.with_name("report.json"))
+    assert [row["case"] for row in numbers["cases"][:2]] == ["scan_3", "scan_5"]
+    assert numbers["lights"] == {"red": 2, "amber": 0, "green": 6}
+    assert "metrics" not in numbers
+    text = page.read_text()
+    assert "scan_3: is all zero. Export it again." in text
+    assert "<b onmouseover" not in text
+    assert len(numbers["viewer"]) == 7
+    assert "Dice" not in text.split("<script")[0]
+
+
+def test_limits_of_a_run_replace_the_general_ones(scans, tmp_path):
+    general = read_json(write_inference_report(scans, tmp_path / "out").with_name("report.json"))["statistics"]
+    narrow = {**general, "volume_mm3": {**general["volume_mm3"], "VS": [1000, 2000]}, "scans": 5}
+    write_json(tmp_path / "score.json", {"statistics": narrow})
+    page = write_inference_report(scans, tmp_path / "out", statistics=tmp_path / "score.json")
+    assert read_json(page.with_name("report.json"))["lights"]["red"] == 8
+    assert "5 labelled scans" in page.read_text()
+    write_json(tmp_path / "score.json", {"statistics": {}})
+    with pytest.raises(InputError, match="statistics"):
+        write_inference_report(scans, tmp_path / "out", statistics=tmp_path / "score.json")
+
+
+def test_the_handler_tells_each_failure_to_its_scan(scans, tmp_path, capsys):
+    scans.append({"case": "scan_33", "image": str(tmp_path / "in" / "scan_33.nii.gz")})
+    listed = SimpleNamespace(all=scans, refused=[f"{tmp_path / 'in' / 'scan_33.nii.gz'}: is damaged. Copy it again."])
+    engine = Engine(lambda engine, batch: None)
+    engine.failed = ["scan_3: is all zero. Export it again."]
+    InferenceReport(listed, tmp_path / "out").attach(engine)
+    engine.run([0])
+    rows = {row["case"]: row for row in read_json(tmp_path / "out" / "report" / "report.json")["cases"]}
+    assert rows["scan_3"]["reasons"] == engine.failed
+    assert rows["scan_33"]["reasons"] == listed.refused
+    assert f"report: {tmp_path / 'out' / 'report' / 'index.html'}" in capsys.readouterr().out

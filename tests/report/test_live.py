@@ -1,0 +1,72 @@
+"""The page of a run at work."""
+
+import logging
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from plugins.files import write_json
+from plugins.report import LivePage
+
+from .conftest import label_map, save
+
+STAGES = ["dataset", "tanq_training", "tanq_translation"]
+
+
+def test_it_shows_stages_progress_losses_and_translations(tmp_path):
+    label = save(tmp_path / "label.nii.gz", label_map())
+    scan = save(tmp_path / "scan.nii.gz", np.random.default_rng(0).random((150, 40, 12), dtype=np.float32))
+    write_json(
+        tmp_path / "dataset" / "source.json", {"training": [{"case": "s", "image": str(scan), "label": str(label)}]}
+    )
+    page = LivePage(STAGES, tmp_path, every=0)
+    page.finished("dataset", 1.0)
+    folder = tmp_path / "tanq_training.partial"
+    state = {"done": 30, "total": 60, "seconds_left": 90, "description": "<i>", "shown": {"loss": 0.5}}
+    write_json(folder / "progress.json", state)
+    with SummaryWriter(str(folder)) as writer:
+        for step in range(5):
+            writer.add_scalar("loss", 1 / (step + 1), step)
+    (tmp_path / "tanq_translation").mkdir()
+    (tmp_path / "tanq_translation" / "s.nii.gz").write_bytes(scan.read_bytes())
+    page.update(["tanq_training"])
+    text = page.path.read_text()
+    assert "1 of 3 stages are complete" in text
+    assert "30 of 60 &lt;i&gt;, 1.5 min left" in text
+    assert "loss of tanq_training: 1 at first, 0.2 in the end" in text
+    assert text.count("data:image/webp") == 1
+    assert "location.reload" in text
+
+
+def test_it_is_not_written_more_often_than_asked(tmp_path):
+    page = LivePage(STAGES, tmp_path, every=3600)
+    page.update(["dataset"])
+    page.path.unlink()
+    page.update(["dataset"])
+    assert not page.path.exists()
+    page.update(["tanq_training"])
+    assert page.path.exists()
+
+
+def test_in_the_end_it_is_the_report(tmp_path):
+    page = LivePage(STAGES, tmp_path)
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").write_text("all of it")
+    page.update(["dataset"])
+    for name in STAGES:
+        page.finished(name, None)
+    page.close()
+    assert page.path.read_text() == "all of it"
+
+
+def test_a_run_that_stops_says_how_to_go_on(tmp_path):
+    page = LivePage(STAGES, tmp_path)
+    page.close()
+    assert "Give the same command again to go on." in page.path.read_text()
+
+
+def test_a_page_that_cannot_be_made_does_not_stop_the_run(tmp_path, caplog):
+    write_json(tmp_path / "dataset" / "source.json", {"training": 1})
+    with caplog.at_level(logging.WARNING):
+        LivePage(STAGES, tmp_path).update(["dataset"])
+    assert "cannot be brought up to date" in caplog.text
