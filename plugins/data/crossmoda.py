@@ -211,7 +211,13 @@ def _split_folder(dataset_dir: Path, split: str, names: Mapping[str, Sequence[st
     return found[0]
 
 
-def _site(case: str) -> str:
+def site_of(case: str) -> str:
+    """The site of a case by its name in CrossMoDA: ``ldn``, ``etz``, ``ukm``; ``unknown`` for other names.
+
+    Example:
+        >>> site_of("crossmoda2021_ldn_1"), site_of("patient_7")
+        ('ldn', 'unknown')
+    """
     match = _SITE.match(case)
     if match:
         return match[2]
@@ -235,7 +241,7 @@ def _refuse_other_labels(labels: Mapping[str, Path]) -> None:
 
 
 def _items(images: Mapping[str, Path], labels: Mapping[str, Path]) -> list[dict[str, str]]:
-    items = [{"case": case, "site": _site(case), "image": str(path)} for case, path in images.items()]
+    items = [{"case": case, "site": site_of(case), "image": str(path)} for case, path in images.items()]
     for item in items:
         if item["case"] in labels:
             item["label"] = str(labels[item["case"]])

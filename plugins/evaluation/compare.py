@@ -1,45 +1,21 @@
-"""Rounds side by side: the table and the paired t-test."""
+"""Rounds of self-training side by side: the table and the paired t-test."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from scipy.stats import ttest_rel
 
 from plugins.evaluation.metrics import FAILURE, STRUCTURE_TITLES, STRUCTURES
+from plugins.evaluation.statistics import paired_t_test
 
 MEASURES = ("dice", "assd_mm")
 UNKNOWN = "-"
-
-
-def paired_t_test(first: Sequence[float], second: Sequence[float]) -> dict[str, float | int | None]:
-    """Two-sided paired t-test of ``second`` against ``first``.
-
-    Returns:
-        ``n``, ``difference`` (mean of ``second - first``), ``t`` and ``p``; ``t`` and ``p`` are ``None`` where they are
-        undefined: fewer than two pairs, or differences that are all equal.
-
-    Example:
-        >>> paired_t_test([0.5, 0.6], [0.7, 0.8])["p"] is None
-        True
-    """
-    differences = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
-    n = differences.size
-    difference = float(differences.mean()) if n else None
-    if n < 2 or np.ptp(differences) <= 1e-12:
-        return {"n": n, "difference": difference, "t": None, "p": None}
-    result = ttest_rel(second, first)
-    t, p = float(result.statistic), float(result.pvalue)
-    defined = math.isfinite(t) and math.isfinite(p)
-    return {"n": n, "difference": difference, "t": t if defined else None, "p": p if defined else None}
 
 
 def compare_rounds(rounds: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -95,7 +95,7 @@ def _distance(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else abs(a - b)
 
 
-def _number(value: float | bool | None) -> float | None:
+def _number(value: float | bool | str | None) -> float | None:
     return None if value is None else float(value)
 
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import bootstrap
 
+from plugins.evaluation import bootstrap_interval
 from plugins.evaluation.compare import MEASURES, round_title
 from plugins.evaluation.metrics import FAILURE, STRUCTURE_TITLES
 
-CONFIDENCE, RESAMPLES, FEWEST = 0.95, 2000, 3
+FEWEST = 3
 TITLES = {"dice": "Dice", "assd_mm": "ASSD [mm]"}
 UNKNOWN = "-"
 RESULTS = (
@@ -28,7 +28,7 @@ def table(caption: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 def interval(values: Sequence[float]) -> dict[str, float | int | None]:
-    """Mean with its bootstrap interval (BCa, seeded).
+    """Mean with its bootstrap interval, see :func:`plugins.evaluation.bootstrap_interval`.
 
     Returns:
         ``mean``, ``low``, ``high`` and ``n``; the bounds are ``None`` for fewer than three values or equal ones.
@@ -40,8 +40,7 @@ def interval(values: Sequence[float]) -> dict[str, float | int | None]:
     mean = float(np.mean(values)) if values else None
     if len(values) < FEWEST or np.ptp(values) < 1e-12:
         return {"mean": mean, "low": None, "high": None, "n": len(values)}
-    found = bootstrap((values,), np.mean, confidence_level=CONFIDENCE, n_resamples=RESAMPLES, rng=0)
-    low, high = (float(bound) for bound in found.confidence_interval)
+    low, high = bootstrap_interval(values) or (None, None)
     return {"mean": mean, "low": low, "high": high, "n": len(values)}
 
 

@@ -18,7 +18,9 @@ from plugins.errors import InputError, find_input_error
 
 ROOT = Path(__file__).parents[2] / "bundles"
 CONFIGS = sorted(
-    path for name in ("train", "inference", "evaluate", "locator") for path in ROOT.glob(f"*/configs/{name}.json")
+    path
+    for name in ("train", "inference", "evaluate", "compare", "locator")
+    for path in ROOT.glob(f"*/configs/{name}.json")
 )
 OVERLAYS = sorted(
     path

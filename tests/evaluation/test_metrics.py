@@ -20,6 +20,7 @@ from plugins.evaluation import (
     show_metrics,
     summarise,
 )
+from plugins.evaluation.cases import read_cases
 
 TURN = np.linalg.svd([[-0.39, 0.06, 0.05], [0.08, -0.4, 0.07], [0.05, 0.07, 0.4]])
 OBLIQUE = from_matvec(TURN[0] @ TURN[2] @ np.diag([0.4, 0.41, 1.5]), [5, -7, 11])
@@ -40,10 +41,14 @@ def surface(mask):
     return np.argwhere((padded & ~inside)[1:-1, 1:-1, 1:-1]).astype(np.float64)
 
 
-def naive_assd(a, b, spacing):
+def naive_distances(a, b, spacing):
     pa, pb = surface(a) * spacing, surface(b) * spacing
     distances = np.linalg.norm(pa[:, None] - pb[None], axis=2)
-    return np.concatenate([distances.min(1), distances.min(0)]).mean()
+    return distances.min(1), distances.min(0)
+
+
+def naive_assd(a, b, spacing):
+    return np.concatenate(naive_distances(a, b, spacing)).mean()
 
 
 @pytest.mark.parametrize("spacing", [(0.4, 0.5, 1.5), (1.0, 1.0, 1.0), (3.0, 0.3, 0.7)])
@@ -70,16 +75,26 @@ def test_assd_is_symmetric_and_pools_both_surfaces():
 @pytest.mark.parametrize(
     ("pred", "truth", "expected"),
     [
-        (0, 1, {"dice": 0.0, "assd_mm": 350.0, "failure": True}),
-        (1, 0, {"dice": 0.0, "assd_mm": 350.0, "failure": True}),
-        (0, 0, {"dice": None, "assd_mm": None, "failure": False}),
+        (0, 1, (0.0, 350.0, 0.0, True, "prediction")),
+        (1, 0, (0.0, 350.0, 0.0, True, "reference")),
+        (0, 0, (None, None, None, False, "both")),
     ],
 )
 def test_empty_structures_follow_the_written_policy(pred, truth, expected):
     maps = np.zeros((2, 4, 5, 6), dtype=np.uint8)
     maps[0, 1:3, 1:3, 1:3] = pred
     maps[1, 1:3, 1:3, 1:3] = truth
-    assert case_metrics(maps[0], maps[1], (1, 1, 1))["vs"] == expected
+    dice, distance, nsd, failure, empty = expected
+    assert case_metrics(maps[0], maps[1], (1, 1, 1))["vs"] == {
+        "dice": dice,
+        "assd_mm": distance,
+        "assd_medpy_0_4_mm": distance,
+        "hd95_mm": distance,
+        "hd95_medpy_mm": distance,
+        "nsd_1mm": nsd,
+        "failure": failure,
+        "empty": empty,
+    }
 
 
 @pytest.mark.parametrize(("shared", "failure"), [(3, True), (4, False), (0, True)])
@@ -101,6 +116,16 @@ def test_failures_are_counted_and_distances_of_what_was_found_kept():
     assert (mean["failures"], mean["cases"]) == (2, 3)
     off = naive_assd(preds["off"] > 0, truth > 0, (1, 1, 1))
     assert mean["assd_mm_found"] == pytest.approx(off / 2, abs=1e-5)
+    assert (mean["dice"], mean["assd_mm"]) == pytest.approx((1 / 3, (off + 350) / 3))
+    assert (mean["plain"]["dice"], mean["plain"]["assd_mm"]) == pytest.approx((1 / 3, off / 2))
+    assert mean["plain"]["nsd_1mm"] == mean["nsd_1mm"]
+    assert (mean["plain"]["hd95_mm"], mean["hd95_mm"]) == pytest.approx((8 / 2, (8 + 350) / 3), abs=0.5)
+    assert (mean["plain"]["cases"], mean["empty"]) == (3, 1)
+    assert {key: mean["without_failures"][key] for key in ("dice", "assd_mm", "cases")} == {
+        "dice": 1.0,
+        "assd_mm": 0.0,
+        "cases": 1,
+    }
 
 
 def test_excluded_cases_and_failures_in_the_means():
@@ -140,6 +165,59 @@ def test_folder_uses_mm_of_an_oblique_affine_and_rounds(tmp_path):
     assert content["cases"]["x_1"]["cochlea"]["dice"] is None
     assert content["mean"]["cochlea"]["assd_mm"] is None
     assert content["not_compared"] == ["x_2"]
+    assert set(content["definitions"]) == set(content["cases"]["x_1"]["vs"]) - {"failure", "empty"}
+    assert "MedPy 0.5" in content["definitions"]["assd_mm"]
+    assert "MedPy 0.4" in content["definitions"]["assd_medpy_0_4_mm"]
+    assert set(content["rules"]) == {"challenge", "plain", "without_failures"}
+    table = read_cases(tmp_path / "out" / "metrics.csv")
+    assert table.methods == {"": {"x_1": {name: without_nothing(row) for name, row in content["cases"]["x_1"].items()}}}
+
+
+def without_nothing(row):
+    """As it comes back from a CSV: ``empty`` is there only where it says something."""
+    return {key: value for key, value in row.items() if key != "empty" or value is not None}
+
+
+def test_sites_have_means_of_their_own_and_failures_are_named(tmp_path):
+    truth = np.zeros((9, 8, 7), dtype=np.uint8)
+    truth[2:5, 2:5, 2:5], truth[6:8, 1:3, 1:3] = 1, 2
+    lacking = np.where(truth == 2, 0, truth)
+    for case, pred in {"crossmoda2021_ldn_211": truth, "crossmoda2022_etz_210": lacking, "other": truth}.items():
+        save(tmp_path / "pred" / f"{case}_Label.nii.gz", pred)
+        save(tmp_path / "truth" / f"{case}_Label.nii.gz", truth)
+    content = evaluate_folder(tmp_path / "pred", tmp_path / "truth", tmp_path / "metrics.json")
+    assert {site: each["cases"] for site, each in content["sites"].items()} == {
+        "etz": ["crossmoda2022_etz_210"],
+        "ldn": ["crossmoda2021_ldn_211"],
+        "unknown": ["other"],
+    }
+    assert content["sites"]["etz"]["mean"]["cochlea"]["assd_mm"] == 350
+    assert content["sites"]["etz"]["mean"]["cochlea"]["plain"]["assd_mm"] is None
+    assert content["sites"]["ldn"]["mean"]["cochlea"]["assd_mm"] == 0
+    failure = content["failures"][0]
+    assert len(content["failures"]) == 1
+    assert (failure["case"], failure["site"], failure["structure"], failure["empty"]) == (
+        "crossmoda2022_etz_210",
+        "etz",
+        "cochlea",
+        "prediction",
+    )
+
+
+def test_the_deviation_of_both_structures_is_that_of_the_cases_means():
+    def row(dice):
+        return {"dice": dice, "assd_mm": 1.0, "failure": dice < 0.5}
+
+    cases = {str(n): {"vs": row(a), "cochlea": row(b)} for n, (a, b) in enumerate([(0.9, 0.5), (0.7, 0.8), (0.6, 0.9)])}
+    both = summarise(cases)["both"]
+    assert both["dice_std"] == pytest.approx(np.std([0.7, 0.75, 0.75], ddof=1))
+    assert both["assd_mm_std"] == 0
+
+
+def test_rows_of_older_files_have_no_means_of_what_they_lack():
+    old = {"dice": 0.8, "assd_mm": 1.0, "failure": False}
+    mean = summarise({"a": {"vs": old, "cochlea": old}})["vs"]
+    assert (mean["dice"], mean["hd95_mm"], mean["nsd_1mm"]) == (0.8, None, None)
 
 
 def test_unequal_grids_are_refused_by_name(tmp_path):

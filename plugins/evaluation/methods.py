@@ -1,0 +1,203 @@
+"""Any number of methods side by side, on the same cases."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import NonNegativeInt, PositiveInt
+
+from plugins.config.ranges import NotEmpty
+from plugins.errors import InputError
+from plugins.evaluation.cases import Methods, Missing, complete, read_methods, write_cases
+from plugins.evaluation.evaluate import DEFINITIONS, RULES, metrics_by_site
+from plugins.evaluation.metrics import CASE_MEASURES, STRUCTURES, CaseMetrics
+from plugins.evaluation.ranking import places_of, ranks_of_cases
+from plugins.evaluation.statistics import bootstrap_interval, compare_pair, holm
+from plugins.evaluation.tables import write_tables
+from plugins.files import write_json
+
+StrPath = str | os.PathLike[str]
+Values = dict[tuple[str, str], NDArray[np.float64]]
+
+STATISTICS = {
+    "rank": "mean over cases of the mean rank in all structures and measures; 1 is best, ties share their ranks",
+    "interval": "95 % bootstrap interval over cases, bias-corrected and accelerated",
+    "difference": "mean over cases of method minus against",
+    "p": "two-sided paired t-test",
+    "p_holm": "the same, corrected by Holm for all pairs of the same structure and measure",
+    "p_wilcoxon": "two-sided signed-rank test of Wilcoxon",
+    "p_wilcoxon_holm": "the same, corrected by Holm for all pairs of the same structure and measure",
+    "smallest_difference": "true mean difference that the paired t-test (level 0.05) finds with 80 % power in n cases",
+}
+
+
+def compare_methods(
+    methods: StrPath | Mapping[str, StrPath] | None,
+    output_dir: StrPath,
+    reference: str | None = None,
+    missing: Missing = "refuse",
+    measures: NotEmpty[str] = ("dice", "assd_mm"),
+    resamples: PositiveInt = 9999,
+    seed: NonNegativeInt | None = 0,
+) -> dict[str, Any]:
+    """Rank methods, test each pair, and write the results as data and as tables like those of the paper.
+
+    The folder gets ``comparison.json`` (all of it), ``cases.csv``, ``ranks.csv``, ``pairs.csv`` and ``means.csv`` (the
+    same as data, for figures), and the table as ``table.csv``, ``table.md`` and ``table.tex``.
+
+    A structure that neither the reference nor a method has is compared in no method, and named under ``left_out``.
+
+    Args:
+        methods: a CSV with the column ``method``, or name to the ``metrics.json`` of an evaluation; see
+            :func:`plugins.evaluation.cases.read_methods`.
+        output_dir: the folder.
+        reference: the method that all others are tested against, as in the paper; ``None`` tests all pairs.
+        missing: what to do if a method lacks a case that another has: ``refuse`` it, or ``penalise`` it with Dice 0 and
+            ASSD 350 mm; such rows are named under ``filled_in``.
+        measures: names in :data:`plugins.evaluation.metrics.CASE_MEASURES` that are ranked and tested.
+        resamples: of each bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        The content of ``comparison.json``.
+
+    Raises:
+        InputError: if there are fewer than two methods, they cannot be read or do not have the same cases, or if the
+            reference or a measure is unknown.
+    """
+    if not methods:
+        raise InputError("methods is not set. Give a CSV, or the name of each method with its metrics.json.")
+    table = read_methods(methods)
+    rows, filled = complete(table.methods, missing)
+    _check(rows, reference, measures)
+    values, left_out = _values(rows, measures)
+    names, cases = list(rows), list(next(iter(rows.values())))
+    per_case = ranks_of_cases(values)
+    pairs = _pairs(names, values, reference, resamples, seed or 0)
+    content = {
+        "definitions": {**{name: DEFINITIONS[name] for name in measures}, **STATISTICS},
+        "rules": RULES,
+        "reference": reference,
+        "measures": list(measures),
+        "filled_in": filled,
+        "left_out": left_out,
+        "ranks": _ranks(names, per_case, resamples, seed or 0),
+        "pairs": pairs,
+        "intervals": _intervals(names, values, resamples, seed or 0),
+        "methods": {name: _summary(rows[name], table.sites) for name in names},
+    }
+    folder = Path(output_dir)
+    write_cases(folder / "cases.csv", rows, table.sites)
+    ranks_by_case = {name: dict(zip(cases, line, strict=True)) for name, line in zip(names, per_case, strict=True)}
+    write_tables(content, folder, ranks_by_case, table.sites)
+    write_json(folder / "comparison.json", content)
+    return content
+
+
+def _summary(cases: Mapping[str, CaseMetrics], sites: Mapping[str, str]) -> dict[str, Any]:
+    content = metrics_by_site(cases, sites)
+    return {key: content[key] for key in ("mean", "sites", "failures")}
+
+
+def _check(rows: Methods, reference: str | None, measures: Sequence[str]) -> None:
+    if len(rows) < 2:
+        raise InputError(f"methods holds {', '.join(rows)} alone. Give two or more, or evaluate it.")
+    if reference is not None and reference not in rows:
+        raise InputError(f"reference is {reference!r}, which is no method. Set it to one of {', '.join(rows)}.")
+    unknown = [name for name in measures if name not in CASE_MEASURES]
+    if unknown:
+        raise InputError(f"measures holds {unknown[0]!r}. Take them from {', '.join(CASE_MEASURES)}.")
+    for method, cases in rows.items():
+        for case, structures in cases.items():
+            for row in structures.values():
+                absent = [name for name in measures if row["dice"] is not None and row.get(name) is None]
+                if absent:
+                    what = f"{method} has no {absent[0]} in {case}"
+                    raise InputError(f"methods: {what}. Evaluate it again, or leave {absent[0]} out of measures.")
+
+
+def _values(rows: Methods, measures: Sequence[str]) -> tuple[Values, list[dict[str, str]]]:
+    """Structure and measure to the values (methods, cases); NaN, and named, where a method has none."""
+    tables = {
+        (structure, measure): np.array(
+            [[case[structure][measure] for case in cases.values()] for cases in rows.values()], dtype=np.float64
+        )
+        for structure in STRUCTURES
+        for measure in measures
+    }
+    left_out = []
+    names = list(next(iter(rows.values())))
+    for (structure, measure), table in tables.items():
+        undefined = np.isnan(table).any(axis=0)
+        table[:, undefined] = np.nan
+        if measure == measures[0]:
+            left_out += [{"case": names[place], "structure": structure} for place in np.flatnonzero(undefined)]
+    return tables, left_out
+
+
+def _pairs(
+    names: Sequence[str], values: Values, reference: str | None, resamples: int, seed: int
+) -> list[dict[str, Any]]:
+    if reference is None:
+        compared = list(combinations(names, 2))
+    else:
+        compared = [(reference, name) for name in names if name != reference]
+    pairs = []
+    for (structure, measure), table in values.items():
+        known = dict(zip(names, table[:, ~np.isnan(table[0])], strict=True))
+        family: list[dict[str, Any]] = [
+            {
+                "method": method,
+                "against": against,
+                "structure": structure,
+                "measure": measure,
+                **compare_pair(known[against].tolist(), known[method].tolist(), resamples, seed),
+            }
+            for method, against in compared
+        ]
+        for name in ("p", "p_wilcoxon"):
+            for pair, corrected in zip(family, holm([pair[name] for pair in family]), strict=True):
+                pair[f"{name}_holm"] = corrected
+        pairs += family
+    return pairs
+
+
+def _ranks(names: Sequence[str], per_case: NDArray[np.float64], resamples: int, seed: int) -> list[dict[str, Any]]:
+    """The methods from best to worst."""
+    known = per_case[:, ~np.isnan(per_case[0])]
+    if not known.size:
+        raise InputError(
+            "methods: no structure is in the reference of any case. Give the cases of scans that show one."
+        )
+    scores = known.mean(axis=1)
+    ranks = [
+        {
+            "place": place,
+            "method": name,
+            "rank": float(score),
+            "interval": bootstrap_interval(line, resamples=resamples, seed=seed),
+        }
+        for name, place, score, line in zip(names, places_of(scores), scores, known, strict=True)
+    ]
+    return sorted(ranks, key=lambda entry: entry["place"])
+
+
+def _intervals(names: Sequence[str], values: Values, resamples: int, seed: int) -> list[dict[str, Any]]:
+    """Of the mean of every method, structure and measure."""
+    return [
+        {
+            "method": name,
+            "structure": structure,
+            "measure": measure,
+            "mean": float(line.mean()) if line.size else None,
+            "interval": bootstrap_interval(line, resamples=resamples, seed=seed),
+        }
+        for (structure, measure), table in values.items()
+        for name, line in zip(names, table[:, ~np.isnan(table[0])], strict=True)
+    ]
