@@ -6,11 +6,13 @@ from plugins.workflow.execution import is_complete, run_stage
 from plugins.workflow.graph import check_stages, run_stages, run_together
 from plugins.workflow.segment import RunInference
 from plugins.workflow.stage import Stage, fingerprint
+from plugins.workflow.study import Study
 
 __all__ = [
     "Adaptation",
     "RunInference",
     "Stage",
+    "Study",
     "UdaWorkflow",
     "check_stages",
     "fingerprint",

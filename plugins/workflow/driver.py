@@ -31,6 +31,7 @@ from plugins.workflow.graph import check_stages, run_stages
 from plugins.workflow.process import CommandError
 from plugins.workflow.records import REMAKE
 from plugins.workflow.segment import final_model
+from plugins.workflow.stage import Stage
 from plugins.workflow.tracking import DriverRun
 
 REPORT_METRICS = "report/metrics.json"
@@ -178,6 +179,18 @@ class UdaWorkflow:
             max_epochs=self.max_epochs,
         )
 
+    def checked(self) -> tuple[Adaptation, list[Stage]]:
+        """What is to be done, and its stages, none of which has a fault that can be seen before it runs.
+
+        Raises:
+            InputError: if a setting or a scan is wrong.
+        """
+        adaptation = self.adaptation()
+        stages = adaptation.stages()
+        check_stages(stages, self.run_dir)
+        check_crops(stages, [str(scan["label"]) for scan in adaptation.scans["source"] if "label" in scan])
+        return adaptation, stages
+
     def run(self) -> None:
         """Bring the run to its end and print its results.
 
@@ -185,10 +198,7 @@ class UdaWorkflow:
             InputError: if a setting or a scan is wrong; no training has begun then.
             SystemExit: if a stage fails in another way; the message names its log.
         """
-        adaptation = self.adaptation()
-        stages = adaptation.stages()
-        check_stages(stages, self.run_dir)
-        check_crops(stages, [str(scan["label"]) for scan in adaptation.scans["source"] if "label" in scan])
+        adaptation, stages = self.checked()
         print(f"run folder: {self.run_dir}", flush=True)
         print(f"report, while it runs too: {self.run_dir / LIVE_PAGE}", flush=True)
         tracked = DriverRun(

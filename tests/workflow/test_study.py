@@ -1,0 +1,128 @@
+"""Methods and seeds on a small phantom: stages in common once, a table of all, faults before anything begins."""
+
+import csv
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from monai.bundle import ConfigParser
+
+from plugins.errors import InputError
+from plugins.evaluation.cases import read_cases
+from plugins.files import read_json, write_json
+from plugins.workflow import Study, UdaWorkflow
+
+from .test_driver import bundles, dataset, work  # noqa: F401
+
+METHODS = {
+    "TANQ alone": {"views": ["tanq"]},
+    "TANQ + CycleGAN": {"views": ["tanq", "cyclegan"]},
+    "TANQ again": {"configs": ["rounds.json"], "views": ["tanq"]},
+}
+
+
+@pytest.fixture
+def study(bundles, dataset, tmp_path):  # noqa: F811
+    root = tmp_path / "uda"
+    write_json(root / "configs" / "rounds.json", {"rounds": 1, "gate": {}, "run_suffix": "_x", "+overlays": []})
+
+    def make(methods, **settings):
+        driver = partial(
+            UdaWorkflow,
+            bundle_root=root,
+            bundles_dir=bundles,
+            executor=None,
+            output_dir=None,
+            dataset_dir=dataset,
+            rounds=0,
+            overlays=["cpu.json"],
+        )
+        return Study(driver, methods, ThreadPoolExecutor(2), tmp_path / "study", root, **settings)
+
+    return make
+
+
+def names(work):  # noqa: F811
+    return sorted(name for name, _ in work)
+
+
+def test_what_methods_have_in_common_is_made_once_for_each_seed(study, work, tmp_path):  # noqa: F811
+    study(METHODS).run()
+    trained = names(work)
+    assert trained.count("tanq_training") == 2  # one for each seed, not for each method
+    assert trained.count("cyclegan_training") == 2
+    assert trained.count("round_0/segmentation") == 4
+    assert trained.count("round_1/segmentation") == 2
+    for method in ("tanq_alone", "tanq_cyclegan", "tanq_again"):
+        for seed in (0, 1):
+            assert (tmp_path / "study" / method / f"seed_{seed}" / "round_0" / "evaluation" / "metrics.json").is_file()
+    seeds = {settings["seed"] for name, settings in work if name == "tanq_training"}
+    assert seeds == {0, 1}
+    work.clear()
+    study(METHODS).run()
+    assert work == []
+
+
+def test_the_table_has_the_means_over_seeds_and_each_seed_apart(study, work, tmp_path):  # noqa: F811
+    study(METHODS).run()
+    folder = tmp_path / "study"
+    table = read_cases(folder / "results" / "methods.csv").methods
+    assert list(table) == ["TANQ alone", "TANQ + CycleGAN", "TANQ again", "TANQ again + self-training"]
+    files = [folder / "tanq_alone" / f"seed_{seed}" / "round_0" / "evaluation" / "metrics.json" for seed in (0, 1)]
+    per_seed = [read_json(file) for file in files]
+    for case, structures in table["TANQ alone"].items():
+        for structure, row in structures.items():
+            for measure in ("dice", "assd_mm"):
+                both = [each["cases"][case][structure][measure] for each in per_seed]
+                assert row[measure] == pytest.approx(np.mean(both))
+    with open(folder / "results" / "seeds.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["method"] == "TANQ alone" and row["structure"] == "vs"]
+    assert [row["seed"] for row in rows] == ["0", "1"]
+    assert [float(row["dice"]) for row in rows] == [each["mean"]["vs"]["dice"] for each in per_seed]
+    comparison = read_json(folder / "results" / "comparison.json")
+    assert {row["method"] for row in comparison["ranks"]} == set(table)
+    assert (folder / "results" / "table.tex").is_file()
+
+
+@pytest.mark.parametrize(
+    ("methods", "words"),
+    [
+        ({}, "methods is empty"),
+        ({"a": {"viws": ["tanq"]}}, "methods::a has no 'viws'. Did you mean 'views'"),
+        ({"a": {"seed": 3}}, "methods::a has no 'seed'"),
+        ({"a b": {}, "A-b": {}}, "'a b', 'A-b' give no folder of their own"),
+        ({"a": {"views": ["tanc"]}}, "views has no 'tanc'. Did you mean 'tanq'"),
+        ({"a": {"configs": ["round.json"]}}, "has no 'round.json'. Did you mean 'rounds.json'"),
+    ],
+)
+def test_a_fault_of_a_method_is_told_before_anything_begins(study, work, tmp_path, methods, words):  # noqa: F811
+    with pytest.raises(InputError) as caught:
+        study(methods).run()
+    assert words in str(caught.value)
+    assert work == []
+    assert not (tmp_path / "study").exists()
+
+
+def test_the_config_of_the_study_plans_every_method_of_the_bundle(dataset, tmp_path):  # noqa: F811
+    configs = Path(__file__).parents[2] / "bundles" / "vs_cochlea_uda" / "configs"
+    parser = ConfigParser()
+    parser.read_config([str(configs / name) for name in ("study.json", "cpu.json")])
+    parser.update({"bundle_root": str(configs.parent), "dataset_dir": str(dataset), "output_dir": str(tmp_path)})
+    arms = parser.get_parsed_content("all_methods").arms()
+    assert len(arms) == 24
+    stages = {(arm.method, arm.seed): arm.driver.checked()[1] for arm in arms}
+    files = {name: stage.config_files for name, *_ in stages for stage in stages[name, 0] if "tanq_tr" in stage.name}
+    assert "without_rain.json" in files["TANQ without RAIN"]
+    assert "without_rain.json" not in files["TANQ + CycleGAN"]
+
+
+def test_a_study_without_methods_is_refused_by_its_command():
+    configs = Path(__file__).parents[2] / "bundles" / "vs_cochlea_uda" / "configs"
+    command = [sys.executable, "-m", "monai.bundle", "run", "study", "--config_file", str(configs / "study.json")]
+    done = subprocess.run([*command, "--methods", "{}"], capture_output=True, text=True, cwd=configs.parent)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: methods is empty. Name at least one method.")
