@@ -104,7 +104,7 @@ def start(seed: NonNegativeInt | None = 0, num_threads: PositiveInt | None = Non
         _refuse_code_of_another_version(given.root)
         given.warn_of_accidental_root()
         config = given.config()
-        sections = {"run", "training", "inference", "evaluate", "compare", *given.sections}
+        sections = {"run", "training", "inference", "evaluate", "compare", "study", *given.sections}
 
         def explain(error: BaseException) -> str:
             return shared_memory_fault(error) or building_fault(error, config, sections)

@@ -36,7 +36,7 @@ from plugins.config.values import check_component, check_value, title, value_fau
 from plugins.errors import InputError
 
 # ids that MONAI or a person reads, not another id
-ENTRY_POINTS = SECTIONS | {"training", "inference", "evaluate", "compare", "network_def", "network"}
+ENTRY_POINTS = SECTIONS | {"training", "inference", "evaluate", "compare", "study", "network_def", "network"}
 OF_MONAI = {"bundle_root", "dataset_dir", "device", "output_dir", "ckpt_dir", "train", "validate", "seed", "inferer"}
 # what a section such as "train" may hold for MONAI alone
 OF_SECTIONS = {"dataset", "handlers", "inferer", "key_metric", "postprocessing", "preprocessing", "trainer"}

@@ -19,7 +19,7 @@ from plugins.errors import InputError, find_input_error
 ROOT = Path(__file__).parents[2] / "bundles"
 CONFIGS = sorted(
     path
-    for name in ("train", "inference", "evaluate", "compare", "locator")
+    for name in ("train", "inference", "evaluate", "compare", "study", "locator")
     for path in ROOT.glob(f"*/configs/{name}.json")
 )
 OVERLAYS = sorted(

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 from typing import Any
 
 import highdicom
@@ -338,14 +339,16 @@ def test_the_locator_goes_along_with_the_model(trained: NnUNetTraining, items, t
         (models / "locator.pt").unlink()
 
 
-def test_a_second_training_in_the_same_folder_waits_and_then_finds_all_done(trained: NnUNetTraining, capsys):
+def test_a_second_training_in_the_same_folder_waits_and_then_finds_all_done(
+    trained: NnUNetTraining, monkeypatch: pytest.MonkeyPatch
+):
+    said: Queue[str] = Queue()
+    monkeypatch.setattr("plugins.locks.print", lambda text, **_: said.put(text), raising=False)
     with sole_owner(trained.output_dir, "training"):
         second = threading.Thread(target=trained.run)
         second.start()
-        said = ""
-        while "another training is at work" not in said:
-            assert second.is_alive()
-            said += capsys.readouterr().out
+        assert said.get(timeout=PATIENCE).startswith("another training is at work")
+        assert second.is_alive()
     second.join(timeout=PATIENCE)
     assert not second.is_alive()
 

@@ -4,6 +4,7 @@ import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 
 import nibabel as nib
 import numpy as np
@@ -21,6 +22,8 @@ from plugins.workflow import RunInference, UdaWorkflow, run_folder
 from plugins.workflow.segment import final_model
 from plugins.workflow.stage import fingerprint
 from plugins.workflow.tracking import DriverRun
+
+from ..interruptible import PATIENCE
 
 COMMON = {"bundle_root": ".", "output_dir": None, "device": "cpu", "seed": 0, "num_threads": None, "channels": 64}
 NETWORK = {"_target_": "plugins.networks.PatchDiscriminator", "channels": "@channels"}
@@ -202,20 +205,18 @@ def test_the_multi_gpu_overlay_gives_independent_trainings_their_own_gpus(
     assert fingerprint(stages["cyclegan_training"], {"windows": ""})
 
 
-def test_a_second_driver_waits_and_touches_neither_stages_nor_tracking(
-    bundles, dataset, tmp_path, work, monkeypatch, capsys
-):
+def test_a_second_driver_waits_and_touches_neither_stages_nor_tracking(bundles, dataset, tmp_path, work, monkeypatch):
     tracked = []
     enter = DriverRun.__enter__
     monkeypatch.setattr(DriverRun, "__enter__", lambda self: tracked.append(self) or enter(self))
     first = workflow(bundles, dataset, tmp_path, rounds=0)
+    said = Queue()
+    monkeypatch.setattr("plugins.locks.print", lambda text, **_: said.put(text), raising=False)
     with sole_owner(first.run_dir, "driver"):
         second = threading.Thread(target=first.run)
         second.start()
-        said = ""
-        while "another driver is at work" not in said:
-            assert second.is_alive()
-            said += capsys.readouterr().out
+        assert said.get(timeout=PATIENCE).startswith("another driver is at work")
+        assert second.is_alive()
         assert (tracked, work) == ([], [])
     second.join()
     assert len(tracked) == 1
