@@ -6,8 +6,8 @@ import atexit
 import ctypes
 import random
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -149,3 +149,20 @@ def _refuse_code_of_another_version(root: Path) -> None:
     if version != plugins.__version__:
         fault = f"{root} brings version {version} of its code, but {plugins.__version__} was found in {here}"
         raise InputError(f"{fault}. Start from another working directory, or in an environment without the latter.")
+
+
+@contextmanager
+def denormals_kept() -> Iterator[None]:
+    """Count denormal numbers within the block, whatever :func:`start` has set.
+
+    SciPy's ``KDTree`` steps from a coordinate to the next number. From 0 that is a denormal. If it counts as 0, the
+    tree never ends, and the process crashes.
+    """
+    flushed = bool(np.float64(5e-324) * np.float64(1.0) == 0.0)
+    if flushed:
+        torch.set_flush_denormal(False)
+    try:
+        yield
+    finally:
+        if flushed:
+            torch.set_flush_denormal(True)

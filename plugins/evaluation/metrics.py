@@ -29,6 +29,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 from scipy.spatial import KDTree
 
+from plugins.runtime import denormals_kept
+
 STRUCTURES = {"vs": 1, "cochlea": 2}
 STRUCTURE_TITLES = {"vs": "VS", "cochlea": "cochlea"}
 PENALTY_MM = 350.0
@@ -111,7 +113,8 @@ def case_metrics(pred: NDArray[np.integer], truth: NDArray[np.integer], spacing:
     """
     if pred.shape != truth.shape:
         raise ValueError(f"prediction and reference differ in shape: {pred.shape} and {truth.shape}")
-    return {name: _structure_metrics(pred == value, truth == value, spacing) for name, value in STRUCTURES.items()}
+    with denormals_kept():
+        return {name: _structure_metrics(pred == value, truth == value, spacing) for name, value in STRUCTURES.items()}
 
 
 def not_found(empty: str = "prediction") -> StructureMetrics:

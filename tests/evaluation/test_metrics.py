@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 
 import nibabel as nib
 import numpy as np
@@ -309,3 +311,19 @@ def test_the_printed_table_counts_failures_and_tells_the_decisions(capsys):
     assert printed.count("2/3") == 2
     assert "a failure is a Dice below 0.5 or an empty mask" in printed
     assert "self-training, round 1: refused, plausibility falls from [1] to [0]" in printed
+
+
+def test_masks_at_the_border_are_measured_where_denormal_numbers_count_as_zero():
+    """SciPy's tree crashes there; in a process of its own, so that a crash is one failed test."""
+    code = """
+import numpy as np, torch
+from plugins.evaluation import case_metrics
+torch.set_flush_denormal(True)
+mask = np.zeros((22, 18, 14), np.uint8)
+mask[:14, :12, :12] = 1
+found = case_metrics(mask, np.roll(mask, 1, 0), (0.08, 0.1, 0.12))["vs"]
+flushed = float(np.float64(5e-324) * np.float64(1.0)) == 0
+print(found["dice"] > 0.9, found["nsd_1mm"], flushed)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "1.0", "True"], done.stderr[-2000:]
