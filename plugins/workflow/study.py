@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from monai.bundle import ConfigParser
 from pydantic import NonNegativeInt
 
 from plugins.config.names import refuse_unknown
@@ -20,7 +21,6 @@ from plugins.errors import InputError
 from plugins.evaluation import compare_methods, show_comparison
 from plugins.evaluation.cases import Methods, read_methods, write_cases, write_csv
 from plugins.evaluation.metrics import CASE_MEASURES, FAILURE_DICE, STRUCTURES
-from plugins.files import read_json
 from plugins.interrupts import SENTENCE
 from plugins.locks import sole_owner
 from plugins.state import StrPath, read_state
@@ -144,7 +144,7 @@ class Study:
                 table = read_methods({title: file})
                 sites |= table.sites
                 values.setdefault(title, []).append(table.methods[title])
-                means = read_json(file)["mean"]
+                means = read_state(file, dict[str, Any], REMAKE)["mean"]
                 lines += [
                     (title, arm.seed, structure, *(means[structure][key] for key in ("dice", "assd_mm", "failures")))
                     for structure in STRUCTURES
@@ -161,7 +161,7 @@ class Study:
         given: dict[str, Any] = {"overlays": [*base.get("overlays", ())]}
         folder = Path(self.bundle_root) / CONFIGS
         refuse_unknown(settings.get(CONFIGS, ()), [file.name for file in folder.glob("*.json")], f"{folder}")
-        layers = [read_json(folder / name) for name in settings.get(CONFIGS, ())]
+        layers = [ConfigParser.load_config_file(folder / name) for name in settings.get(CONFIGS, ())]
         for layer in (*layers, {key: value for key, value in settings.items() if key != CONFIGS}):
             for key, value in layer.items():
                 if key == OVERLAYS:
