@@ -5,7 +5,7 @@ from plugins.evaluation.evaluate import evaluate_cases, evaluate_folder, evaluat
 from plugins.evaluation.fidelity import evaluate_translations
 from plugins.evaluation.methods import compare_methods
 from plugins.evaluation.metrics import case_metrics
-from plugins.evaluation.pictures import case_picture, translation_picture
+from plugins.evaluation.pictures import translation_picture
 from plugins.evaluation.ranking import places_of, ranks_of_cases
 from plugins.evaluation.statistics import bootstrap_interval, holm, paired_t_test, smallest_difference, wilcoxon_test
 from plugins.evaluation.tables import show_comparison
@@ -16,7 +16,6 @@ __all__ = [
     "TranslationQuality",
     "bootstrap_interval",
     "case_metrics",
-    "case_picture",
     "compare_methods",
     "compare_rounds",
     "evaluate_cases",

@@ -49,39 +49,6 @@ def read_axial(path: str | os.PathLike[str], label: bool = False) -> tuple[NDArr
     return apply_orientation(scan.voxels, turn), (float(x), float(y), float(z))
 
 
-def case_picture(
-    image_file: str | os.PathLike[str],
-    labels: Mapping[str, str | os.PathLike[str]],
-    output_file: str | os.PathLike[str],
-    title: str = "",
-) -> None:
-    """Draw one scan beside itself with the contours of every label map.
-
-    A row for each structure: the slice in which the first label map that has the structure has most of it.
-
-    Args:
-        image_file: the scan.
-        labels: head of the column to label map, on the scan's grid.
-        output_file: a PNG file.
-        title: above the picture.
-    """
-    image, spacing = read_axial(image_file)
-    maps = {head: read_axial(path, label=True)[0] for head, path in labels.items()}
-    rows = rows_to_draw([*maps.values()]) or {image.shape[2] // 2: ["no structure"]}
-    first = next((volume for volume in maps.values() if volume.any()), np.zeros_like(image))
-    figure, axes = panels(len(rows), 1 + len(maps))
-    for (index, names), line in zip(rows.items(), axes, strict=True):
-        window = window_around(first[:, :, index] > 0, spacing)
-        draw_slice(line[0], image, index, spacing)
-        line[0].set_ylabel(f"{', '.join(names)}: slice {index + 1}")
-        for axis, (head, volume) in zip(line[1:], maps.items(), strict=True):
-            draw_slice(axis, image, index, spacing, window)
-            draw_contours(axis, volume, index, spacing, window)
-            axis.set_title(head, parse_math=False)
-        line[0].set_title("hrT2")
-    _save(figure, output_file, title)
-
-
 def translation_picture(
     cases: Sequence[Mapping[str, Any]],
     translations: Mapping[str, str | os.PathLike[str]],

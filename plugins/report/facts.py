@@ -47,6 +47,11 @@ def machine() -> dict[str, Any]:
     }
 
 
+def head(kind: str, title: str, name: str) -> dict[str, Any]:
+    """What every report begins with: ``kind``, ``title``, ``name`` of what it is about, ``versions``, ``machine``."""
+    return {"kind": kind, "title": title, "name": name, "versions": versions(), "machine": machine()}
+
+
 def stages_in(run_dir: StrPath) -> list[dict[str, Any]]:
     """The stages of a run, in the order in which they began to be complete.
 

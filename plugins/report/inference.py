@@ -69,11 +69,7 @@ def write_inference_report(
     rows = worst_first(rows)
     volumes = pack_cases(rows, files, windows)
     content = {
-        "kind": "inference",
-        "title": TITLE,
-        "name": Path(pred_dir).absolute().name,
-        "versions": facts.versions(),
-        "machine": facts.machine(),
+        **facts.head("inference", TITLE, Path(pred_dir).absolute().name),
         "stages": [],
         "settings": dict(settings or {}),
         "lights": lights_of(rows),

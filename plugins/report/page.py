@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from plugins.report.tables import number, spread
 StrPath = str | os.PathLike[str]
 PAGE, NUMBERS = "index.html", "report.json"
 TEMPLATE, LIVE_TEMPLATE = "report.html.j2", "live.html.j2"
-VIEWER = "niivue.umd.js"
+VIEWER = "niivue.umd.js.gz"
 SIGNS = {"red": "✖", "amber": "▲", "green": "✔"}
 
 
@@ -43,7 +44,7 @@ def viewer_code() -> str:
         RuntimeError: if it held what ends a script; it does not.
     """
     folder = files("plugins.report") / "assets"
-    code = (folder / VIEWER).read_text(encoding="utf-8")
+    code = gzip.decompress((folder / VIEWER).read_bytes()).decode("utf-8")
     licence = (folder / "LICENSE").read_text(encoding="utf-8")
     if "</script" in code.lower() or "<!--" in code:
         raise RuntimeError(f"{VIEWER} cannot stand in a page")

@@ -103,11 +103,7 @@ def write_report(
     intervals = tables.intervals_of(rounds)
     positions, drawn = positions_figures(run, source) if run is not None else ([], [])
     content: dict[str, Any] = {
-        "kind": "run",
-        "title": TITLE,
-        "name": "" if run is None else run.name,
-        "versions": facts.versions(),
-        "machine": facts.machine(),
+        **facts.head("run", TITLE, "" if run is None else run.name),
         "stages": [] if run is None else facts.stages_in(run),
         "handed_over": round_title(final),
         "decisions": [*decision_lines(decisions)],

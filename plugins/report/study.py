@@ -47,11 +47,7 @@ def write_study_report(runs: Mapping[str, StrPath], output_dir: StrPath) -> Path
     rows = worst_first(_worst(case, by_run) for case, by_run in cases.items())
     shown = {name: name for name in results}
     content = {
-        "kind": "study",
-        "title": TITLE,
-        "name": Path(output_dir).absolute().name,
-        "versions": facts.versions(),
-        "machine": facts.machine(),
+        **facts.head("study", TITLE, Path(output_dir).absolute().name),
         "stages": [
             {**stage, "name": f"{name}: {stage['name']}"} for name, each in known.items() for stage in each["stages"]
         ],
