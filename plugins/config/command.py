@@ -29,7 +29,14 @@ from plugins.config.names import (
 from plugins.errors import InputError
 
 _logger = logging.getLogger(__name__)
-COMPLETE = ("train.json", "inference.json", "evaluate.json", "compare.json", "locator.json")  # may be run alone
+COMPLETE = (
+    "train.json",
+    "inference.json",
+    "evaluate.json",
+    "compare.json",
+    "study.json",
+    "locator.json",
+)  # may be run alone
 RUN_OPTIONS = inspect.signature(run).parameters.keys() - {"override"}  # what `monai.bundle run` takes itself
 
 
