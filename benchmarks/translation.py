@@ -49,13 +49,13 @@ MEMORY = [
 ]
 
 
-def config_of(method: str) -> ConfigParser:
-    """The training config of a method, without data and handlers."""
+def config_of(method: str, **others: Any) -> ConfigParser:
+    """The training config of a method with other values of some ids, without data and handlers."""
     bundle, overlays, changes = METHODS[method]
     folder = ROOT / "bundles" / bundle / "configs"
     parser = ConfigParser()
     parser.read_config([str(folder / name) for name in ("train.json", *overlays)])
-    parser.update({"bundle_root": str(folder.parent), "device": "$torch.device('cpu')", **changes})
+    parser.update({"bundle_root": str(folder.parent), "device": "$torch.device('cpu')", **changes, **others})
     parser.update({"train::dataloader": "$[0]", "train::handlers": []})
     return parser
 
@@ -159,11 +159,16 @@ def torchs_convolutions() -> AbstractContextManager[Any]:
     return patch("plugins.networks.fast_conv._is_plain", return_value=False)
 
 
+def trainer_of(method: str, **others: Any) -> Any:
+    """The trainer of a method, see :func:`config_of`."""
+    trainer = config_of(method, **others).get_parsed_content("train::trainer")
+    trainer.state.output = {}
+    return trainer
+
+
 def train_step(method: str, size: int, batch_size: int) -> Callable[[], Any]:
     """One training step of a method, ready to be called again and again."""
-    trainer = config_of(method).get_parsed_content("train::trainer")
-    trainer.state.output = {}
-    batch = example(size, batch_size)
+    trainer, batch = trainer_of(method), example(size, batch_size)
     return lambda: trainer._iteration(trainer, batch)
 
 

@@ -4,7 +4,7 @@ python -m plugins.export bundles/tanq_translation path/to/out --ckpt_dir path/to
 
 The copy holds the code that its configs name (``plugins/``), the weights and the TorchScript of a training, and
 ``SHA256SUMS``; beside it lies a zip that ``python -m monai.bundle download`` takes. Two exports of the same files are
-the same zip, but for the TorchScript, which torch never writes twice alike.
+the same zip, but for TorchScript and ``.pt2``, which torch never writes twice alike.
 """
 
 from __future__ import annotations
@@ -12,30 +12,26 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import math
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from monai.bundle import ConfigParser
 from monai.bundle.utils import merge_kv
-from torch.export import Dim
 
 import plugins
 from plugins.config.names import known_settings
 from plugins.errors import InputError, show_input_errors_as_sentences
 from plugins.files import read_json, whole_file
 from plugins.finite import refuse_broken_weights
+from plugins.programs import steps_of, write_programs
 from plugins.runtime import VENDORED
-from plugins.segmentation import EnsembleMember, read_model
 from plugins.segmentation.model import DESCRIPTION
 from plugins.state import SUM, read_tensors
 from plugins.store import TRAINING
@@ -45,8 +41,6 @@ LOCATOR = ("locator.pt", "locator.pt" + SUM, "locator.json")  # of a segmentatio
 LARGE_BYTES = 25 * 2**20  # what the zoo keeps in git
 LEFT_OUT = ("eval", "models", "__pycache__", "runs", "mlruns")
 BOOTSTRAP = {"imports": ["$import sys"], "code_path": "$sys.path.insert(1, @bundle_root)"}
-AXES = ("depth", "height", "width")
-TRANSLATORS_STEPS = [4, 4]  # their networks halve their maps twice
 PARTS = ("cyclegan_translation", "tanq_translation", "vs_cochlea_seg")  # of the driver
 
 
@@ -56,6 +50,7 @@ def export(
     ckpt_dir: Path | None = None,
     overlays: Sequence[str] = (),
     onnx: bool = False,
+    pt2: bool = False,
     url: str | None = None,
 ) -> Path:
     """Write ``<output_dir>/<bundle>/`` and ``<output_dir>/<bundle>_v<version>.zip``.
@@ -67,7 +62,8 @@ def export(
             ``None`` for none.
         overlays: config files of the bundle that the training was given after ``train.json``; the copy's configs take
             their values.
-        onnx: write the network as ONNX too.
+        onnx: write the networks as ONNX too, see :func:`plugins.programs.write_programs`.
+        pt2: write them as programs of ``torch.export`` too.
         url: where large files will be offered: they are then listed in ``large_files.yml`` and left out.
 
     Returns:
@@ -80,8 +76,9 @@ def export(
     bundle, output_dir = bundle.resolve(), output_dir.resolve()
     if not (bundle / "configs" / "metadata.json").is_file():
         raise InputError(f"{bundle} is no bundle. Give a folder that holds configs/metadata.json.")
-    if onnx and ckpt_dir is None:
-        raise InputError("there is no network to write as ONNX. Give its ckpt_dir too.")
+    formats = [name for name, wanted in (("pt2", pt2), ("onnx", onnx)) if wanted]
+    if formats and ckpt_dir is None:
+        raise InputError(f"there is no network to write as {' and '.join(formats)}. Give its ckpt_dir too.")
     place = output_dir / bundle.name
     for source in [bundle, *([ckpt_dir.resolve()] if ckpt_dir else [])]:
         if place.resolve() in (source, *source.parents) or bundle in place.parents:
@@ -91,7 +88,7 @@ def export(
     output_dir.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{bundle.name}.", dir=output_dir) as partial:
         folder = Path(partial) / bundle.name
-        _build(folder, bundle, overlays, ckpt_dir and ckpt_dir.resolve(), onnx)
+        _build(folder, bundle, overlays, ckpt_dir and ckpt_dir.resolve(), formats)
         large = _list_large_files(folder, url) if url else []
         _write_sums(folder)
         version = read_json(folder / "configs" / "metadata.json")["version"]
@@ -102,7 +99,7 @@ def export(
     return archive
 
 
-def _build(folder: Path, bundle: Path, overlays: Sequence[str], ckpt_dir: Path | None, onnx: bool) -> None:
+def _build(folder: Path, bundle: Path, overlays: Sequence[str], ckpt_dir: Path | None, formats: Sequence[str]) -> None:
     _copy(bundle, folder)
     if (bundle.parent / PARTS[0]).is_dir() and bundle.name not in PARTS:
         for part in PARTS:
@@ -113,8 +110,7 @@ def _build(folder: Path, bundle: Path, overlays: Sequence[str], ckpt_dir: Path |
     _describe(folder)
     if ckpt_dir is not None:
         _export_script(folder, ckpt_dir)
-        if onnx:
-            export_onnx(folder)
+        write_programs(folder, formats)
 
 
 def _copy(bundle: Path, folder: Path) -> None:
@@ -195,72 +191,13 @@ def _export_script(folder: Path, ckpt_dir: Path) -> None:
         raise InputError(f"{fault}. Give weights of this bundle, and the overlays that they were trained with.")
 
 
-def export_onnx(folder: Path) -> list[Path]:
-    """Write the network as ONNX, with all inputs that the metadata names and for images of any size.
-
-    A translator becomes ``models/model.onnx``; the networks of a segmentation become ``models/model_2d.onnx`` and
-    ``models/model_3d.onnx``, each the mean of its folds. MONAI's ``onnx_export`` gives the first input only.
-
-    Args:
-        folder: of an exported bundle with weights.
-
-    Returns:
-        the files.
-
-    Raises:
-        InputError: if onnx or onnxscript is not installed.
-    """
-    if not (find_spec("onnx") and find_spec("onnxscript")):
-        raise InputError("ONNX needs onnx and onnxscript. Install the extra, pip install 'tanq-bundles[onnx]'.")
-    parser = ConfigParser()
-    parser.read_config(str(folder / "configs" / "inference.json"))
-    parser.update({"bundle_root": str(folder), "device": "$torch.device('cpu')"})
-    network = parser.get_parsed_content("network_def").eval()
-    network.load_state_dict(read_tensors(folder / "models" / WEIGHTS, "Export again"))
-    tensors = read_json(folder / "configs" / "metadata.json")["network_data_format"]["inputs"]
-    files = []
-    for name, steps in _networks(folder).items():
-        file = folder / "models" / name
-        sizes = {0: Dim("batch")} | {2 + axis: step * Dim(AXES[-len(steps) :][axis]) for axis, step in enumerate(steps)}
-        inputs = tuple(torch.zeros(2, each["num_channels"], *(4 * step for step in steps)) for each in tensors.values())
-        with whole_file(file) as part:
-            torch.onnx.export(
-                network,
-                inputs,
-                str(part),
-                input_names=[*tensors],
-                output_names=["pred"],
-                dynamic_shapes=(sizes,) * len(inputs),
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-        files.append(file)
-    return files
-
-
-def _networks(folder: Path) -> dict[str, list[int]]:
-    """Name of each ONNX file to the numbers that the sides of its images must be multiples of."""
-    if not (folder / "models" / DESCRIPTION).is_file():
-        return {"model.onnx": TRANSLATORS_STEPS}
-    members = read_model(folder / "models").members.values()
-    return {f"model_{len(member.patch_size)}d.onnx": _steps(member) for member in members}
-
-
-def _steps(member: EnsembleMember) -> list[int]:
-    """The product of a network's strides along each of its axes."""
-    axes = len(member.patch_size)
-    strides = [each if isinstance(each, Sequence) else [each] * axes for each in member.arguments["strides"]]
-    return [math.prod(each[axis] for each in strides) for axis in range(axes)]
-
-
 def _describe(folder: Path) -> None:
     """Give the metadata the sizes of the networks that are exported, which overlays and plans decide."""
     file = folder / "configs" / "metadata.json"
     metadata = read_json(file)
     sizes = read_json(folder / "configs" / "inference.json").get("patch_size")
     if (folder / "models" / DESCRIPTION).is_file():
-        sizes = [f"{step}*n" for step in max(_networks(folder).values(), key=len)]
+        sizes = [f"{step}*n" for step in max(steps_of(folder).values(), key=len)]
     if not isinstance(sizes, list):
         return
     for tensors in metadata["network_data_format"].values():
@@ -333,10 +270,11 @@ def main() -> None:
     arguments.add_argument("output_dir", type=Path, help="receives the folder and the zip")
     arguments.add_argument("--ckpt_dir", type=Path, help="model.pt of a training; none by default")
     arguments.add_argument("--overlays", nargs="*", default=[], help="config files given after train.json")
-    arguments.add_argument("--onnx", action="store_true", help="write models/model.onnx too")
+    arguments.add_argument("--onnx", action="store_true", help="write models/*.onnx too")
+    arguments.add_argument("--pt2", action="store_true", help="write models/*.pt2, programs of torch.export, too")
     arguments.add_argument("--url", help="where large files will be offered; they are then left out of the zip")
     given = arguments.parse_args()
-    print(export(given.bundle, given.output_dir, given.ckpt_dir, given.overlays, given.onnx, given.url))
+    print(export(**vars(given)))
 
 
 if __name__ == "__main__":

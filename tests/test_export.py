@@ -11,7 +11,6 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import onnxruntime
 import pytest
 import torch
 from ignite.engine import Engine
@@ -20,17 +19,9 @@ from monai.bundle import ConfigParser, load, load_bundle_config
 from plugins.config.command import COMPLETE
 from plugins.config.names import nodes
 from plugins.errors import InputError
-from plugins.export import check_sums, export, export_onnx
+from plugins.export import check_sums, export
 from plugins.files import read_json
-from plugins.segmentation import (
-    EnsembleMember,
-    FoldEnsemble,
-    Locator,
-    LocatorNetwork,
-    SaveLocator,
-    SegmentationModel,
-    read_model,
-)
+from plugins.segmentation import EnsembleMember, FoldEnsemble, Locator, LocatorNetwork, SaveLocator, SegmentationModel
 
 ROOT = Path(__file__).parents[1] / "bundles"
 SMALL = ["cpu.json"]
@@ -137,46 +128,12 @@ def test_the_torchscript_is_the_network_with_and_without_regions(exported, weigh
         assert (network(image, label) - network(image)).abs().max() > 1e-3
 
 
-def test_onnx_is_the_network_with_and_without_regions(exported, weights):
-    folder = exported.parent / "tanq_translation"
-    parser = ConfigParser()
-    parser.read_config(str(folder / "configs" / "inference.json"))
-    parser["bundle_root"] = str(folder)
-    network = parser.get_parsed_content("network_def").eval()
-    network.load_state_dict(torch.load(weights / "model.pt", weights_only=True))
-    (file,) = export_onnx(folder)
-    assert file.name == "model.onnx"
-    session = onnxruntime.InferenceSession(file)
-    assert [each.name for each in session.get_inputs()] == ["image", "condition"]
-    assert all(isinstance(size, str) for each in session.get_inputs() for size in (each.shape[0], *each.shape[2:]))
-    torch.manual_seed(1)
-    for samples, height, width in ((1, 96, 96), (3, 64, 132)):
-        image = torch.rand(samples, 1, height, width) * 2 - 1
-        for vs, cochlea in ((1, 2), (1, 0), (0, 2), (0, 0)):
-            label = torch.zeros_like(image)
-            label[:, :, 20:30, 20:30], label[-1, :, 40:43, 40:43] = vs, cochlea
-            (found,) = session.run(None, {"image": image.numpy(), "condition": label.numpy()})
-            with torch.no_grad():
-                torch.testing.assert_close(torch.from_numpy(found), network(image, label), atol=1e-5, rtol=0)
-    file.unlink()
-
-
-def test_onnx_of_a_segmentation_has_a_file_for_each_kind_of_network(ensemble, tmp_path):
-    export(ROOT / "vs_cochlea_seg", tmp_path, ensemble, onnx=True)
-    folder = tmp_path / "vs_cochlea_seg"
-    assert sorted(path.name for path in (folder / "models").glob("*.onnx")) == ["model_2d.onnx", "model_3d.onnx"]
-    network = FoldEnsemble(read_model(ensemble)).eval()
-    network.load_state_dict(torch.load(ensemble / "model.pt", weights_only=True))
-    torch.manual_seed(1)
-    shapes = {"model_2d.onnx": [(1, 8, 6), (3, 10, 12)], "model_3d.onnx": [(1, 4, 8, 8), (2, 5, 12, 8)]}
-    for name, sizes in shapes.items():
-        session = onnxruntime.InferenceSession(folder / "models" / name)
-        for samples, *size in sizes:
-            image = torch.randn(samples, 1, *size)
-            (found,) = session.run(None, {"image": image.numpy()})
-            with torch.no_grad():
-                torch.testing.assert_close(torch.from_numpy(found), network(image), atol=1e-5, rtol=0)
-    check_sums(folder)
+def test_programs_lie_beside_the_weights_where_they_are_wanted(ensemble, tmp_path):
+    archive = export(ROOT / "vs_cochlea_seg", tmp_path, ensemble, onnx=True, pt2=True)
+    names = {f"model_{axes}d.{kind}" for axes in (2, 3) for kind in ("onnx", "pt2")}
+    with zipfile.ZipFile(archive) as content:
+        assert {Path(name).name for name in content.namelist() if name.endswith((".onnx", ".pt2"))} == names
+    check_sums(tmp_path / "vs_cochlea_seg")
 
 
 def test_the_metadata_has_the_sizes_of_the_networks_that_are_exported(exported, ensemble, tmp_path):

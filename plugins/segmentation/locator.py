@@ -69,14 +69,14 @@ class LocatorNetwork(UNet):
             "strides": [list(stride) for stride in strides],
             "num_res_units": num_res_units,
         }
-        self._divisors = [int(np.prod([stride[axis] for stride in strides])) for axis in range(3)]
+        self.divisors = [int(np.prod([stride[axis] for stride in strides])) for axis in range(3)]
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits; the scan is padded with zeros to what the strides divide."""
         size = x.shape[2:]
-        after = [-length % divisor for length, divisor in zip(size, self._divisors, strict=True)]
+        after = [-length % divisor for length, divisor in zip(size, self.divisors, strict=True)]
         # a level of one voxel has no variance to normalise by
-        after = [max(gap, 2 * by - length) for length, gap, by in zip(size, after, self._divisors, strict=True)]
+        after = [max(gap, 2 * by - length) for length, gap, by in zip(size, after, self.divisors, strict=True)]
         logits: Tensor = super().forward(pad(x, [0, after[2], 0, after[1], 0, after[0]]))
         return logits[..., : size[0], : size[1], : size[2]]
 
