@@ -31,20 +31,32 @@ from plugins.runtime import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
 RANDOM = {"selections": ["@random_queries"] * 5}
+PUBLISHED = {"_target_": "benchmarks.published.CycleGanGenerator"}
 METHODS: dict[str, tuple[str, list[str], dict[str, Any]]] = {
     "TANQ": ("tanq_translation", [], {}),
     "TANQ, instance norm": ("tanq_translation", ["qs_attn.json"], {}),
     "TANQ, random queries": ("tanq_translation", [], RANDOM),
     "QS-Attn": ("tanq_translation", ["qs_attn.json"], {}),
     "CycleGAN": ("cyclegan_translation", [], {}),
+    "published CycleGAN": (
+        "cyclegan_translation",
+        [],
+        {name: PUBLISHED for name in ("network_def", "generator_ts_def")},
+    ),
 }
-GENERATORS = ("TANQ", "TANQ, instance norm", "CycleGAN")
-NORM_SHAPES = [(64, 256), (128, 128), (256, 64)]
+GENERATORS = ("TANQ", "TANQ, instance norm", "CycleGAN", "published CycleGAN")
+NORM_SHAPES = [(64, 256), (128, 256), (256, 128), (128, 128), (256, 64)]
 MEMORY = [
     ("TANQ", 256, 4),
     ("TANQ, random queries", 256, 4),
     ("CycleGAN", 256, 4),
+    ("published CycleGAN", 256, 4),
+    ("TANQ", 256, 1),
+    ("CycleGAN", 256, 1),
+    ("published CycleGAN", 256, 1),
     ("TANQ", 512, 1),
+    ("CycleGAN", 512, 1),
+    ("published CycleGAN", 512, 1),
     ("TANQ, random queries", 512, 1),
 ]
 
@@ -123,6 +135,8 @@ def inference(rounds: int, size: int = 256) -> dict[str, Any]:
     return {
         "ratio_tanq_to_same_with_instance_norm": seconds["TANQ"] / seconds["TANQ, instance norm"],
         "ratio_tanq_to_cyclegan": seconds["TANQ"] / seconds["CycleGAN"],
+        "ratio_tanq_to_published_cyclegan": seconds["TANQ"] / seconds["published CycleGAN"],
+        "ratio_cyclegan_to_published_cyclegan": seconds["CycleGAN"] / seconds["published CycleGAN"],
         "cpu_seconds": seconds,
     }
 
@@ -176,7 +190,8 @@ def training(rounds: int, size: int = 256) -> dict[str, Any]:
     """A train step of each method, and what TANQ's costs in forward passes of its generator."""
     network = config_of("TANQ").get_parsed_content("network_def")
     batch = example(size, 1)
-    calls: dict[str, Callable[[], Any]] = {name: train_step(name, size, 1) for name in ("TANQ", "QS-Attn", "CycleGAN")}
+    methods = ("TANQ", "QS-Attn", "CycleGAN", "published CycleGAN")
+    calls: dict[str, Callable[[], Any]] = {name: train_step(name, size, 1) for name in methods}
 
     @torch.no_grad()
     def forward() -> torch.Tensor:
@@ -185,6 +200,9 @@ def training(rounds: int, size: int = 256) -> dict[str, Any]:
     seconds = interleaved({**calls, "TANQ generator, forward": forward}, rounds, "training")
     return {
         "ratio_tanq_to_cyclegan": seconds["TANQ"] / seconds["CycleGAN"],
+        "ratio_tanq_to_instance_norm": seconds["TANQ"] / seconds["QS-Attn"],
+        "ratio_tanq_to_published_cyclegan": seconds["TANQ"] / seconds["published CycleGAN"],
+        "ratio_cyclegan_to_published_cyclegan": seconds["CycleGAN"] / seconds["published CycleGAN"],
         "tanq_step_in_forward_passes_of_its_generator": seconds["TANQ"] / seconds["TANQ generator, forward"],
         "cpu_seconds": seconds,
     }
@@ -228,6 +246,8 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--output", default="translation.json", help="JSON file of the results")
     arguments.add_argument("--rounds", type=int, default=5, help="of each interleaved measurement")
+    arguments.add_argument("--size", type=int, default=256, help="side of the slices, but for memory")
+    arguments.add_argument("--only", nargs="*", help="keys of the JSON file to measure; all by default")
     arguments.add_argument("--threads", type=int, default=1, help="torch's threads")
     arguments.add_argument("--memory", nargs=3, metavar=("METHOD", "SIZE", "BATCH"), help="only the peak of one step")
     given = arguments.parse_args()
@@ -238,14 +258,20 @@ def main() -> None:
         method, size, batch_size = given.memory
         print(json.dumps(peak_memory(method, int(size), int(batch_size))))
         return
-    results = {
-        "parameters_millions": parameters(),
-        "normalisation": norms(4 * given.rounds),
-        "inference": inference(given.rounds),
-        "convolutions": convolutions(given.rounds),
-        "train_step": training(max(2, given.rounds // 2)),
-        "train_step_memory": memory(),
-        "machine": {"processor": platform.machine(), "threads": given.threads, "torch": torch.__version__},
+    parts: dict[str, Callable[[], Any]] = {
+        "parameters_millions": parameters,
+        "normalisation": lambda: norms(4 * given.rounds),
+        "inference": lambda: inference(given.rounds, given.size),
+        "convolutions": lambda: convolutions(given.rounds, given.size),
+        "train_step": lambda: training(max(2, given.rounds // 2), given.size),
+        "train_step_memory": memory,
+    }
+    results = {name: part() for name, part in parts.items() if given.only is None or name in given.only}
+    results["machine"] = {
+        "processor": platform.machine(),
+        "threads": given.threads,
+        "torch": torch.__version__,
+        "size": given.size,
     }
     write_json(given.output, results)
     print(json.dumps(results, indent=2))
