@@ -1,7 +1,7 @@
 """The networks of an exported bundle as programs that need none of this code: ``.pt2`` of ``torch.export``, and ONNX.
 
 A translator becomes ``model.pt2`` or ``model.onnx``. A segmentation becomes ``model_2d`` and ``model_3d``, each the
-mean of its folds, and ``locator``, if it has one. The number of images and every side of them are free, as far as the
+mean of its folds, and ``locator.pt2``, if it has one. The number of images and every side of them are free, as far as the
 networks' strides allow.
 """
 
@@ -39,6 +39,7 @@ class Program:
         inputs: name to channels of each input; all have the same size.
         steps: what the sides of its images must be multiples of.
         least: multiples of a step that a side has at least.
+        formats: that it is written in.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Program:
     inputs: Mapping[str, int]
     steps: Sequence[int]
     least: int = 1
+    formats: Sequence[str] = ("pt2", "onnx")
 
     def example(self, samples: int, multiples: Sequence[int]) -> tuple[Tensor, ...]:
         """Inputs of zeros whose sides are so many times the steps."""
@@ -89,7 +91,9 @@ def programs(folder: Path) -> Iterator[Program]:
     locator = read_locator(models)
     if locator is not None:
         assert isinstance(locator.network, LocatorNetwork)
-        yield Program("locator", locator.network, {"image": 1}, locator.network.divisors, 2)
+        yield Program(
+            "locator", locator.network, {"image": 1}, locator.network.divisors, 2, ("pt2",)
+        )  # as ONNX it takes minutes
 
 
 def steps_of(folder: Path) -> dict[str, list[int]]:
@@ -111,7 +115,7 @@ def _steps(member: EnsembleMember) -> list[int]:
 
 
 def write_programs(folder: Path, formats: Sequence[str]) -> list[Path]:
-    """Write every network as ``models/<name>.<format>``.
+    """Write every network as ``models/<name>.<format>``, the locator as ``.pt2`` only.
 
     A ``.pt2`` also holds ``metadata.json`` and, of a segmentation, ``model.json`` and ``locator.json``
     (``extra_files`` of ``torch.export.load``).
@@ -131,8 +135,11 @@ def write_programs(folder: Path, formats: Sequence[str]) -> list[Path]:
     writers: dict[str, Callable[[Program, ExportedProgram, Path, Path], None]] = {"pt2": _save, "onnx": _save_onnx}
     files = []
     for program in programs(folder) if formats else ():
+        wanted = [name for name in formats if name in program.formats]
+        if not wanted:
+            continue
         exported = program.exported()
-        for name in formats:
+        for name in wanted:
             file = folder / "models" / f"{program.name}.{name}"
             with whole_file(file) as part:
                 writers[name](program, exported, folder, part)
