@@ -1,8 +1,8 @@
 """The networks of an exported bundle as programs that need none of this code: ``.pt2`` of ``torch.export``, and ONNX.
 
 A translator becomes ``model.pt2`` or ``model.onnx``. A segmentation becomes ``model_2d`` and ``model_3d``, each the
-mean of its folds, and ``locator.pt2``, if it has one. The number of images and every side of them are free, as far as the
-networks' strides allow.
+mean of its folds, and ``locator.pt2``, if it has one. The number of images and every side of them are free, as far as
+the networks' strides allow.
 """
 
 from __future__ import annotations
