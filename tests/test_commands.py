@@ -1,4 +1,4 @@
-"""Every command line in the READMEs and in docs/: its configs exist, its options are known, what it would run passes the checks."""
+"""Every command of the READMEs and of docs/: its configs exist, its options are known, its run passes the checks."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def check(line: str) -> None:
 def places(tmp_path, monkeypatch):
     """The root of a repository in which everything that the READMEs name as an example exists."""
     (tmp_path / "bundles").symlink_to(ROOT / "bundles")
-    for name in ("data", "scans", "model", "models", "labels", "true/labels", "translated", "datalist.json", "cases.csv"):
+    folders = ("data", "scans", "model", "models", "labels", "true/labels", "translated", "datalist.json", "cases.csv")
+    for name in folders:
         (tmp_path / "path/to" / name).mkdir(parents=True)
     (tmp_path / "runs/data").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
