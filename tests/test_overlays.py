@@ -8,6 +8,8 @@ from monai.bundle import ConfigParser
 
 from plugins.engines import DiscriminatorAugmentation
 from plugins.networks import RAIN, AttentionQueries, RandomQueries, RegionNorm
+from plugins.nnunet.augmentation import make_augmentation
+from plugins.nnunet.brightness import TargetBrightness
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 
@@ -134,3 +136,14 @@ def test_stabilisers_are_off_in_the_papers_settings_and_each_has_its_overlay(bun
     assert isinstance(stable.get_parsed_content(trainer + "discriminator_augmentation"), DiscriminatorAugmentation)
     balanced = config(bundle, "cpu.json", "region_balanced.json")
     assert balanced.get_parsed_content(trainer + "region_balanced") is True
+
+
+@pytest.mark.parametrize(
+    ("overlay", "factors", "stretch"),
+    [("tumour_brightness.json", {1: [0.5, 0.5]}, 0), ("local_ranges.json", {1: [1, 1], 2: [1, 1]}, 0.25)],
+)
+def test_brightness_is_off_by_default_and_each_of_its_kinds_has_an_overlay(overlay, factors, stretch):
+    assert config("vs_cochlea_seg").get_parsed_content("augmentation") is None
+    (made,) = make_augmentation(config("vs_cochlea_seg", overlay).get_parsed_content("augmentation"))
+    assert isinstance(made, TargetBrightness)
+    assert (made.factors, made.stretch) == (factors, stretch)
