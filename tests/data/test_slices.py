@@ -223,7 +223,8 @@ def test_batches_are_the_same_for_any_number_of_workers(data, tmp_path):
     assert len(alone) == len(helped) == 2
     assert alone[0]["image"].shape == (3, 1, *SIZE)
     for one, other in zip(alone, helped, strict=True):
-        assert one.keys() == other.keys() == {"image", "label", "reals", "reals_label"}
+        assert one.keys() == other.keys() == {"image", "label", "reals", "reals_label", "reals_site"}
+        assert one.pop("reals_site") == other.pop("reals_site") == ["unknown"] * 3
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
