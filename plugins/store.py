@@ -25,6 +25,8 @@ from plugins.state import SUM, check_tensors, read_state
 StrPath = str | os.PathLike[str]
 RECORD, TRAINING = "made.json", "training.json"
 EARLIER_NAMES = {"origin": "made_from"}  # in files of version 0.1.0
+OF_USE = frozenset(("network_def::code::site",))
+"""Settings that outputs depend on, and no weights: they may be others when a network is used."""
 
 
 def content_of(path: StrPath) -> str:
@@ -221,7 +223,8 @@ def difference(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """The first setting of ``given`` that differs, in words; empty if there is none.
 
     Settings that only one of the two has are not compared; within one, what is left out counts as ``None``. Older
-    records hold arguments of a component by their names alone. A class that has moved is the same class.
+    records hold arguments of a component by their names alone. A class that has moved is the same class. Those of
+    :data:`OF_USE` may differ.
     """
     recorded = _as_of_today(recorded)
     plain = json.loads(json.dumps(dict(given), default=str))
@@ -232,7 +235,7 @@ def difference(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> str:
         for name in (content if isinstance(content, Mapping) else ())
         if name in recorded and name not in plain and not str(content[name]).startswith(("@", "$", "%"))
     ]
-    differences = chain.from_iterable(_differences(*pair) for pair in pairs)
+    differences = (each for each in chain.from_iterable(_differences(*pair) for pair in pairs) if each[0] not in OF_USE)
     return next((f"{name} {before!r}, not {now!r}" for name, before, now in differences), "")
 
 

@@ -56,8 +56,15 @@ def bases(overlay: Path) -> list[dict[str, Any]]:
 
 
 def missing(overlay: dict[str, Any], base: dict[str, Any]) -> list[str]:
+    """The ids that a config neither has nor could have: an argument that a component takes may be given anew."""
     parser = ConfigParser(base)
-    return [key for key in overlay if key.lstrip("+") not in parser]
+    return [key for key in overlay if key.lstrip("+") not in parser and not is_argument(parser, key)]
+
+
+def is_argument(parser: ConfigParser, key: str) -> bool:
+    node, _, name = key.rpartition("::")
+    is_component = node in parser and ConfigComponent.is_instantiable(parser[node])
+    return is_component and name in inspect.signature(locate(parser[node]["_target_"])).parameters
 
 
 def merged() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -304,10 +311,12 @@ def test_the_component_check_sees(node, fault):
 
 @pytest.mark.parametrize(
     ("key", "there"),
-    [("a", True), ("a::b", True), ("+a", True), ("a#b", True), ("c", False), ("a::c", False), ("c::b", False)],
-)
+    [("a", True), ("a::b", True), ("+a", True), ("a#b", True), ("c", False), ("a::c", False), ("c::b", False),
+     ("adam::lr", True), ("adam::learning_rate", False)],
+)  # fmt: skip
 def test_the_overlay_check_sees(key, there):
-    assert missing({key: 1}, {"a": {"b": None}}) == ([] if there else [key])
+    base = {"a": {"b": None}, "adam": {"_target_": "torch.optim.Adam"}}
+    assert missing({key: 1}, base) == ([] if there else [key])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ import torch
 from monai.bundle import ConfigParser
 
 from plugins.engines import DiscriminatorAugmentation
-from plugins.networks import RAIN, AttentionQueries, RandomQueries, RegionNorm
+from plugins.networks import RAIN, AttentionQueries, RandomQueries, RegionNorm, SiteCode, StyleCode
+from plugins.nnunet.augmentation import make_augmentation
+from plugins.nnunet.brightness import TargetBrightness
 
 BUNDLES = Path(__file__).parents[1] / "bundles"
 
@@ -118,6 +120,37 @@ def test_weights_of_a_training_fit_the_inference_with_the_same_overlay(overlay):
 
 
 @pytest.mark.parametrize("bundle", ["tanq_translation", "cyclegan_translation"])
+@pytest.mark.parametrize(("overlay", "kind"), [("site_code.json", SiteCode), ("style_code.json", StyleCode)])
+def test_a_code_is_off_by_default_and_what_judges_the_target_sees_it(bundle, overlay, kind):
+    assert config(bundle, "cpu.json").get_parsed_content("network_def").code is None
+    parser = config(bundle, "cpu.json", overlay)
+    network = parser.get_parsed_content("network_def")
+    assert isinstance(network.code, kind)
+    of_target = parser.get_parsed_content("discriminator_def")
+    assert of_target(torch.zeros(1, 1 + network.code.channels, 32, 32))[-1].shape[:2] == (1, 1)
+    used = config(bundle, "cpu.json", overlay, base="inference.json").get_parsed_content("network_def")
+    used.load_state_dict(network.state_dict())
+    if bundle == "cyclegan_translation":
+        assert parser.get_parsed_content("discriminator_s_def")(torch.zeros(1, 1, 32, 32))[-1].shape[:2] == (1, 1)
+        plain, own = (dict(each.get("discriminator_def")) for each in (config(bundle), parser))
+        assert own == plain | {"in_channels": 1 + network.code.channels}
+        assert parser.get("discriminator_s_def") == plain  # the other one stays as it was
+
+
+def test_directions_of_cyclegan_share_an_encoder_if_asked_and_each_weight_is_trained_once():
+    parser = config("cyclegan_translation", "cpu.json", "shared_encoder.json")
+    forth, back = (parser.get_parsed_content(name) for name in ("network", "generator_ts"))
+    assert forth.stem is back.stem
+    assert forth.blocks is back.blocks
+    assert forth.decoder is not back.decoder
+    trained = [id(p) for group in parser.get_parsed_content("optimizer").param_groups for p in group["params"]]
+    assert len(trained) == len({*trained})
+    assert {*trained} == {id(p) for network in (forth, back) for p in network.parameters()}
+    plain = config("cyclegan_translation", "cpu.json")
+    assert plain.get_parsed_content("network").stem is not plain.get_parsed_content("generator_ts").stem
+
+
+@pytest.mark.parametrize("bundle", ["tanq_translation", "cyclegan_translation"])
 def test_stabilisers_are_off_in_the_papers_settings_and_each_has_its_overlay(bundle):
     def rates(*overlays):
         parser = config(bundle, "cpu.json", *overlays)
@@ -134,3 +167,14 @@ def test_stabilisers_are_off_in_the_papers_settings_and_each_has_its_overlay(bun
     assert isinstance(stable.get_parsed_content(trainer + "discriminator_augmentation"), DiscriminatorAugmentation)
     balanced = config(bundle, "cpu.json", "region_balanced.json")
     assert balanced.get_parsed_content(trainer + "region_balanced") is True
+
+
+@pytest.mark.parametrize(
+    ("overlay", "factors", "stretch"),
+    [("tumour_brightness.json", {1: [0.5, 0.5]}, 0), ("local_ranges.json", {1: [1, 1], 2: [1, 1]}, 0.25)],
+)
+def test_brightness_is_off_by_default_and_each_of_its_kinds_has_an_overlay(overlay, factors, stretch):
+    assert config("vs_cochlea_seg").get_parsed_content("augmentation") is None
+    (made,) = make_augmentation(config("vs_cochlea_seg", overlay).get_parsed_content("augmentation"))
+    assert isinstance(made, TargetBrightness)
+    assert (made.factors, made.stretch) == (factors, stretch)

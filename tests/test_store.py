@@ -118,6 +118,15 @@ def test_a_record_of_before_that_holds_arguments_by_their_names_is_compared_too(
     assert difference(before | {"channels": 16}, now) == "channels 16, not 8"
 
 
+def test_what_no_weight_depends_on_may_be_another_when_a_network_is_used():
+    def net(**code):
+        return {"network_def": {"_target_": "Net", "code": {"_target_": "SiteCode", "sites": ["a", "b"], **code}}}
+
+    assert difference(net(site=None), net(site="a")) == difference(net(), net(site="b")) == ""
+    assert difference(net(), net(sites=["b", "a"])) == "network_def::code::sites ['a', 'b'], not ['b', 'a']"
+    assert digest_of([], net(site="a")) != digest_of([], net(site="b"))
+
+
 @pytest.mark.parametrize("inside", ["scan", "series"])
 def test_an_output_folder_that_holds_inputs_is_refused(tmp_path, inside):
     series = tmp_path / "series"

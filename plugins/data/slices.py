@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -142,14 +143,15 @@ def _write(volume: Any, path: Path, dtype: type) -> None:
         nib.save(nib.Nifti1Image(np.asarray(volume[0], dtype), np.asarray(volume.affine)), part)
 
 
-class UnpairedSlices(Dataset[dict[str, Tensor]]):
+class UnpairedSlices(Dataset[dict[str, Any]]):
     """Pairs of a source slice and a target slice that have nothing to do with each other.
 
     The index is ``(source slice, target slice, seed)``, as :class:`UnpairedSampler` draws it. An item depends on
     nothing else, so batches are the same for any number of workers. The volumes are prepared on construction.
 
     Shape: items hold float32 tensors ``(1, H, W)``: ``image`` and ``label`` of the source slice, ``reals`` and
-    ``reals_label`` of the target slice. A label map is zero where the scan has none.
+    ``reals_label`` of the target slice. A label map is zero where the scan has none. ``reals_site`` is the name of the
+    target scan's site.
 
     Args:
         data: ``{"source": scans, "target": scans}``, see :func:`plugins.data.unpaired_datalist`.
@@ -220,7 +222,7 @@ class UnpairedSlices(Dataset[dict[str, Tensor]]):
     def __len__(self) -> int:
         return len(self.source_foreground)
 
-    def __getitem__(self, index: tuple[int, int, int]) -> dict[str, Tensor]:
+    def __getitem__(self, index: tuple[int, int, int]) -> dict[str, Any]:
         source, target, seed = index
         image, label = self._source[source]
         reals, reals_label = self._target[target]
@@ -235,7 +237,8 @@ class UnpairedSlices(Dataset[dict[str, Tensor]]):
         if self._roi_size is not None:
             rows, columns = _window(label[0], self._roi_size, random)
             item = {key: value[:, rows, columns] for key, value in item.items()}
-        return item
+        volume = self._volumes["target"][bisect_right(self._target.cumulative_sizes, target)]
+        return {**item, "reals_site": volume.site}
 
 
 def _window(label: Tensor, size: Sequence[int], random: np.random.Generator) -> tuple[slice, slice]:
@@ -252,7 +255,7 @@ def _window(label: Tensor, size: Sequence[int], random: np.random.Generator) -> 
     return rows, columns
 
 
-class UnpairedSampler(DistributedSampler[dict[str, Tensor]]):
+class UnpairedSampler(DistributedSampler[dict[str, Any]]):
     """Draws ``(source slice, target slice, seed)``: a pure function of the seed, the epoch and the rank.
 
     An epoch goes through random orders of the source slices and, apart from them, of the target slices, beginning anew

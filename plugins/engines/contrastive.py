@@ -28,7 +28,8 @@ class ContrastiveTranslationTrainer(TranslationTrainer):
     Source: Kang et al., Scientific Reports 14:27883 (2024), eq. (8) and (10).
 
     Args:
-        network: with ``regions``, ``encode``, ``decode`` and ``segment``, as :class:`plugins.networks.ResnetGenerator`.
+        network: with ``regions``, ``encode``, ``decode``, ``segment`` and ``code_of``, as
+            :class:`plugins.networks.ResnetGenerator`.
         discriminator: of target images.
         projector: takes the selected features of all layers to unit vectors.
         loss_weights: weight of each term of the generators' loss.
@@ -59,19 +60,24 @@ class ContrastiveTranslationTrainer(TranslationTrainer):
         self.projector = projector
         self.contrastive_loss, self.segmentation_loss = contrastive_loss, segmentation_loss
 
-    def _translate(self, batch: dict[str, Tensor]) -> dict[str, Any]:
+    def _translate(self, batch: dict[str, Any]) -> dict[str, Any]:
         images = torch.cat([batch["image"], batch["reals"]])
         target_labels = batch.get("reals_label", torch.zeros_like(batch["label"]))
         regions = self.network.regions(torch.cat([batch["label"], target_labels]), list(images.shape[2:]))
         deepest, keys = self.network.encode(images, regions)
-        translated, identity = self.network.decode(deepest, regions, images).chunk(2)
-        return {"pred": translated, "identity": identity, "deepest": deepest, "keys": keys, "regions": regions}
+        code = self.network.code_of(batch["reals"], batch.get("reals_site"))
+        codes = None if code is None else torch.cat([code, code])
+        translated, identity = self.network.decode(deepest, regions, images, codes).chunk(2)
+        made = {"pred": translated, "identity": identity, "deepest": deepest, "keys": keys, "regions": regions}
+        return made | {"code": code}
 
-    def _discriminator_losses(self, batch: dict[str, Tensor], made: dict[str, Any]) -> Losses:
-        return {"discriminator": self._discriminator_loss(self.discriminators[0], batch["reals"], made["pred"])}
+    def _discriminator_losses(self, batch: dict[str, Any], made: dict[str, Any]) -> Losses:
+        real, fake = (self._told(images, made["code"]) for images in (batch["reals"], made["pred"]))
+        return {"discriminator": self._discriminator_loss(self.discriminators[0], real, fake)}
 
-    def _generator_losses(self, batch: dict[str, Tensor], made: dict[str, Any]) -> Losses:
-        losses = {"adversarial": self._fooling_loss(self.discriminators[0], made["pred"], batch["label"])}
+    def _generator_losses(self, batch: dict[str, Any], made: dict[str, Any]) -> Losses:
+        told = self._told(made["pred"], made["code"])
+        losses = {"adversarial": self._fooling_loss(self.discriminators[0], told, batch["label"])}
         outputs = torch.cat([made["pred"], made["identity"]])
         queries = self.network.encode(outputs, made["regions"], features_only=True)[1]
         halves = zip(("contrastive_source", "contrastive_target"), _halves(made["keys"]), _halves(queries), strict=True)

@@ -27,7 +27,7 @@ class CycleGANTrainer(TranslationTrainer):
     Source: Zhu et al., ICCV 2017; Kang et al., Scientific Reports 14:27883 (2024), eq. (11)-(12).
 
     Args:
-        network: generator source to target, with ``regions``, ``encode``, ``decode`` and ``segment``.
+        network: generator source to target, with ``regions``, ``encode``, ``decode``, ``segment`` and ``code_of``.
         generator_ts: generator target to source.
         discriminator_t: of target images.
         discriminator_s: of source images.
@@ -56,7 +56,7 @@ class CycleGANTrainer(TranslationTrainer):
         self.generator_ts, self.segmentation_loss = generator_ts, segmentation_loss
         self.pool_t, self.pool_s = ImagePool(pool_size), ImagePool(pool_size)
 
-    def _translate(self, batch: dict[str, Tensor]) -> dict[str, Any]:
+    def _translate(self, batch: dict[str, Any]) -> dict[str, Any]:
         source, target = batch["image"], batch["reals"]
         label = batch.get("label", torch.zeros_like(source))
         nothing = torch.zeros_like(label)
@@ -64,7 +64,9 @@ class CycleGANTrainer(TranslationTrainer):
         regions = self.network.regions(torch.cat([label, nothing]), size)
         images = torch.cat([source, target])
         deepest, _ = self.network.encode(images, regions)
-        fake_t, identity_t = self.network.decode(deepest, regions, images).chunk(2)
+        code = self.network.code_of(target, batch.get("reals_site"))
+        codes = None if code is None else torch.cat([code, code])
+        fake_t, identity_t = self.network.decode(deepest, regions, images, codes).chunk(2)
         fake_s, identity_s = self.generator_ts(torch.cat([target, source])).chunk(2)
         return {
             "pred": fake_t,
@@ -72,18 +74,20 @@ class CycleGANTrainer(TranslationTrainer):
             "identity_t": identity_t,
             "identity_s": identity_s,
             "cycled_s": self.generator_ts(fake_t),
-            "cycled_t": self.network(fake_s),
+            "cycled_t": self.network(fake_s, None, code),
             "deepest": deepest[: source.shape[0]],
+            "code": code,
         }
 
-    def _steps(self, batch: dict[str, Tensor], made: dict[str, Any]) -> None:
+    def _steps(self, batch: dict[str, Any], made: dict[str, Any]) -> None:
         self._generator_step(batch, made)
         self._discriminator_step(batch, made)
 
-    def _generator_losses(self, batch: dict[str, Tensor], made: dict[str, Any]) -> Losses:
+    def _generator_losses(self, batch: dict[str, Any], made: dict[str, Any]) -> Losses:
         source, target = batch["image"], batch["reals"]
+        told = self._told(made["pred"], made["code"])
         losses = {
-            "adversarial_target": self._fooling_loss(self.discriminators[0], made["pred"], batch.get("label")),
+            "adversarial_target": self._fooling_loss(self.discriminators[0], told, batch.get("label")),
             "adversarial_source": self._fooling_loss(self.discriminators[1], made["fake_s"], batch.get("reals_label")),
             "cycle": F.l1_loss(made["cycled_s"], source) + F.l1_loss(made["cycled_t"], target),
             "identity": F.l1_loss(made["identity_t"], target) + F.l1_loss(made["identity_s"], source),
@@ -93,9 +97,10 @@ class CycleGANTrainer(TranslationTrainer):
             losses["segmentation"] = self.segmentation_loss(logits, batch["label"][:, 0].round().long())
         return losses
 
-    def _discriminator_losses(self, batch: dict[str, Tensor], made: dict[str, Any]) -> Losses:
-        fake_t, fake_s = self.pool_t.query(made["pred"]), self.pool_s.query(made["fake_s"])
+    def _discriminator_losses(self, batch: dict[str, Any], made: dict[str, Any]) -> Losses:
+        real_t, fake_t = (self._told(images, made["code"]) for images in (batch["reals"], made["pred"]))
+        fake_t, fake_s = self.pool_t.query(fake_t), self.pool_s.query(made["fake_s"])  # a fake keeps its code
         return {
-            "discriminator_target": self._discriminator_loss(self.discriminators[0], batch["reals"], fake_t),
+            "discriminator_target": self._discriminator_loss(self.discriminators[0], real_t, fake_t),
             "discriminator_source": self._discriminator_loss(self.discriminators[1], batch["image"], fake_s),
         }

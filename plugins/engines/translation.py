@@ -23,7 +23,7 @@ from plugins.finite import refuse_diverged
 
 Losses = dict[str, Tensor]
 # what the trainers need of the generator that is exported; plugins.networks.ResnetGenerator has it
-Generator = Annotated[nn.Module, Methods(("regions", "encode", "decode", "segment", "feature_channels"))]
+Generator = Annotated[nn.Module, Methods(("regions", "encode", "decode", "segment", "code_of", "feature_channels"))]
 
 
 UNUSED = frozenset(
@@ -41,7 +41,9 @@ class TranslationTrainer(SupervisedTrainer, ABC):
     and fires the events of MONAI's trainers. In a process group, weights start equal and gradients are averaged.
 
     A batch holds ``image`` (source), ``label`` (its label map), ``reals`` (unpaired target) and optionally
-    ``reals_label``: each :math:`(N, 1, ...)`.
+    ``reals_label``: each :math:`(N, 1, ...)`; and the names of the target's sites, ``reals_site``, if the network has a
+    code for them. With any code, a source is translated to the code of the real image beside it, and discriminators of
+    the target see the code as further channels, so that a translation must fit it.
 
     Args:
         device: where to train.
@@ -109,22 +111,21 @@ class TranslationTrainer(SupervisedTrainer, ABC):
         self.add_event_handler(Events.STARTED, self._equalise_ranks)
 
     @abstractmethod
-    def _translate(self, batch: dict[str, Tensor]) -> dict[str, Any]:
+    def _translate(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Everything the two losses need; ``pred`` is the translation of the source."""
 
     @abstractmethod
-    def _generator_losses(self, batch: dict[str, Tensor], made: dict[str, Any]) -> Losses:
+    def _generator_losses(self, batch: dict[str, Any], made: dict[str, Any]) -> Losses:
         """Unweighted terms of the generators' loss."""
 
     @abstractmethod
-    def _discriminator_losses(self, batch: dict[str, Tensor], made: dict[str, Any]) -> Losses:
+    def _discriminator_losses(self, batch: dict[str, Any], made: dict[str, Any]) -> Losses:
         """Unweighted terms of the discriminators' loss."""
 
-    def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Tensor]) -> dict[str, Any]:
-        batch = {
-            key: value.to(self.state.device, non_blocking=self.non_blocking)
+    def _iteration(self, engine: SupervisedTrainer, batchdata: dict[str, Any]) -> dict[str, Any]:
+        batch: dict[str, Any] = {
+            key: value.to(self.state.device, non_blocking=self.non_blocking) if isinstance(value, Tensor) else value
             for key, value in batchdata.items()
-            if isinstance(value, Tensor)
         }
         self.network.train()
         with self._autocast():
@@ -135,12 +136,12 @@ class TranslationTrainer(SupervisedTrainer, ABC):
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return self.state.output
 
-    def _steps(self, batch: dict[str, Tensor], made: dict[str, Any]) -> None:
+    def _steps(self, batch: dict[str, Any], made: dict[str, Any]) -> None:
         """One step of the discriminators, then one of the generators."""
         self._discriminator_step(batch, made)
         self._generator_step(batch, made)
 
-    def _generator_step(self, batch: dict[str, Tensor], made: dict[str, Any]) -> None:
+    def _generator_step(self, batch: dict[str, Any], made: dict[str, Any]) -> None:
         for discriminator in self.discriminators:
             discriminator.requires_grad_(False)
         with self._autocast():
@@ -152,7 +153,7 @@ class TranslationTrainer(SupervisedTrainer, ABC):
         self._update(loss, self.optimizer)
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
 
-    def _discriminator_step(self, batch: dict[str, Tensor], made: dict[str, Any]) -> None:
+    def _discriminator_step(self, batch: dict[str, Any], made: dict[str, Any]) -> None:
         for discriminator in self.discriminators:
             discriminator.requires_grad_(True)
         with self._autocast():
@@ -190,6 +191,14 @@ class TranslationTrainer(SupervisedTrainer, ABC):
             if inside.any()
         ]
         return torch.stack(means).mean()
+
+    @staticmethod
+    def _told(images: Tensor, code: Tensor | None) -> Tensor:
+        """Images with a code as further channels, as a discriminator of the target sees them."""
+        if code is None:
+            return images
+        maps = code.detach().to(images.dtype).reshape([*code.shape] + [1] * (images.ndim - 2))
+        return torch.cat([images, maps.expand(-1, -1, *images.shape[2:])], dim=1)
 
     def _seen(self, images: Tensor) -> Tensor:
         return images if self.discriminator_augmentation is None else self.discriminator_augmentation(images)

@@ -10,9 +10,11 @@ eq. (9)         attention, entropy, query selection  ``queries``
 eq. (10)        contrastive terms; the weighted sum  ``contrastive``; ``plugins.engines.contrastive`` sums
 =============== ==================================== ==========================================================
 
-``resample`` and ``fast_conv`` are layers of the generator, ``projector`` stands between its features and (9).
+``resample`` and ``fast_conv`` are layers of the generator, ``projector`` stands between its features and (9). ``codes``
+are not the paper's: the site, or the style of an image, that a translation is to have.
 """
 
+from plugins.networks.codes import CodeAffine, SiteCode, StyleCode
 from plugins.networks.contrastive import ContrastiveLoss, patch_nce
 from plugins.networks.discriminator import PatchDiscriminator
 from plugins.networks.fast_conv import Conv3x3, DoubledConv3x3, HeadConv
@@ -29,6 +31,7 @@ __all__ = [
     "AttentionQueries",
     "BlurDown",
     "BlurUp",
+    "CodeAffine",
     "ContrastiveLoss",
     "Conv3x3",
     "DoubledConv3x3",
@@ -40,7 +43,9 @@ __all__ = [
     "RegionNorm",
     "Regions",
     "ResnetGenerator",
+    "SiteCode",
     "Statistics",
+    "StyleCode",
     "attention_entropy",
     "initialise",
     "list_regions",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from plugins.config.signatures import refused_by
 from plugins.errors import InputError
+from plugins.networks.codes import CodeAffine
 from plugins.networks.fast_conv import Conv3x3, DoubledConv3x3, HeadConv
 from plugins.networks.initialisation import Kind, initialise
 from plugins.networks.region_norm import Statistics
@@ -20,6 +21,7 @@ from plugins.networks.resample import BlurDown, BlurUp
 
 NormName = Literal["instance", "region", "rain"]
 REFLECTION_PAD = {2: nn.ReflectionPad2d, 3: nn.ReflectionPad3d}
+ENCODER = ("stem", "stem_norm", "down1", "down1_norm", "down2", "down2_norm", "blocks")
 
 
 class _Norm(NamedTuple):
@@ -69,7 +71,15 @@ class _ResidualBlock(nn.Module):
 class _Decoder(nn.Module):
     """Two upsampling stages and a 7x7 head; the caller applies the last activation."""
 
-    def __init__(self, spatial_dims: int, channels: int, out_channels: int, norm: _Norm, anti_aliased: bool):
+    def __init__(
+        self,
+        spatial_dims: int,
+        channels: int,
+        out_channels: int,
+        norm: _Norm,
+        anti_aliased: bool,
+        code_channels: int = 0,
+    ):
         super().__init__()
 
         def up(width: int) -> nn.Module:
@@ -85,11 +95,17 @@ class _Decoder(nn.Module):
         self.norm2 = _Normalise(spatial_dims, channels, norm)
         conv = HeadConv if spatial_dims == 2 else Conv["conv", spatial_dims]
         self.head = nn.Sequential(REFLECTION_PAD[spatial_dims](3), conv(channels, out_channels, 7))
+        self.affine1 = CodeAffine(code_channels, 2 * channels) if code_channels else None
+        self.affine2 = CodeAffine(code_channels, channels) if code_channels else None
 
-    def forward(self, x: Tensor, half: Regions | None, full: Regions | None) -> Tensor:
-        x = torch.relu_(self.norm1(self.up1(x), half))
-        x = torch.relu_(self.norm2(self.up2(x), full))
-        return self.head(x)
+    def forward(self, x: Tensor, half: Regions | None, full: Regions | None, code: Tensor | None = None) -> Tensor:
+        x = self.norm1(self.up1(x), half)
+        if self.affine1 is not None and code is not None:
+            x = self.affine1(x, code)
+        x = self.norm2(self.up2(torch.relu_(x)), full)
+        if self.affine2 is not None and code is not None:
+            x = self.affine2(x, code)
+        return self.head(torch.relu_(x))
 
 
 def check_blocks(num_res_blocks: int, feature_blocks: Sequence[int], seg_classes: int) -> None:
@@ -139,6 +155,11 @@ class ResnetGenerator(nn.Module):
         residual: translate :math:`x` to :math:`\tanh(\operatorname{artanh}(0.98 x) + d)`, where :math:`d` is what the
             decoder gives: for images that are nearly in the target's contrast, such as redrawn scans.
         init: see :func:`plugins.networks.initialise`.
+        code: what the target is to look like, :class:`plugins.networks.SiteCode` or
+            :class:`plugins.networks.StyleCode`, by which the decoder scales and shifts its normalised maps; ``None``
+            for nothing.
+        encoder_of: another generator, whose encoder, residual blocks included, becomes that of this one too; ``None``
+            for an encoder of its own.
 
     Shape:
         - x: :math:`(N, C_{in}, ...)`, each axis a multiple of 4.
@@ -146,7 +167,7 @@ class ResnetGenerator(nn.Module):
         - output: :math:`(N, C_{out}, ...)` in (-1, 1).
 
     Raises:
-        InputError: see :func:`check_blocks`.
+        InputError: see :func:`check_blocks`; if ``encoder_of`` has an encoder of other settings.
         ValueError: if another argument is out of its range.
     """
 
@@ -170,6 +191,8 @@ class ResnetGenerator(nn.Module):
         region_statistics: Statistics = "sample",
         residual: bool = False,
         init: Kind = "xavier",
+        code: nn.Module | None = None,
+        encoder_of: nn.Module | None = None,
     ):
         super().__init__()
         for norm in (encoder_norm, decoder_norm):
@@ -197,11 +220,27 @@ class ResnetGenerator(nn.Module):
         self.down2_norm = _Normalise(spatial_dims, 4 * channels, inner)
         self.halve = BlurDown(spatial_dims) if anti_aliased else nn.Identity()
         self.blocks = nn.ModuleList(_ResidualBlock(spatial_dims, 4 * channels, inner) for _ in range(num_res_blocks))
-        self.decoder = _Decoder(spatial_dims, channels, out_channels, outer, anti_aliased)
+        code_channels = 0 if code is None else int(getattr(code, "channels"))  # noqa: B009 - mypy
+        self.decoder = _Decoder(spatial_dims, channels, out_channels, outer, anti_aliased, code_channels)
         self.seg_decoder: nn.Module | None = None
         if seg_classes:
             self.seg_decoder = _Decoder(spatial_dims, channels, seg_classes, _Norm("instance", {}), anti_aliased)
         initialise(self, init)
+        self.code = code
+        if encoder_of is not None:
+            self._share(encoder_of)
+
+    def _share(self, other: nn.Module) -> None:
+        """Take the encoder of another generator: both train the same weights."""
+
+        def kind(generator: Any) -> Any:
+            shapes = {name: value.shape for name, value in generator.state_dict().items() if name.startswith(ENCODER)}
+            return shapes, generator.anti_aliased
+
+        if kind(self) != kind(other):
+            raise InputError("encoder_of is a generator with another encoder. Give both the same settings.")
+        for name in ENCODER:
+            setattr(self, name, getattr(other, name))
 
     @property
     def feature_channels(self) -> list[int]:
@@ -254,10 +293,25 @@ class ResnetGenerator(nn.Module):
                     features.append(x)
         return x, features
 
+    @torch.jit.unused
+    def code_of(self, reals: Tensor, sites: Sequence[str] | None = None) -> Tensor | None:
+        """Codes :math:`(N, K)` of real images, of which ``sites`` are the sites' names; ``None`` without a code."""
+        if self.code is None:
+            return None
+        codes: Tensor = self.code.of(reals, sites)  # type: ignore[operator]
+        return codes
+
     @torch.jit.export
-    def decode(self, deepest: Tensor, regions: list[Regions | None], x: Tensor | None = None) -> Tensor:
-        """Translation from the encoder's deepest map; a residual one needs the image as well."""
-        change = self.decoder(deepest, regions[3], regions[4])
+    def decode(
+        self, deepest: Tensor, regions: list[Regions | None], x: Tensor | None = None, code: Tensor | None = None
+    ) -> Tensor:
+        """Translation from the encoder's deepest map; a residual one needs the image as well.
+
+        Without ``code`` it is the one that is used where none is given.
+        """
+        if self.code is not None and code is None:
+            code = self.code(deepest.shape[0])
+        change = self.decoder(deepest, regions[3], regions[4], code)
         if self.residual:
             if x is None:
                 raise ValueError("A residual generator decodes beside the image: give it.")
@@ -271,11 +325,11 @@ class ResnetGenerator(nn.Module):
         logits: Tensor = self.seg_decoder(deepest, None, None)
         return logits
 
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Translate ``x``; without ``condition`` every pixel is "others"."""
+    def forward(self, x: Tensor, condition: Tensor | None = None, code: Tensor | None = None) -> Tensor:
+        """Translate ``x``; without ``condition`` every pixel is "others"; ``code`` as in :meth:`decode`."""
         size = list(x.shape[2:])
         for axis in size:
             if axis % 4 != 0:
                 raise ValueError(f"Each axis of the image must be a multiple of 4, not {size}.")
         regions = self.regions(condition, size)
-        return self.decode(self.encode(x, regions, False)[0], regions, x)
+        return self.decode(self.encode(x, regions, False)[0], regions, x, code)

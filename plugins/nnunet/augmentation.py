@@ -14,12 +14,15 @@ from plugins.config.ranges import NotEmpty, Pair, Share
 from plugins.config.values import value_fault
 from plugins.errors import InputError
 from plugins.nnunet.appearance import TargetAppearance
+from plugins.nnunet.brightness import TargetBrightness
 from plugins.nnunet.contrast import ClusterRedraw, RandomConvolutions, RandomCurves
 
 Structure = Literal["VS", "cochlea"]
 Range = Pair[Share]
 PROBABILITY = 0.5
-RANGES = ("levels::VS", "levels::cochlea", "::texture", "::blend")
+OF_STRUCTURES = {"appearance": ("levels", '{"VS": [0.2, 0.7]}'), "brightness": ("factors", '{"VS": [0.5, 0.5]}')}
+"""What draws for each structure: the setting that names the structures, and an example of it."""
+IN_ORDER = ("levels::VS", "levels::cochlea", "factors::VS", "factors::cochlea", "::texture", "::blend")
 
 
 class Clusters(TypedDict, total=False):
@@ -38,6 +41,14 @@ class Appearance(TypedDict, total=False):
     levels: Mapping[Structure, Range]
     texture: Range
     cysts: Share
+
+
+class Brightness(TypedDict, total=False):
+    """See :class:`plugins.nnunet.brightness.TargetBrightness`."""
+
+    probability: Share
+    factors: Mapping[Structure, Pair[NonNegativeFloat]]
+    stretch: Annotated[float, Field(ge=0, lt=0.5)]
 
 
 class Curves(TypedDict, total=False):
@@ -60,10 +71,13 @@ class Convolutions(TypedDict, total=False):
 
 
 class Augmentation(TypedDict, total=False):
-    """In the order in which they act; ``probability`` is that of each patch, of appearance that of each structure."""
+    """In the order in which they act; ``probability`` is that of each patch, of appearance and brightness that of each
+    structure.
+    """
 
     clusters: Clusters
     appearance: Appearance
+    brightness: Brightness
     curves: Curves
     convolutions: Convolutions
 
@@ -71,13 +85,14 @@ class Augmentation(TypedDict, total=False):
 TRANSFORMS: dict[str, Any] = {
     "clusters": ClusterRedraw,
     "appearance": TargetAppearance,
+    "brightness": TargetBrightness,
     "curves": RandomCurves,
     "convolutions": RandomConvolutions,
 }
 
 
 def make_augmentation(settings: Mapping[str, Any] | None) -> list[BasicTransform]:
-    """The transforms that a config asks for, clusters first, then appearance, curves and convolutions.
+    """The transforms that a config asks for, clusters first, then appearance, brightness, curves and convolutions.
 
     Args:
         settings: see :class:`Augmentation`; ``None`` asks for none.
@@ -95,7 +110,7 @@ def make_augmentation(settings: Mapping[str, Any] | None) -> list[BasicTransform
     made: list[BasicTransform] = []
     for name, transform in TRANSFORMS.items():
         given = {"probability": PROBABILITY, **settings.get(name, {})}
-        if name == "appearance" and name in settings:  # which draws for each structure
+        if name in OF_STRUCTURES and name in settings:
             made.append(transform(**given))
         elif name in settings:
             probability = given.pop("probability")
@@ -108,10 +123,11 @@ def _check(settings: Mapping[str, Any]) -> None:
     fault = value_fault(settings, Augmentation, "augmentation")
     if fault:
         raise InputError(fault)
-    if "appearance" in settings and not settings["appearance"].get("levels"):
-        raise InputError('augmentation::appearance has no levels. Give some, e.g. {"VS": [0.2, 0.7]}.')
+    for name, (needed, example) in OF_STRUCTURES.items():
+        if name in settings and not settings[name].get(needed):
+            raise InputError(f"augmentation::{name} has no {needed}. Give some, e.g. {example}.")
     for place, value in nodes(settings, "augmentation"):
-        if place.endswith(RANGES) and value[0] > value[1]:
-            raise InputError(f"{place} is {[*value]}. Give two numbers in order, from 0 to 1.")
+        if place.endswith(IN_ORDER) and value[0] > value[1]:
+            raise InputError(f"{place} is {[*value]}. Give two numbers in order, the smaller one first.")
         if place.endswith("::kernel_sizes") and not all(size % 2 for size in value):
             raise InputError(f"{place} is {[*value]}. Give odd numbers.")

@@ -55,7 +55,7 @@ def test_slices_are_those_of_the_transformed_volumes(data, dataset):
         assert torch.equal(item["label"], labels[..., source].as_tensor())
         assert torch.equal(item["reals"], reals[..., target].as_tensor())
         assert torch.equal(item["reals_label"], torch.zeros(1, *SIZE))
-        assert {value.dtype for value in item.values()} == {torch.float32}
+        assert {value.dtype for value in item.values() if isinstance(value, torch.Tensor)} == {torch.float32}
 
 
 def test_a_pseudo_label_of_a_target_is_its_label_map(data, tmp_path):
@@ -77,6 +77,14 @@ def test_reading_a_slice_does_not_read_the_volume(tmp_path):
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 2 * 3 * 4)  # the last slice is gone
     assert read_slice(path, 2)[0].tolist() == [[2, 6, 10], [14, 18, 22]]
+
+
+def test_a_pair_names_the_site_of_its_target_slice(data, tmp_path):
+    data["target"][0]["site"] = "ldn"  # of two slices; the other has seven and no site
+    for roi_size in (None, (4, 4)):
+        dataset = UnpairedSlices(data, transform(), tmp_path / "cache", roi_size=roi_size)
+        found = [dataset[0, target, 0]["reals_site"] for target in range(9)]
+        assert found == ["ldn"] * 2 + ["unknown"] * 7
 
 
 def test_prepared_volumes_are_float32_with_the_affine_of_the_slices(data, tmp_path):
@@ -150,7 +158,9 @@ def test_augmentation_flips_left_to_right_with_the_label_and_follows_the_seed(da
     flips = []
     for seed in range(20):
         item = augmented[1, 0, seed]
-        assert all(torch.equal(item[key], augmented[1, 0, seed][key]) for key in item)
+        again = augmented[1, 0, seed]
+        assert item.keys() == again.keys()
+        assert all(torch.equal(item[key], again[key]) for key in item if key != "reals_site")
         flipped = [not torch.equal(item[key], plain[key]) for key in ("image", "label", "reals")]
         for key, flip in zip(("image", "label", "reals"), flipped, strict=True):
             assert torch.equal(item[key], plain[key].flip(-2) if flip else plain[key])
@@ -213,7 +223,8 @@ def test_batches_are_the_same_for_any_number_of_workers(data, tmp_path):
     assert len(alone) == len(helped) == 2
     assert alone[0]["image"].shape == (3, 1, *SIZE)
     for one, other in zip(alone, helped, strict=True):
-        assert one.keys() == other.keys() == {"image", "label", "reals", "reals_label"}
+        assert one.keys() == other.keys() == {"image", "label", "reals", "reals_label", "reals_site"}
+        assert one.pop("reals_site") == other.pop("reals_site") == ["unknown"] * 3
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 

@@ -17,7 +17,7 @@ INSTANCE = {"encoder_norm": "instance", "decoder_norm": "instance", "seg_classes
 
 
 class Pairs(Dataset):
-    """Eight pairs of random slices or volumes, each with a tumour and a cochlea."""
+    """Eight pairs of random slices or volumes, each with a tumour and a cochlea; targets of two sites in turn."""
 
     def __init__(self, channels=1, size=(32, 32)):
         self.channels, self.size = channels, size
@@ -30,7 +30,8 @@ class Pairs(Dataset):
         image, reals = torch.rand(2, self.channels, *self.size, generator=generator) * 2 - 1
         label = torch.zeros(1, *self.size)
         label[:, 4:12, 4 + index : 12 + index], label[:, 20:23, 20:23] = 1, 2
-        return {"image": image, "label": label, "reals": reals, "reals_label": torch.zeros_like(label)}
+        nothing, site = torch.zeros_like(label), ("etz", "ldn")[index % 2]
+        return {"image": image, "label": label, "reals": reals, "reals_label": nothing, "reals_site": site}
 
 
 def loader(num_workers=0):
@@ -44,6 +45,10 @@ def adam(*networks):
 
 def generator(channels=4, **settings):
     return ResnetGenerator(channels=channels, num_res_blocks=2, feature_blocks=(0, 1), init="normal", **settings)
+
+
+def code_channels(network):
+    return 0 if network.code is None else network.code.channels
 
 
 def shared_settings(network, optimizer, d_optimizer, objects, folder, max_epochs, num_workers, attributes=()):
@@ -65,10 +70,11 @@ def shared_settings(network, optimizer, d_optimizer, objects, folder, max_epochs
     }
 
 
-def tanq(folder=None, max_epochs=4, num_workers=0, slices=1, spatial_dims=2, **settings):
+def tanq(folder=None, max_epochs=4, num_workers=0, slices=1, spatial_dims=2, code=None, **settings):
     torch.manual_seed(0)
-    network = generator(in_channels=slices, out_channels=slices, spatial_dims=spatial_dims)
-    discriminator = PatchDiscriminator(spatial_dims, in_channels=slices, channels=4, num_layers_d=2)
+    network = generator(in_channels=slices, out_channels=slices, spatial_dims=spatial_dims, code=code and code())
+    seen = slices + code_channels(network)
+    discriminator = PatchDiscriminator(spatial_dims, in_channels=seen, channels=4, num_layers_d=2)
     projector = FeatureProjector(network.feature_channels, channels=8)
     optimizer, d_optimizer = adam(network, projector), adam(discriminator)
     random, attention = RandomQueries(16), AttentionQueries(16)
@@ -83,12 +89,16 @@ def tanq(folder=None, max_epochs=4, num_workers=0, slices=1, spatial_dims=2, **s
     )
 
 
-def cyclegan(folder=None, max_epochs=4, num_workers=0, **settings):
+def cyclegan(folder=None, max_epochs=4, num_workers=0, code=None, shared_encoder=False, **settings):
     settings = {"loss_weights": {"cycle": 10.0, "identity": 5.0}, "pool_size": 3} | settings
     torch.manual_seed(0)
-    network, back = (generator(anti_aliased=False, **INSTANCE) for _ in range(2))
-    of_target, of_source = (PatchDiscriminator(channels=4, num_layers_d=2, anti_aliased=False) for _ in range(2))
-    optimizer, d_optimizer = adam(network, back), adam(of_target, of_source)
+    network = generator(anti_aliased=False, code=code and code(), **INSTANCE)
+    back = generator(anti_aliased=False, encoder_of=network if shared_encoder else None, **INSTANCE)
+    of_target, of_source = (
+        PatchDiscriminator(in_channels=1 + further, channels=4, num_layers_d=2, anti_aliased=False)
+        for further in (code_channels(network), 0)
+    )
+    optimizer, d_optimizer = adam(torch.nn.ModuleList([network, back])), adam(of_target, of_source)
     objects = {"back": back, "of_target": of_target, "of_source": of_source}
     return CycleGANTrainer(
         generator_ts=back,

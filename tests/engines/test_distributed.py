@@ -16,7 +16,8 @@ def train(method, out, rank=0, ranks=1):
     import conftest
 
     pairs = conftest.Pairs()
-    items = [{key: value.double() for key, value in pairs[index].items()} for index in range(4)]
+    keys = ("image", "label", "reals", "reals_label")
+    items = [{key: pairs[index][key].double() for key in keys} for index in range(4)]
     batch = {key: torch.stack([item[key] for item in items[rank::ranks]]) for key in items[0]}
     torch.set_default_dtype(torch.float64)
     settings = {"train_data_loader": [batch] * STEPS, "max_epochs": 1}

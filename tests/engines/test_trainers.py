@@ -5,10 +5,11 @@ from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from torch.nn import functional as F
+from torch.utils.data import default_collate
 
 from plugins.engines import DiscriminatorAugmentation, MovingAverage, Resume
 from plugins.errors import InputError
-from plugins.networks import ContrastiveLoss, RandomQueries
+from plugins.networks import ContrastiveLoss, RandomQueries, SiteCode, StyleCode
 
 
 def one_batch(trainer):
@@ -128,7 +129,7 @@ def test_cyclegan_terms_equal_equations_11_and_12_computed_apart(cyclegan_traine
 
 def batch_of(pairs, count):
     source = pairs()
-    return {key: torch.stack([source[index][key] for index in range(count)]) for key in source[0]}
+    return default_collate([source[index] for index in range(count)])
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -295,8 +296,7 @@ def test_discriminator_loss_is_half_least_squares_on_detached_images(trainer):
 @pytest.mark.parametrize(("slices", "spatial_dims"), [(3, 2), (1, 3)], ids=["neighbouring slices", "volumes"])
 def test_tanq_trains_on(tanq_trainer, pairs, slices, spatial_dims):
     source = pairs(slices, (32, 32) if spatial_dims == 2 else (32, 32, 16))
-    data = [source[index] for index in range(2)]
-    batch = {key: torch.stack([item[key] for item in data]) for key in data[0]}
+    batch = default_collate([source[index] for index in range(2)])
     engine = tanq_trainer(slices=slices, spatial_dims=spatial_dims, train_data_loader=[batch], max_epochs=1)
     before = weights(engine)
     engine.run()
@@ -539,7 +539,13 @@ EVERYTHING = {
 }
 
 
-@pytest.mark.parametrize(("num_workers", "settings"), [(0, {}), (2, {}), (0, EVERYTHING)])
+SITES = {"code": lambda: SiteCode(["etz", "ldn"])}
+STYLE = {"code": lambda: StyleCode(channels=2, width=2)}
+
+
+@pytest.mark.parametrize(
+    ("num_workers", "settings"), [(0, {}), (2, {}), (0, EVERYTHING), (0, SITES), (0, EVERYTHING | STYLE)]
+)
 def test_a_training_killed_at_any_step_ends_with_the_same_weights(trainer, tmp_path, num_workers, settings):
     def make(folder):
         return trainer(tmp_path / folder, num_workers=num_workers, **settings)

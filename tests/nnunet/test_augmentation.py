@@ -9,6 +9,7 @@ from plugins.errors import InputError
 from plugins.nnunet import training
 from plugins.nnunet.appearance import TargetAppearance
 from plugins.nnunet.augmentation import make_augmentation
+from plugins.nnunet.brightness import TargetBrightness
 from plugins.nnunet.checkpoints import newest_checkpoint
 from plugins.nnunet.contrast import ClusterRedraw, RandomConvolutions, RandomCurves
 from plugins.nnunet.trainer import TrainerSettings, make_trainer
@@ -19,6 +20,7 @@ from .test_training import copy_of
 ALL = {
     "convolutions": {"probability": 0.25},
     "curves": {"per_structure": True},
+    "brightness": {"factors": {"VS": [0.4, 0.6], "cochlea": [1, 1.5]}, "stretch": 0.2},
     "appearance": {"levels": {"VS": [0.2, 0.7]}, "probability": 0.75, "texture": [0.3, 1.0], "cysts": 0.5},
     "clusters": {"number": 4},
 }
@@ -51,11 +53,11 @@ def kinds(transforms):
 
 
 def test_the_order_does_not_depend_on_the_config():
-    order = [ClusterRedraw, TargetAppearance, RandomCurves, RandomConvolutions]
+    order = [ClusterRedraw, TargetAppearance, TargetBrightness, RandomCurves, RandomConvolutions]
     made = make_augmentation(ALL)
     assert kinds(made) == order
     assert kinds(make_augmentation(dict(reversed(ALL.items())))) == order
-    assert [made[0].apply_probability, made[2].apply_probability, made[3].apply_probability] == [0.5, 0.5, 0.25]
+    assert [made[index].apply_probability for index in (0, 3, 4)] == [0.5, 0.5, 0.25]
     assert make_augmentation(None) == make_augmentation({}) == []
 
 
@@ -66,8 +68,8 @@ def test_it_acts_in_front_of_nnunets_own(trained, tmp_path):
             trainer = make_trainer(trained.workspace, "2d", 0, TrainerSettings(device="cpu", augmentation=augmentation))
             lists.append(trainer.get_training_transforms((16, 16), (0, 1), None, (0, 1), False).transforms)
     assert isinstance(lists[0][0], SpatialTransform)
-    assert kinds(lists[1][4:]) == kinds(lists[0])
-    assert kinds(lists[1][:4]) == kinds(make_augmentation(ALL))
+    assert kinds(lists[1][5:]) == kinds(lists[0])
+    assert kinds(lists[1][:5]) == kinds(make_augmentation(ALL))
 
 
 @pytest.mark.parametrize("size", [(20, 22), (8, 20, 22)])
@@ -103,7 +105,11 @@ def test_all_together_leave_labels_and_shapes_and_give_finite_numbers(size):
         ({"clusters": {"targets": []}}, "clusters::targets is empty"),
         ({"clusters": {"targets": [float("nan")]}}, "clusters::targets::0 is nan. Give a number"),
         ({"clusters": {"jitter": -1}}, "clusters::jitter is -1. It must be 0 or more"),
-        ({"appearance": {"probability": 1}}, "no levels"),
+        ({"appearance": {"probability": 1}}, "appearance has no levels"),
+        ({"brightness": {"stretch": 0.1}}, r"brightness has no factors. Give some, e.g. {\"VS\": \[0.5, 0.5\]}"),
+        ({"brightness": {"factors": {"VS": [1, 0.5]}}}, r"factors::VS is \[1, 0.5\]. Give two numbers in order"),
+        ({"brightness": {"factors": {"VS": [-1, 0.5]}}}, "factors::VS::0 is -1. It must be 0 or more"),
+        ({"brightness": {"factors": {"VS": [1, 1]}, "stretch": 0.5}}, "stretch is 0.5. It must be less than 0.5"),
         ({"appearance": {"levels": {"tumour": [0, 1]}}}, "appearance::levels has no 'tumour'"),
         ({"appearance": {"levels": {"VS": [0.5, 0.2]}}}, r"levels::VS is \[0.5, 0.2\]. Give two numbers in order"),
         ({"appearance": {"levels": {"VS": [0, 2]}}}, "levels::VS::1 is 2. It must be at most 1"),
