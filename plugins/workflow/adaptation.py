@@ -13,6 +13,7 @@ from plugins.config.command import read_configs
 from plugins.config.names import known_settings, refuse_unknown, refuse_unknown_ids
 from plugins.errors import InputError
 from plugins.state import StrPath
+from plugins.workflow.audit import AUDITED
 from plugins.workflow.functions import UNTRANSLATED
 from plugins.workflow.gate import ACCEPTED, GATE, SCORE
 from plugins.workflow.stage import Stage
@@ -23,6 +24,7 @@ RUN_IDS = {TRAIN: "training", INFERENCE: "inference", EVALUATE: "evaluate", "loc
 MODELS, METRICS, EVALUATION = "models", "metrics.json", "evaluation"
 LOCATOR = "locator.json"
 REDRAWN, TRUE_SOURCE, LABELLED_TARGET = "redrawn", "true_hrT2", "labelled_hrT2"
+TARGET_TRUTH = "target_truth"
 GIVEN = frozenset(
     ("bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir", "cache_dir", "model_dir", "locator_dir",
      "plans_from", "init_weights", "pred_dir", "label_dir")
@@ -57,7 +59,7 @@ class Adaptation:
         scans: its source, target and validation scans.
         truth: validation case to reference label map; may be empty.
         source_truth: source case to its true hrT2, for the view ``true_hrT2``.
-        target_truth: target case to its true label map, for the view ``labelled_hrT2``.
+        target_truth: target case to its true label map, for the view ``labelled_hrT2`` and the audits.
         common: config ids to values for all bundles.
         views: this and the others as in :class:`plugins.workflow.UdaWorkflow`.
     """
@@ -98,7 +100,7 @@ class Adaptation:
             stages.append(_call("view_weights", needs, "views.weigh_views", **self._lists("source"), views=views))
         for number in range(self.rounds + 1):
             stages += self._round(number)
-        return [*stages, self._report()]
+        return [*stages, *self._audits(), self._report()]
 
     @property
     def _translators(self) -> list[str]:
@@ -125,7 +127,7 @@ class Adaptation:
         of_target = LABELLED_TARGET in self.views
         bounds = ((TRUE_SOURCE, "source", self.source_truth), (LABELLED_TARGET, "target", self.target_truth))
         for view, scans, truth in bounds:
-            if view in self.views and not truth.keys() >= {scan["case"] for scan in self.scans[scans]}:
+            if view in self.views and not self._all_have(truth, scans):
                 raise InputError(f"views names {view!r}, but the data set has no truth for it. Choose other views.")
         if of_target and len(self.views) > 1:
             raise InputError(f"views names {LABELLED_TARGET!r} beside others, but it is a bound. Give it alone.")
@@ -144,6 +146,9 @@ class Adaptation:
         patients, folds = len(self.scans["target" if of_target else "source"]), self._config["num_folds"]
         if isinstance(folds, int) and folds > patients:
             raise InputError(f"num_folds is {folds}, but there are {patients} patients. Give at most {patients}.")
+
+    def _all_have(self, truth: Mapping[str, str], scans: str) -> bool:
+        return truth.keys() >= {scan["case"] for scan in self.scans[scans]}
 
     @property
     def _config(self) -> dict[str, Any]:
@@ -189,6 +194,10 @@ class Adaptation:
             _call("windows", ("dataset", "locator"), "windows.write_windows", **cut),
         ]
 
+    @property
+    def _windows_dir(self) -> str | None:
+        return None if self.window is None else "{run}/windows"
+
     def _redrawn(self) -> list[Stage]:
         """The source as a view in the contrast of hrT2, and what the translators are trained on in place of ceT1."""
         stages = []
@@ -222,10 +231,9 @@ class Adaptation:
     def _bounds(self) -> list[Stage]:
         """True scans of the source and true labels of the target, as the windows show them."""
         wanted = {TRUE_SOURCE: (self.source_truth, ".nii.gz"), LABELLED_TARGET: (self.target_truth, "_Label.nii.gz")}
-        windows_dir = None if self.window is None else "{run}/windows"
         return [
             _call(view, ("dataset", self._data), "windows.crop_to_windows", files.values(),
-                  files=dict(files), ending=ending, windows_dir=windows_dir)
+                  files=dict(files), ending=ending, windows_dir=self._windows_dir)
             for view, (files, ending) in wanted.items()
             if view in self.views
         ]  # fmt: skip
@@ -286,6 +294,20 @@ class Adaptation:
         models = {f"round_{before}": self._judged(before) for before in range(number)}
         arguments: dict[str, Any] = {"models": models, "accepted": accepted, "thresholds": dict(thresholds)}
         return _call(f"round_{number}/pseudo_labels", needs, "gate.gate_accepted", **arguments)
+
+    def _audits(self) -> list[Stage]:
+        """What the truth says of each round's pseudo-labels; no other stage needs these."""
+        if self.gate is None or self.rounds == 0 or not self._all_have(self.target_truth, "target"):
+            return []
+        files = dict(self.target_truth)
+        arguments: dict[str, Any] = {"files": files, "windows_dir": self._windows_dir, **self._lists("target")}
+        stages = [_call(TARGET_TRUTH, ("dataset", self._data), "audit.write_truth", files.values(), **arguments)]
+        for number in range(1, self.rounds + 1):
+            labels = f"round_{number}/pseudo_labels"
+            needs = (TARGET_TRUTH, labels, *(f"round_{before}/target" for before in range(number)))
+            folders = {"pseudo_labels": f"{{run}}/{labels}", "truth_dir": f"{{run}}/{TARGET_TRUTH}"}
+            stages.append(_call(f"round_{number}/{AUDITED}", needs, "audit.audit_pseudo_labels", **folders))
+        return stages
 
     def _training_list(self, number: int) -> Stage:
         views = {view: f"{{run}}/{self.folders[view]}" if view in self.folders else None for view in self.views}

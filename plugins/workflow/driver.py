@@ -91,7 +91,8 @@ class UdaWorkflow:
         settings: bundle to config ids to values.
         source_truth_dir: true hrT2 scans ``<case>_hrT2.nii.gz`` of source patients; ``None`` looks for those that
             simulated data sets keep. For the bound ``true_hrT2`` only.
-        target_truth_dir: likewise, true label maps of the target scans, for the bound ``labelled_hrT2`` only.
+        target_truth_dir: likewise, true label maps of the target scans: for the bound ``labelled_hrT2``, and for
+            audits of gated pseudo-labels.
         truth_dir: reference label maps ``<case>_Label.nii.gz`` of validation scans; ``None`` looks for those that
             simulated data sets keep beside the scans.
         device: torch device of all stages.

@@ -371,6 +371,23 @@ def test_everything_but_the_last_segmentation_works_on_windows(bundles, dataset,
     assert "dataset" in settings["round_0/validation"]["datalist"]
     assert settings["round_0/segmentation"]["locator_dir"] == str(run / "locator" / "models")
     assert settings["round_0/target_fold_1"]["folds"] == [1]
+    check_audit(run, dataset)
+
+
+def check_audit(run, dataset):
+    """The audit compares what was judged with the whole truth of each scan, as its window shows it."""
+    audit, gate = read_json(run / "round_1/audit/audit.json"), read_json(run / "round_1/pseudo_labels/gate.json")
+    assert [row["case"] for row in audit["cases"]] == [row["case"] for row in gate["cases"]]
+    for row in audit["cases"]:
+        name = f"{row['case']}_Label.nii.gz"
+        whole = next((dataset / "heldout").rglob(name))
+        found, truth, all_truth = (
+            np.asarray(nib.load(file).dataobj) == 1
+            for file in (run / "round_0" / "target" / name, run / "target_truth" / name, whole)
+        )
+        assert truth.shape == found.shape
+        assert truth.sum() == all_truth.sum() > 0
+        assert row["dice"]["VS"] == pytest.approx(2 * (found & truth).sum() / (found.sum() + truth.sum()))
 
 
 def test_a_gated_round_goes_on_from_weights_and_hands_over_what_was_accepted(bundles, dataset, tmp_path, work, capsys):
@@ -466,3 +483,42 @@ def test_settings_that_no_stage_could_follow_are_refused_at_the_start(
     with pytest.raises(InputError, match=words):
         workflow(bundles, dataset, tmp_path, settings=settings).run()
     assert work == []
+
+
+def needed_by(stages, name):
+    """The names of all stages that a stage waits for, however far."""
+    by_name, found, todo = {stage.name: stage for stage in stages}, set(), [name]
+    while todo:
+        new = {*by_name[todo.pop()].needs} - found
+        found |= new
+        todo += new
+    return found
+
+
+def is_audit(name):
+    return name == "target_truth" or name.endswith("/audit")
+
+
+def test_nothing_but_audits_depends_on_the_truth_of_the_targets(bundles, dataset, tmp_path):
+    stages = workflow(bundles, dataset, tmp_path, **BEYOND, rounds=2).adaptation().stages()
+    audits = {stage.name for stage in stages if is_audit(stage.name)}
+    assert audits == {"target_truth", "round_1/audit", "round_2/audit"}
+    for stage in stages:
+        if stage.name not in audits:
+            assert not needed_by(stages, stage.name) & audits
+            assert "heldout/training_target" not in str(stage)
+
+
+def test_without_truth_or_gate_nothing_is_audited_and_all_other_stages_are_the_same(bundles, dataset, tmp_path):
+    data = tmp_path / "data" / "small"
+    shutil.copytree(dataset, data, ignore=shutil.ignore_patterns("heldout"))
+    truth = {"truth_dir": dataset / "heldout" / "validation_labels"}
+    marks = []
+    for folder in (dataset, data):
+        stages = workflow(bundles, folder, tmp_path, **BEYOND, **truth).adaptation().stages()
+        marks.append({stage.name: stage.needs for stage in stages})
+    with_truth, without = marks
+    assert {name for name in with_truth if is_audit(name)}
+    assert without == {name: needs for name, needs in with_truth.items() if not is_audit(name)}
+    stages = workflow(bundles, dataset, tmp_path, **{**BEYOND, "gate": None}).adaptation().stages()
+    assert not [stage.name for stage in stages if is_audit(stage.name)]
