@@ -28,7 +28,7 @@ TARGET_TRUTH, REGIONS = "target_truth", "regions"
 TANQ = "tanq"
 """Views whose names begin so have an identity branch with regions."""
 TARGET_SHARE = 0.5
-"""Of the slices that a translator is trained on with pseudo-labels: those with a target, unless a config says more."""
+"""Of the slices that TANQ is trained on with pseudo-labels, those with a target; unless a config names a share."""
 GIVEN = frozenset(
     ("bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir", "cache_dir", "model_dir", "locator_dir",
      "plans_from", "init_weights", "pred_dir", "label_dir")
@@ -172,7 +172,7 @@ class Adaptation:
                     raise InputError(f"settings::{bundle}::{name} is given by the driver itself. Remove it.")
         if self.last_round_on_target and self.rounds == 0:
             raise InputError("last_round_on_target is true, but rounds is 0. Set rounds to 1 or more.")
-        trained_on = {"target" if of_target else "source", "target" if self.last_round_on_target else "source"}
+        trained_on = ["target" if of_target else "source", *(["target"] if self.last_round_on_target else [])]
         if self.interaction and not any(view.startswith(TANQ) for view in self._translators):
             raise InputError(f"interaction is true, but views is {list(self.views)}. Name {TANQ!r} among them.")
         if self.interaction and self._translated_in(self.rounds) == 0:
@@ -275,11 +275,12 @@ class Adaptation:
         """Settings of a training that goes on with pseudo-labels: regions of real scans, and slices with targets."""
         config = self._config(bundle)
         epochs = [each for each in (self.max_epochs, config.get("max_epochs")) if isinstance(each, int)]
-        checkpoint = f"{{run}}/{before}/{MODELS}/resume.pt"
+        checkpoint, handlers = f"{{run}}/{before}/{MODELS}/resume.pt", "+train::handlers"
+        begin = {"_target_": "plugins.engines.BeginFrom", "path": checkpoint, "objects": "@resumed"}
         given: dict[str, Any] = {
-            "max_epochs": min(self.interaction_epochs, *epochs),
+            "max_epochs": min([self.interaction_epochs, *epochs]),
             "train::dataset::data::label_dir": f"{{run}}/{regions}",
-            "+train::handlers": [{"_target_": "plugins.engines.BeginFrom", "path": checkpoint, "objects": "@resumed"}],
+            handlers: [*self.settings.get(bundle, {}).get(handlers, ()), begin],
         }
         if config.get("foreground_probability") is None:
             given["foreground_probability"] = TARGET_SHARE
