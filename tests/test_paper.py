@@ -96,6 +96,8 @@ DRIVER = [
     ("train::trainer::weigh_views", False, "not mentioned"),
     ("train::trainer::gate", None, "K: all pseudo-labels"),
     ("train::trainer::continue_rounds", False, "K, Self-training"),
+    ("train::trainer::last_round_on_target", False, "K, Self-training"),
+    ("train::trainer::interaction", False, "K: future work"),
 ]
 PUBLISHED = {
     "tanq_translation": TANQ,

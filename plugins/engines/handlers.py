@@ -128,6 +128,38 @@ class Resume:
         engine.state.epoch, engine.state.iteration = content["epoch"], content["iteration"]
 
 
+class BeginFrom:
+    """Begins a training with the networks of an earlier one; its optimisers and schedules are new.
+
+    Place it behind :class:`Resume`: a training that goes on from a checkpoint of its own keeps what that held.
+
+    Args:
+        path: checkpoint that :class:`Resume` wrote in the earlier training.
+        objects: as they were given to that, by name; what is no network is left alone.
+
+    Raises:
+        InputError: when the engine starts, if the file cannot be read, or is of other networks.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], objects: Mapping[str, Any]):
+        self.path = Path(path)
+        self.networks = {name: each for name, each in objects.items() if isinstance(each, nn.Module)}
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.STARTED, self._load)
+
+    def _load(self, engine: Engine) -> None:
+        if engine.state.epoch > 0:
+            return
+        content = read_tensors(self.path, "Restore it, or make it again with resume set to true", engine.state.device)
+        try:
+            for name, network in self.networks.items():
+                network.load_state_dict(content["objects"][name])
+        except (LookupError, TypeError, RuntimeError) as error:
+            raise InputError(f"{self.path} is of other networks. Give the settings of its training.") from error
+
+
 class MovingAverage(EMAHandler):
     r"""Ignite's moving average of weights with a decay that grows with the steps, so that short trainings have one too.
 

@@ -13,6 +13,7 @@ from plugins.config.command import read_configs
 from plugins.config.names import known_settings, refuse_unknown, refuse_unknown_ids
 from plugins.errors import InputError
 from plugins.state import StrPath
+from plugins.workflow.audit import AUDITED
 from plugins.workflow.functions import UNTRANSLATED
 from plugins.workflow.gate import ACCEPTED, GATE, SCORE
 from plugins.workflow.stage import Stage
@@ -23,6 +24,11 @@ RUN_IDS = {TRAIN: "training", INFERENCE: "inference", EVALUATE: "evaluate", "loc
 MODELS, METRICS, EVALUATION = "models", "metrics.json", "evaluation"
 LOCATOR = "locator.json"
 REDRAWN, TRUE_SOURCE, LABELLED_TARGET = "redrawn", "true_hrT2", "labelled_hrT2"
+TARGET_TRUTH, REGIONS = "target_truth", "regions"
+TANQ = "tanq"
+"""Views whose names begin so have an identity branch with regions."""
+TARGET_SHARE = 0.5
+"""Of the slices that TANQ is trained on with pseudo-labels, those with a target; unless a config names a share."""
 GIVEN = frozenset(
     ("bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir", "cache_dir", "model_dir", "locator_dir",
      "plans_from", "init_weights", "pred_dir", "label_dir")
@@ -57,7 +63,7 @@ class Adaptation:
         scans: its source, target and validation scans.
         truth: validation case to reference label map; may be empty.
         source_truth: source case to its true hrT2, for the view ``true_hrT2``.
-        target_truth: target case to its true label map, for the view ``labelled_hrT2``.
+        target_truth: target case to its true label map, for the view ``labelled_hrT2`` and the audits.
         common: config ids to values for all bundles.
         views: this and the others as in :class:`plugins.workflow.UdaWorkflow`.
     """
@@ -77,6 +83,9 @@ class Adaptation:
     weigh_views: bool
     gate: Mapping[str, Any] | None
     continue_rounds: bool
+    last_round_on_target: bool
+    interaction: bool
+    interaction_epochs: int
     overlays: Sequence[str]
     settings: Mapping[str, Mapping[str, Any]]
     max_epochs: int | None
@@ -91,14 +100,10 @@ class Adaptation:
         stages = [self._dataset(), *self._windows(), *self._redrawn()]
         for view in self._translators:
             stages += self._translation(view)
-        stages += self._bounds()
-        if self.weigh_views:
-            views = {view: f"{{run}}/{folder}" for view, folder in self.folders.items()}
-            needs = (self._data, *self.folders.values())
-            stages.append(_call("view_weights", needs, "views.weigh_views", **self._lists("source"), views=views))
+        stages += [*self._bounds(), *self._view_weights(0)]
         for number in range(self.rounds + 1):
             stages += self._round(number)
-        return [*stages, self._report()]
+        return [*stages, *self._audits(), self._report()]
 
     @property
     def _translators(self) -> list[str]:
@@ -109,12 +114,36 @@ class Adaptation:
         """The stage whose lists of scans everything but the last segmentation works on."""
         return "dataset" if self.window is None else "windows"
 
-    @property
-    def folders(self) -> dict[str, str]:
-        """The stage that makes each view's images; views without one take images that are there."""
+    def _translated_in(self, number: int) -> int:
+        """The round, up to this one, in which TANQ was last trained on and translated anew; 0 is before all rounds."""
+        if not self.interaction:
+            return 0
+        return min(number, self.rounds - 1) if self.last_round_on_target else number
+
+    def _prefix(self, view: str, number: int) -> str:
+        """Of the stages of the translator that makes a view for a round."""
+        number = self._translated_in(number) if view.startswith(TANQ) else 0
+        return f"round_{number}/" if number else ""
+
+    def folders(self, number: int) -> dict[str, str]:
+        """The stage that makes each view's images for a round; views without one take images that are there."""
         ending = "calibrated" if self.calibrated else "translation"
-        made = {view: f"{view}_{ending}" for view in self._translators} | {REDRAWN: REDRAWN, TRUE_SOURCE: TRUE_SOURCE}
+        made = {view: f"{self._prefix(view, number)}{view}_{ending}" for view in self._translators}
+        made |= {REDRAWN: REDRAWN, TRUE_SOURCE: TRUE_SOURCE}
         return {view: made[view] for view in self.views if view in made}
+
+    def _weights(self, number: int) -> str:
+        """The stage that weighs the views of a round."""
+        number = self._translated_in(number)
+        return f"round_{number}/view_weights" if number else "view_weights"
+
+    def _view_weights(self, number: int) -> list[Stage]:
+        if not self.weigh_views:
+            return []
+        folders, name = self.folders(number), self._weights(number)
+        views = {view: f"{{run}}/{folder}" for view, folder in folders.items()}
+        needs = (self._data, *folders.values())
+        return [_call(name, needs, "views.weigh_views", **self._lists("source"), views=views)]
 
     def _check(self) -> None:
         """Refuse what no stage could follow."""
@@ -125,7 +154,7 @@ class Adaptation:
         of_target = LABELLED_TARGET in self.views
         bounds = ((TRUE_SOURCE, "source", self.source_truth), (LABELLED_TARGET, "target", self.target_truth))
         for view, scans, truth in bounds:
-            if view in self.views and not truth.keys() >= {scan["case"] for scan in self.scans[scans]}:
+            if view in self.views and not self._all_have(truth, scans):
                 raise InputError(f"views names {view!r}, but the data set has no truth for it. Choose other views.")
         if of_target and len(self.views) > 1:
             raise InputError(f"views names {LABELLED_TARGET!r} beside others, but it is a bound. Give it alone.")
@@ -141,21 +170,34 @@ class Adaptation:
             for name in settings:
                 if name.lstrip("+") in GIVEN:
                     raise InputError(f"settings::{bundle}::{name} is given by the driver itself. Remove it.")
-        patients, folds = len(self.scans["target" if of_target else "source"]), self._config["num_folds"]
+        if self.last_round_on_target and self.rounds == 0:
+            raise InputError("last_round_on_target is true, but rounds is 0. Set rounds to 1 or more.")
+        trained_on = ["target" if of_target else "source", *(["target"] if self.last_round_on_target else [])]
+        if self.interaction and not any(view.startswith(TANQ) for view in self._translators):
+            raise InputError(f"interaction is true, but views is {list(self.views)}. Name {TANQ!r} among them.")
+        if self.interaction and self._translated_in(self.rounds) == 0:
+            least = 2 if self.last_round_on_target else 1
+            raise InputError(f"interaction is true, but rounds is {self.rounds}. Set rounds to {least} or more.")
+        for view in self._translators if self.interaction else ():
+            if view.startswith(TANQ) and self._config(f"{view}_translation").get("resume") is False:
+                raise InputError(f"settings::{view}_translation::resume is false. With interaction it must be true.")
+        patients, folds = min(len(self.scans[name]) for name in trained_on), self._config(SEGMENTATION)["num_folds"]
         if isinstance(folds, int) and folds > patients:
             raise InputError(f"num_folds is {folds}, but there are {patients} patients. Give at most {patients}.")
 
-    @property
-    def _config(self) -> dict[str, Any]:
-        """Of the training of the segmentation."""
-        folder = self.bundles_dir / SEGMENTATION / "configs"
+    def _all_have(self, truth: Mapping[str, str], scans: str) -> bool:
+        return truth.keys() >= {scan["case"] for scan in self.scans[scans]}
+
+    def _config(self, bundle: str) -> dict[str, Any]:
+        """Of the training of a bundle."""
+        folder = self.bundles_dir / bundle / "configs"
         overlays = [folder / name for name in self.overlays if (folder / name).is_file()]
-        return {**read_configs([folder / TRAIN, *overlays]), **self.settings.get(SEGMENTATION, {})}
+        return {**read_configs([folder / TRAIN, *overlays]), **self.settings.get(bundle, {})}
 
     @property
     def _folds(self) -> list[int]:
         """The folds that a segmentation has a network of."""
-        config = self._config
+        config = self._config(SEGMENTATION)
         folds = config.get("folds")
         return [folds] if isinstance(folds, int) else list(range(config["num_folds"]) if folds is None else folds)
 
@@ -189,6 +231,10 @@ class Adaptation:
             _call("windows", ("dataset", "locator"), "windows.write_windows", **cut),
         ]
 
+    @property
+    def _windows_dir(self) -> str | None:
+        return None if self.window is None else "{run}/windows"
+
     def _redrawn(self) -> list[Stage]:
         """The source as a view in the contrast of hrT2, and what the translators are trained on in place of ceT1."""
         stages = []
@@ -204,28 +250,62 @@ class Adaptation:
         """The data set that a stage has made; that of the user where it has only listed the scans."""
         return str(self.dataset_dir) if data == "dataset" else f"{{run}}/{data}"
 
-    def _translation(self, view: str) -> list[Stage]:
-        bundle, training = f"{view}_translation", f"{view}_training"
+    def _translation(self, view: str, number: int = 0) -> list[Stage]:
+        """A translator's training, which goes on from the last one in later rounds, and what it makes of the source."""
+        bundle, prefix = f"{view}_translation", self._prefix(view, number)
+        training, translation = f"{prefix}{view}_training", f"{prefix}{bundle}"
         data = "redrawn_dataset" if self.translate == REDRAWN else self._data
-        folders = {"dataset_dir": self._folder(data), "ckpt_dir": f"{{stage}}/{MODELS}", "output_dir": "{stage}"}
+        needs = [data]
+        trained = {"dataset_dir": self._folder(data), "ckpt_dir": f"{{stage}}/{MODELS}", "output_dir": "{stage}"}
+        if number > 0:
+            needs += [f"round_{number}/{REGIONS}", f"{self._prefix(view, number - 1)}{view}_training"]
+            trained |= self._interacting(bundle, *needs[1:])
         inference = {"datalist": f"{{run}}/{data}/source.json", "ckpt_dir": f"{{run}}/{training}/{MODELS}"}
         stages = [
-            self._bundle(training, bundle, TRAIN, [data], folders),
-            self._bundle(bundle, bundle, INFERENCE, [data, training], {**inference, "output_dir": "{stage}"}),
+            self._bundle(training, bundle, TRAIN, needs, trained),
+            self._bundle(translation, bundle, INFERENCE, [data, training], {**inference, "output_dir": "{stage}"}),
         ]
         if self.calibrated:
-            arguments = {**self._lists("source", "target"), "translations_dir": f"{{run}}/{bundle}"}
+            arguments = {**self._lists("source", "target"), "translations_dir": f"{{run}}/{translation}"}
             function = "redrawing.write_calibrated"
-            stages.append(_call(f"{view}_calibrated", (self._data, bundle), function, **arguments))
+            stages.append(_call(f"{prefix}{view}_calibrated", (self._data, translation), function, **arguments))
         return stages
+
+    def _interacting(self, bundle: str, regions: str, before: str) -> dict[str, Any]:
+        """Settings of a training that goes on with pseudo-labels: regions of real scans, and slices with targets."""
+        config = self._config(bundle)
+        epochs = [each for each in (self.max_epochs, config.get("max_epochs")) if isinstance(each, int)]
+        checkpoint, handlers = f"{{run}}/{before}/{MODELS}/resume.pt", "+train::handlers"
+        begin = {"_target_": "plugins.engines.BeginFrom", "path": checkpoint, "objects": "@resumed"}
+        given: dict[str, Any] = {
+            "max_epochs": min([self.interaction_epochs, *epochs]),
+            "train::dataset::data::label_dir": f"{{run}}/{regions}",
+            handlers: [*self.settings.get(bundle, {}).get(handlers, ()), begin],
+        }
+        if config.get("foreground_probability") is None:
+            given["foreground_probability"] = TARGET_SHARE
+        if config.get("max_minutes") is not None:
+            given["max_minutes"] = None
+        return given
+
+    def _interaction(self, number: int) -> list[Stage]:
+        """TANQ trained on with a round's pseudo-labels, and its new images."""
+        if number == 0 or self._translated_in(number) != number:
+            return []
+        labels = f"round_{number}/pseudo_labels"
+        folder = {"pseudo_labels": f"{{run}}/{labels}"}
+        stages = [_call(f"round_{number}/{REGIONS}", (labels,), "gate.write_regions", **folder)]
+        for view in self._translators:
+            if view.startswith(TANQ):
+                stages += self._translation(view, number)
+        return [*stages, *self._view_weights(number)]
 
     def _bounds(self) -> list[Stage]:
         """True scans of the source and true labels of the target, as the windows show them."""
         wanted = {TRUE_SOURCE: (self.source_truth, ".nii.gz"), LABELLED_TARGET: (self.target_truth, "_Label.nii.gz")}
-        windows_dir = None if self.window is None else "{run}/windows"
         return [
             _call(view, ("dataset", self._data), "windows.crop_to_windows", files.values(),
-                  files=dict(files), ending=ending, windows_dir=windows_dir)
+                  files=dict(files), ending=ending, windows_dir=self._windows_dir)
             for view, (files, ending) in wanted.items()
             if view in self.views
         ]  # fmt: skip
@@ -238,6 +318,7 @@ class Adaptation:
         elif number > 0:
             stages.append(self._labels(f"{name}/pseudo_labels", "target", number - 1))
         stages += [
+            *self._interaction(number),
             self._training_list(number),
             self._segmentation(number),
             self._labels(f"{name}/validation", "validation", number),
@@ -287,13 +368,31 @@ class Adaptation:
         arguments: dict[str, Any] = {"models": models, "accepted": accepted, "thresholds": dict(thresholds)}
         return _call(f"round_{number}/pseudo_labels", needs, "gate.gate_accepted", **arguments)
 
+    def _audits(self) -> list[Stage]:
+        """What the truth says of each round's pseudo-labels; no other stage needs these."""
+        if self.gate is None or self.rounds == 0 or not self._all_have(self.target_truth, "target"):
+            return []
+        files = dict(self.target_truth)
+        arguments: dict[str, Any] = {"files": files, "windows_dir": self._windows_dir, **self._lists("target")}
+        stages = [_call(TARGET_TRUTH, ("dataset", self._data), "audit.write_truth", files.values(), **arguments)]
+        for number in range(1, self.rounds + 1):
+            labels = f"round_{number}/pseudo_labels"
+            needs = (TARGET_TRUTH, labels, *(f"round_{before}/target" for before in range(number)))
+            folders = {"pseudo_labels": f"{{run}}/{labels}", "truth_dir": f"{{run}}/{TARGET_TRUTH}"}
+            stages.append(_call(f"round_{number}/{AUDITED}", needs, "audit.audit_pseudo_labels", **folders))
+        return stages
+
     def _training_list(self, number: int) -> Stage:
-        views = {view: f"{{run}}/{self.folders[view]}" if view in self.folders else None for view in self.views}
-        needs = [self._data, *self.folders.values()]
+        folders = self.folders(number)
+        views = {view: f"{{run}}/{folders[view]}" if view in folders else None for view in self.views}
+        needs = [self._data, *folders.values()]
         arguments: dict[str, Any] = {**self._lists("source"), "views": views, "run_dir": "{run}"}
         if self.weigh_views:
-            needs.append("view_weights")
-            arguments["weights"] = "{run}/view_weights/views.json"
+            needs.append(self._weights(number))
+            arguments["weights"] = f"{{run}}/{needs[-1]}/views.json"
+        if self.last_round_on_target and number == self.rounds:
+            needs = [self._data]
+            arguments = {**self._lists("source"), "views": {}, "run_dir": "{run}"}
         if LABELLED_TARGET in self.views:
             needs.append(LABELLED_TARGET)
             arguments |= {**self._lists("target"), "pseudo_labels": f"{{run}}/{LABELLED_TARGET}", "views": {}}
@@ -345,7 +444,7 @@ class Adaptation:
         return self._bundle(f"{name}/{EVALUATION}", SEGMENTATION, EVALUATE, [f"{name}/validation"], overrides, files)
 
     def _report(self) -> Stage:
-        rounds = [f"round_{number}" for number in range(self.rounds + 1)]
+        rounds, folders = [f"round_{number}" for number in range(self.rounds + 1)], self.folders(self.rounds)
         decided = rounds[1:] if self.gate is not None else []
         arguments = {
             "validation": "{run}/dataset/validation.json",
@@ -354,12 +453,12 @@ class Adaptation:
             "truth": dict(self.truth),
             **self._lists("source", "target"),
             "run_dir": "{run}",
-            "translations": {view: f"{{run}}/{folder}" for view, folder in self.folders.items()},
+            "translations": {view: f"{{run}}/{folder}" for view, folder in folders.items()},
             "accepted_files": {name: f"{{run}}/{name}/acceptance/{ACCEPTED}" for name in decided},
         }
         last = EVALUATION if self.truth else "validation"
         needs = [f"{name}/{stage}" for name in rounds for stage in ("validation", last)]
-        needs += ["dataset", self._data, *self.folders.values(), *(f"{name}/acceptance" for name in decided)]
+        needs += ["dataset", self._data, *folders.values(), *(f"{name}/acceptance" for name in decided)]
         return _call("report", needs, "functions.write_run_report", **arguments)
 
     def _bundle(

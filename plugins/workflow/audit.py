@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from typing_extensions import TypedDict
 
-from plugins.data import read_label
+from plugins.data import read_datalist, read_grid, read_label
 from plugins.data.scans import LABEL_VALUES
 from plugins.evaluation.labels import LABEL_ENDING
 from plugins.files import write_json
@@ -19,8 +19,10 @@ from plugins.state import StrPath, read_state
 from plugins.workflow.gate import GATE, IGNORE
 from plugins.workflow.records import REMAKE
 from plugins.workflow.scoring import STRUCTURES
+from plugins.workflow.windows import crop_to_windows
 
-AUDIT = "audit.json"
+AUDITED, AUDIT = "audit", "audit.json"
+"""The stage of a round, and its file."""
 
 
 class JudgedScan(TypedDict):
@@ -36,6 +38,23 @@ class JudgedScans(TypedDict):
 
     cases: list[JudgedScan]
     ensemble_dir: str
+
+
+def write_truth(files: Mapping[str, str], target: str, windows_dir: str | None, output_dir: str) -> None:
+    """Write true label maps ``<case>_Label.nii.gz`` on the grids of the scans that pseudo-labels are made for.
+
+    Args:
+        files: case to true label map of the whole scan.
+        target: datalist of the scans, which may be windows.
+        windows_dir: with ``windows.json``; ``None`` for whole scans.
+        output_dir: where they go.
+
+    Raises:
+        InputError: if a label map cannot be read, or does not lie on the grid of its scan.
+    """
+    crop_to_windows(files, LABEL_ENDING, windows_dir, output_dir)
+    for scan in read_datalist(target):
+        read_label(Path(output_dir, scan["case"] + LABEL_ENDING), of=read_grid(scan["image"]))
 
 
 def audit_pseudo_labels(pseudo_labels: StrPath, truth_dir: StrPath, output_dir: StrPath) -> dict[str, Any]:
@@ -80,6 +99,18 @@ def audit_pseudo_labels(pseudo_labels: StrPath, truth_dir: StrPath, output_dir: 
     }
     write_json(Path(output_dir, AUDIT), content)
     return content
+
+
+def audit_line(file: StrPath) -> dict[str, Any]:
+    """An ``audit.json`` as one line of a table: name of a column to its value, ``None`` where it is undefined."""
+    audit = read_state(file, dict[str, Any], REMAKE)
+    line: dict[str, Any] = {}
+    for kind in _KINDS:
+        found = audit["scans"][kind]
+        line |= {f"{kind}_scans": found["scans"], f"{kind}_scans_dice": found["dice"]}
+    for kind, by_name in audit["voxels"].items():
+        line |= {f"{kind}_voxels_{name.lower()}_dice": dice for name, dice in by_name.items()}
+    return line | {f"spearman_{name}": value for name, value in audit["spearman"].items()}
 
 
 _KINDS = {"kept": True, "dropped": False}

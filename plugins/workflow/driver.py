@@ -37,7 +37,8 @@ from plugins.workflow.tracking import DriverRun
 REPORT_METRICS = "report/metrics.json"
 TESTS = "paired_t_test"
 PARAMETERS = (
-    "window", "translate", "calibrated", "weigh_views", "gate", "continue_rounds", "rounds", "seed", "max_epochs"
+    "window", "translate", "calibrated", "weigh_views", "gate", "continue_rounds", "last_round_on_target",
+    "interaction", "rounds", "seed", "max_epochs",
 )  # fmt: skip
 """Settings that results depend on, as MLflow shows them."""
 
@@ -87,11 +88,16 @@ class UdaWorkflow:
         gate: of pseudo-labels, see :class:`plugins.workflow.gate.Thresholds`: ``{}`` for its defaults. With a gate the
             run hands over the last round that was accepted; ``None`` trains on all pseudo-labels, as the paper does.
         continue_rounds: begin each round from the weights of the one before it.
+        last_round_on_target: train the last round on real hrT2 and its pseudo-labels alone, without views.
+        interaction: in each round, train TANQ on with the round's pseudo-labels, as regions of its identity branch and
+            to choose slices with targets. The round's segmentation learns from its new images.
+        interaction_epochs: of such a training; at most those of the first one.
         overlays: config files, such as ``cpu.json``, that are merged over those of every bundle that has them.
         settings: bundle to config ids to values.
         source_truth_dir: true hrT2 scans ``<case>_hrT2.nii.gz`` of source patients; ``None`` looks for those that
             simulated data sets keep. For the bound ``true_hrT2`` only.
-        target_truth_dir: likewise, true label maps of the target scans, for the bound ``labelled_hrT2`` only.
+        target_truth_dir: likewise, true label maps of the target scans: for the bound ``labelled_hrT2``, and for
+            audits of gated pseudo-labels.
         truth_dir: reference label maps ``<case>_Label.nii.gz`` of validation scans; ``None`` looks for those that
             simulated data sets keep beside the scans.
         device: torch device of all stages.
@@ -114,6 +120,9 @@ class UdaWorkflow:
     weigh_views: bool = False
     gate: Mapping[str, Any] | None = None
     continue_rounds: bool = False
+    last_round_on_target: bool = False
+    interaction: bool = False
+    interaction_epochs: PositiveInt = 40
     overlays: Sequence[str] = ()
     settings: Mapping[str, Mapping[str, Any]] | None = None
     source_truth_dir: StrPath | None = None
@@ -174,6 +183,9 @@ class UdaWorkflow:
             weigh_views=self.weigh_views,
             gate=self.gate,
             continue_rounds=self.continue_rounds,
+            last_round_on_target=self.last_round_on_target,
+            interaction=self.interaction,
+            interaction_epochs=self.interaction_epochs,
             overlays=[self.overlays] if isinstance(self.overlays, str) else [*self.overlays],
             settings=settings,
             max_epochs=self.max_epochs,

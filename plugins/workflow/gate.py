@@ -17,14 +17,23 @@ from scipy.ndimage import distance_transform_edt
 from scipy.stats import sem
 from typing_extensions import TypedDict
 
-from plugins.data import read_grid
+from plugins.data import LABEL_VALUES, read_grid, read_label, read_probabilities
 from plugins.errors import InputError
-from plugins.evaluation.labels import LABEL_ENDING
+from plugins.evaluation.labels import LABEL_ENDING, labels_in
 from plugins.files import whole_file, write_json
 from plugins.progress import Progress
 from plugins.state import StrPath, read_state
 from plugins.workflow.records import REMAKE
-from plugins.workflow.scoring import STRUCTURES, Case, Rules, cases_of, mean_rows, read_case
+from plugins.workflow.scoring import (
+    PROBABILITIES_ENDING,
+    STRUCTURES,
+    Case,
+    Rules,
+    Voxels,
+    cases_of,
+    mean_rows,
+    read_case,
+)
 
 IGNORE = 3
 GATE, SCORE, ACCEPTED = "gate.json", "score.json", "accepted.json"
@@ -69,7 +78,9 @@ class Thresholds:
         min_vote: share of members that must see a voxel as the ensemble does.
         min_confidence: probability that the ensemble must give a voxel's label, near the structures.
         near_mm: how near.
-        keep_share: of the scans, the best by score, that is kept whatever the thresholds say.
+        keep_share: of the scans, the best by score, that is kept whatever the thresholds above say.
+        top_share: of the voxels of each structure in all scans that are kept, the most confident, above 0; the others
+            are ignored. 1 keeps all. Source: Hexin et al., PAST, CrossMoDA 2022.
     """
 
     min_agreement: float = 0.5
@@ -80,6 +91,7 @@ class Thresholds:
     min_confidence: float = 0.6
     near_mm: float = 10.0
     keep_share: float = 1 / 3
+    top_share: float = 1.0
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Thresholds:
@@ -91,7 +103,7 @@ class Thresholds:
         try:
             found = cls(**settings)
             shares = {name: value for name, value in asdict(found).items() if name != "near_mm"}
-            odd = [name for name, value in shares.items() if not 0 <= value <= 1]
+            odd = [name for name, value in shares.items() if not 0 <= value <= 1 or (name, value) == ("top_share", 0)]
             if odd or not found.near_mm >= 0:
                 raise ValueError(f"{', '.join(odd) or 'near_mm'} is out of range")
         except (TypeError, ValueError) as error:
@@ -149,7 +161,8 @@ def gate_pseudo_labels(
 
     In a label map ``<case>_Label.nii.gz``, 3 is to be ignored: parts that cannot be the structure, voxels that too few
     members see alike or that the ensemble is unsure of, and structures that the members do not agree on. A scan is left
-    out if what was chosen is implausible, or if no structure is sure; but the best third of the scans stays.
+    out if what was chosen is implausible, or if no structure is sure; but the best third of the scans stays. With a
+    ``top_share`` the less confident voxels of all that is left are ignored too.
 
     Args:
         target: as in :func:`score_model`, and so the next four.
@@ -163,10 +176,12 @@ def gate_pseudo_labels(
     Returns:
         The content of ``gate.json``: that of ``score.json``, with ``thresholds``, and for each case also ``kept``,
         ``weight``, ``score`` (by which the best are found), ``ignored_voxels`` and further ``reasons``;
-        ``ensemble_dir`` is relative to ``output_dir``.
+        ``ensemble_dir`` is relative to ``output_dir``. With a ``top_share`` also ``top``: of each structure ``voxels``
+        that there were, ``kept``, and the ``lowest_probability`` among these.
 
     Raises:
-        InputError: if a file is missing or cannot be read, or if all label maps are empty.
+        InputError: if a file is missing or cannot be read, if all label maps are empty, or if there is a ``top_share``
+            but no probability.
     """
     limits, rules, cases = Thresholds.of(thresholds or {}), Rules.read(statistics, anatomy), cases_of(target)
     rows, spare = [], set()
@@ -194,6 +209,7 @@ def gate_pseudo_labels(
             case = read_case(row["case"], ensemble_dir, member_dirs, rules)
             row |= {"kept": True, "reasons": [*row["reasons"], "kept all the same, as one of the best"]}
             _save(_gated(case, [], limits), Path(ensemble_dir, row["case"] + LABEL_ENDING), output_dir)
+    top = {} if limits.top_share == 1 else {"top": _ignore_unsure(rows, ensemble_dir, output_dir, limits.top_share)}
     content = {
         "mean": mean_rows(rows),
         "kept": sum(row["kept"] for row in rows),
@@ -201,6 +217,7 @@ def gate_pseudo_labels(
         "thresholds": asdict(limits),
         "statistics": rules.statistics.to_json(),
         "ensemble_dir": os.path.relpath(ensemble_dir, output_dir),
+        **top,
     }
     write_json(Path(output_dir, GATE), content)
     return content
@@ -259,6 +276,53 @@ def _holds(labels: NDArray[np.uint8]) -> bool:
 def _save(labels: NDArray[np.uint8], source: Path, output_dir: str) -> None:
     with whole_file(Path(output_dir, source.name)) as part:
         nib.save(read_grid(source).image(labels, np.uint8), part)
+
+
+def _ignore_unsure(
+    rows: Sequence[dict[str, Any]], ensemble_dir: str, output_dir: str, share: float
+) -> dict[str, dict[str, Any]]:
+    """Keep the most confident share of the voxels of each structure over all scans that are kept, equal ones alike."""
+    found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in STRUCTURES}
+    kept_rows = [row for row in rows if row["kept"]]
+    for row in kept_rows:
+        labels, probabilities = _confident(row["case"], ensemble_dir, output_dir)
+        for name, value in STRUCTURES.items():
+            found[name].append(probabilities[value][labels == value])
+    told = {name: _top(np.concatenate(each), share) for name, each in found.items()}
+    for row in kept_rows:
+        labels, probabilities = _confident(row["case"], ensemble_dir, output_dir)
+        reasons = []
+        for name, value in STRUCTURES.items():
+            unsure = (labels == value) & (probabilities[value] < told[name]["lowest_probability"])
+            labels = np.where(unsure, IGNORE, labels).astype(np.uint8)
+            if count := int(np.count_nonzero(unsure)):
+                reasons.append(f"{count} voxels of the {name} are not among the most confident")
+        kept, file = _holds(labels), Path(output_dir, row["case"] + LABEL_ENDING)
+        row |= {"kept": kept, "reasons": [*row["reasons"], *reasons]}
+        row["ignored_voxels"] = int(np.count_nonzero(labels == IGNORE))
+        if kept:
+            _save(labels, file, output_dir)
+        else:
+            file.unlink()
+    return told
+
+
+def _confident(case: str, ensemble_dir: str, output_dir: str) -> tuple[Voxels, Voxels]:
+    """A gated label map, and the probabilities of the ensemble that it was made from."""
+    drawn = read_label(Path(output_dir, case + LABEL_ENDING), (*LABEL_VALUES, IGNORE))
+    file = Path(ensemble_dir, case + PROBABILITIES_ENDING)
+    if not file.is_file():
+        raise InputError(f"{file} is missing, but top_share needs it. Predict with save_probabilities.")
+    return drawn.voxels, read_probabilities(file, drawn)
+
+
+def _top(confidence: NDArray[np.float32], share: float) -> dict[str, Any]:
+    """Where the most confident share of voxels ends."""
+    if not confidence.size:
+        return {"voxels": 0, "kept": 0, "lowest_probability": 0.0}
+    lowest = np.sort(confidence)[-max(1, round(share * confidence.size))]
+    kept = int(np.count_nonzero(confidence >= lowest))
+    return {"voxels": confidence.size, "kept": kept, "lowest_probability": float(lowest)}
 
 
 def accept_round(
@@ -359,3 +423,18 @@ def gate_accepted(
     """
     name = next(iter(models)) if accepted is None else read_state(accepted, Decision, REMAKE)["model"]
     return gate_pseudo_labels(**models[name], output_dir=output_dir, thresholds=thresholds)
+
+
+def write_regions(pseudo_labels: str, output_dir: str) -> None:
+    """Write pseudo-labels as label maps of a translator's identity branch: voxels to be ignored are others there.
+
+    Args:
+        pseudo_labels: folder of the ``<case>_Label.nii.gz`` that a round trains on.
+        output_dir: where the label maps of the same names go.
+
+    Raises:
+        InputError: if a label map cannot be read.
+    """
+    for file in labels_in(pseudo_labels).values():
+        drawn = read_label(file, (*LABEL_VALUES, IGNORE)).voxels
+        _save(np.where(drawn == IGNORE, 0, drawn).astype(np.uint8), Path(file), output_dir)

@@ -25,6 +25,7 @@ from plugins.interrupts import SENTENCE
 from plugins.locks import sole_owner
 from plugins.state import StrPath, read_state
 from plugins.workflow.adaptation import EVALUATION, METRICS
+from plugins.workflow.audit import AUDIT, AUDITED, audit_line
 from plugins.workflow.driver import UdaWorkflow
 from plugins.workflow.gate import ACCEPTED, Decision
 from plugins.workflow.graph import run_together
@@ -59,6 +60,12 @@ class Arm:
                 last = read_state(run / last / "acceptance" / ACCEPTED, Decision, REMAKE)["model"]
             found[SELF_TRAINED.format(self.method)] = last
         return {title: run / name / EVALUATION / METRICS for title, name in found.items()}
+
+    def audits(self) -> dict[str, Path]:
+        """Round to its ``audit.json``, of those that were audited."""
+        rounds = [f"round_{number}" for number in range(1, self.driver.rounds + 1)]
+        files = {name: self.driver.run_dir / name / AUDITED / AUDIT for name in rounds}
+        return {name: file for name, file in files.items() if file.is_file()}
 
 
 @dataclass
@@ -135,7 +142,10 @@ class Study:
         show_comparison(self.compare(arms), str(self.folder / RESULTS))
 
     def compare(self, arms: Sequence[Arm]) -> dict[str, Any]:
-        """Write ``seeds.csv`` (each seed apart) and, of means over seeds, what :func:`compare_methods` writes."""
+        """Write ``seeds.csv`` (each seed apart) and, of means over seeds, what :func:`compare_methods` writes.
+
+        Where pseudo-labels were audited, ``audit.csv`` has a line for each method, seed and round.
+        """
         values: dict[str, list[dict[str, Any]]] = {}
         sites: dict[str, str] = {}
         lines = []
@@ -151,6 +161,10 @@ class Study:
                 ]
         results = self.folder / RESULTS
         write_csv(results / "seeds.csv", ("method", "seed", "structure", "dice", "assd_mm", "failures"), lines)
+        audits = [(arm, name, file) for arm in arms for name, file in arm.audits().items()]
+        if audits:
+            told = [{"method": arm.method, "seed": arm.seed, "round": name, **audit_line(f)} for arm, name, f in audits]
+            write_csv(results / "audit.csv", [*told[0]], [[*line.values()] for line in told])
         means_of_seeds: Methods = {title: _mean_of(seeds) for title, seeds in values.items()}
         write_cases(results / "methods.csv", means_of_seeds, sites)
         return compare_methods(results / "methods.csv", results, reference=self.reference)

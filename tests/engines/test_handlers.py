@@ -11,6 +11,7 @@ from ignite.engine import Engine, Events
 from torch import nn
 
 from plugins.engines import (
+    BeginFrom,
     MovingAverage,
     Resume,
     SaveBest,
@@ -184,6 +185,44 @@ class TestResume:
         Resume(tmp_path / "resume.pt", {}).attach(engine)
         with pytest.raises(InputError, match=r"resume_rank1\.pt is missing"):
             engine.run([0], max_epochs=2)
+
+
+class TestBeginFrom:
+    @pytest.fixture
+    def earlier(self, tmp_path):
+        """The checkpoint of a training that has moved its weight from 0 to 4."""
+        network, path = one_weight(), tmp_path / "earlier" / "resume.pt"
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
+        engine = counting(network)
+        Resume(path, {"network": network, "optimizer": optimizer}).attach(engine)
+        engine.run([0, 0], max_epochs=2)
+        return path
+
+    def begun(self, path, folder, epochs):
+        network = one_weight()
+        optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+        objects = {"network": network, "optimizer": optimizer}
+        engine = counting(network)
+        Resume(folder / "resume.pt", objects).attach(engine)
+        BeginFrom(path, objects).attach(engine)
+        engine.run([0, 0], max_epochs=epochs)
+        return float(network.weight), optimizer.param_groups[0]["lr"]
+
+    def test_networks_go_on_while_epochs_and_optimisers_are_new(self, earlier, tmp_path):
+        assert self.begun(earlier, tmp_path, epochs=1) == (4 + 2, 1.0)
+
+    def test_a_training_with_a_checkpoint_of_its_own_goes_on_from_that(self, earlier, tmp_path):
+        self.begun(earlier, tmp_path, epochs=1)
+        assert self.begun(earlier, tmp_path, epochs=2) == (4 + 2 + 2, 1.0)
+
+    def test_a_missing_checkpoint_and_other_networks_are_named(self, earlier, tmp_path):
+        with pytest.raises(InputError, match=r"nowhere\.pt"):
+            self.begun(tmp_path / "nowhere.pt", tmp_path, epochs=1)
+        for objects in ({"network": nn.Linear(2, 1)}, {"other": one_weight()}):
+            engine = counting()
+            BeginFrom(earlier, objects).attach(engine)
+            with pytest.raises(InputError, match="is of other networks"):
+                engine.run([0], max_epochs=1)
 
 
 class TestMovingAverage:

@@ -4,9 +4,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from plugins.data import Window, crossmoda_datalist, write_datalist
+from plugins.data.windows import write_windowed_dataset
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
-from plugins.workflow.audit import audit_pseudo_labels
+from plugins.workflow.audit import audit_line, audit_pseudo_labels, write_truth
 
 AFFINE = np.diag([0.5, 0.5, 1.5, 1.0])
 
@@ -99,3 +101,47 @@ def test_truth_on_another_grid_is_refused(a_round):
     a_round.add("a", head()[:, :, :3], head(), 0.5)
     with pytest.raises(InputError, match="a_Label"):
         a_round.audit()
+
+
+def test_a_line_of_a_table_holds_the_numbers_of_the_audit(a_round):
+    half = np.where(head() == 2, 3, head())
+    for case, score, shift in zip("abcd", (4, 3, 2, 1), (0, 1, 2, 2), strict=True):
+        a_round.add(case, head(), head(shift), score, gated=half if case == "a" else None)
+    content = a_round.audit()
+    line = audit_line(a_round.folder / "out" / "audit.json")
+    assert line == {
+        "kept_scans": 1,
+        "kept_scans_dice": 1.0,
+        "dropped_scans": 3,
+        "dropped_scans_dice": content["scans"]["dropped"]["dice"],
+        "kept_voxels_vs_dice": 1.0,
+        "kept_voxels_cochlea_dice": None,
+        "ignored_voxels_vs_dice": None,
+        "ignored_voxels_cochlea_dice": 1.0,
+        "spearman_rho": content["spearman"]["rho"],
+        "spearman_p": content["spearman"]["p"],
+        "spearman_n": 4,
+    }
+    assert 0 < line["dropped_scans_dice"] < 1
+    assert line["spearman_rho"] > 0.9
+
+
+def test_truth_is_cut_to_the_windows_of_its_scans_and_refused_where_it_does_not_fit(tmp_path):
+    write(tmp_path, "a", head())
+    nib.save(nib.Nifti1Image(np.zeros((12, 10, 4), np.float32), AFFINE), tmp_path / "a_hrT2.nii.gz")
+    scan = {"case": "a", "image": str(tmp_path / "a_hrT2.nii.gz")}
+    window = Window((2.0, 2.0, 2.25), (3.0, 3.0, 9.0))
+    write_windowed_dataset({"target": [scan]}, {"a": window}, tmp_path / "windows")
+    cut = crossmoda_datalist(tmp_path / "windows", "training_target")
+    write_datalist(tmp_path / "target.json", cut)
+    truth = {"a": str(tmp_path / "a_Label.nii.gz")}, str(tmp_path / "target.json")
+    write_truth(*truth, str(tmp_path / "windows"), str(tmp_path / "truth"))
+    found, seen = (nib.load(file) for file in (tmp_path / "truth" / "a_Label.nii.gz", cut[0]["image"]))
+    assert found.shape == seen.shape != (12, 10, 4)
+    assert np.allclose(found.affine, seen.affine)
+    start = np.round(np.linalg.solve(AFFINE, found.affine[:, 3]))[:3].astype(int)
+    assert np.array_equal(
+        found.dataobj, head()[tuple(slice(s, s + n) for s, n in zip(start, found.shape, strict=True))]
+    )
+    with pytest.raises(InputError, match="a_Label"):
+        write_truth(*truth, None, str(tmp_path / "truth"))

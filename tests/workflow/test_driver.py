@@ -29,7 +29,15 @@ COMMON = {"bundle_root": ".", "output_dir": None, "device": "cpu", "seed": 0, "n
 NETWORK = {"_target_": "plugins.networks.PatchDiscriminator", "channels": "@channels"}
 CONFIGS = {
     "tanq_translation": {
-        "train": {"dataset_dir": None, "ckpt_dir": None, "max_epochs": 400},
+        "train": {
+            "dataset_dir": None,
+            "ckpt_dir": None,
+            "max_epochs": 400,
+            "max_minutes": None,
+            "resume": True,
+            "foreground_probability": None,
+            "train": {"dataset": {"data": {"label_dir": None}}, "handlers": []},
+        },
         "inference": {"datalist": None, "ckpt_dir": None},
     },
     "vs_cochlea_seg": {
@@ -371,6 +379,23 @@ def test_everything_but_the_last_segmentation_works_on_windows(bundles, dataset,
     assert "dataset" in settings["round_0/validation"]["datalist"]
     assert settings["round_0/segmentation"]["locator_dir"] == str(run / "locator" / "models")
     assert settings["round_0/target_fold_1"]["folds"] == [1]
+    check_audit(run, dataset)
+
+
+def check_audit(run, dataset):
+    """The audit compares what was judged with the whole truth of each scan, as its window shows it."""
+    audit, gate = read_json(run / "round_1/audit/audit.json"), read_json(run / "round_1/pseudo_labels/gate.json")
+    assert [row["case"] for row in audit["cases"]] == [row["case"] for row in gate["cases"]]
+    for row in audit["cases"]:
+        name = f"{row['case']}_Label.nii.gz"
+        whole = next((dataset / "heldout").rglob(name))
+        found, truth, all_truth = (
+            np.asarray(nib.load(file).dataobj) == 1
+            for file in (run / "round_0" / "target" / name, run / "target_truth" / name, whole)
+        )
+        assert truth.shape == found.shape
+        assert truth.sum() == all_truth.sum() > 0
+        assert row["dice"]["VS"] == pytest.approx(2 * (found & truth).sum() / (found.sum() + truth.sum()))
 
 
 def test_a_gated_round_goes_on_from_weights_and_hands_over_what_was_accepted(bundles, dataset, tmp_path, work, capsys):
@@ -416,6 +441,11 @@ def test_the_bounds_train_on_the_truth_in_the_same_window(bundles, dataset, tmp_
 @pytest.mark.parametrize(("settings", "message"), [
     ({"views": ["labelled_hrT2", "tanq"]}, "Give it alone"),
     ({"translate": "redrwan"}, "Did you mean 'redrawn'"),
+    ({"rounds": 0, "last_round_on_target": True}, "last_round_on_target is true, but rounds is 0"),
+    ({"views": ["cyclegan"], "interaction": True}, "interaction is true, but views is .*Name 'tanq' among them"),
+    ({"rounds": 0, "interaction": True}, "interaction is true, but rounds is 0. Set rounds to 1 or more"),
+    ({"last_round_on_target": True, "interaction": True}, "rounds is 1. Set rounds to 2 or more"),
+    ({"settings": {"tanq_translation": {"resume": False}}, "interaction": True}, "With interaction it must be true"),
 ])  # fmt: skip
 def test_views_that_do_not_go_together_are_refused(bundles, dataset, tmp_path, work, settings, message):
     with pytest.raises(InputError, match=message):
@@ -466,3 +496,158 @@ def test_settings_that_no_stage_could_follow_are_refused_at_the_start(
     with pytest.raises(InputError, match=words):
         workflow(bundles, dataset, tmp_path, settings=settings).run()
     assert work == []
+
+
+def test_the_last_round_may_train_on_real_scans_alone(bundles, dataset, tmp_path, work):
+    settings = {"views": ["tanq"], "rounds": 2, "last_round_on_target": True}
+    workflow(bundles, dataset, tmp_path, **settings).run()
+    run = tmp_path / "runs" / "small"
+    lists = [read_datalist(run / f"round_{number}" / "datalist" / "datalist.json") for number in range(3)]
+    assert [[item["origin"] for item in items] for items in lists] == [
+        ["translated"] * 2,
+        ["translated"] * 2 + ["real"] * 2,
+        ["real"] * 2,
+    ]
+    assert lists[2] == [
+        {**item, "label": item["label"].replace("round_1", "round_2")} for item in lists[1] if item["origin"] == "real"
+    ]
+    work.clear()
+    workflow(bundles, dataset, tmp_path, **{**settings, "last_round_on_target": False}).run()
+    assert {name.split("/")[0] for name, _ in work} == {"round_2"}
+
+
+@pytest.mark.parametrize("gate", [None, {}])
+def test_the_last_round_on_real_scans_waits_for_no_view(bundles, dataset, tmp_path, gate):
+    settings = {**BEYOND, "gate": gate, "last_round_on_target": True}
+    stages = {s.name: s for s in workflow(bundles, dataset, tmp_path, **settings).adaptation().stages()}
+    last, first = stages["round_1/datalist"], stages["round_0/datalist"]
+    assert last.needs == ("windows", "round_1/pseudo_labels")
+    assert last.overrides["views"] == {}
+    assert "weights" not in last.overrides
+    assert {"redrawn", "tanq_translation", "view_weights"} <= {*first.needs}
+
+
+INTERACTING = {**BEYOND, "views": ["redrawn", "tanq", "cyclegan"], "interaction": True, "rounds": 2}
+
+
+def planned(bundles, dataset, tmp_path, **settings):
+    stages = workflow(bundles, dataset, tmp_path, **settings).adaptation().stages()
+    return {stage.name: stage for stage in stages}
+
+
+def test_tanq_is_trained_on_with_each_rounds_pseudo_labels_and_its_new_images_are_learnt_from(
+    bundles, dataset, tmp_path
+):
+    stages = planned(bundles, dataset, tmp_path, **INTERACTING)
+    before = "tanq_training"
+    for name in ("round_1", "round_2"):
+        assert stages[f"{name}/regions"].needs == (f"{name}/pseudo_labels",)
+        training = stages[f"{name}/tanq_training"]
+        assert training.needs == ("redrawn_dataset", f"{name}/regions", before)
+        assert training.overrides["train::dataset::data::label_dir"] == f"{{run}}/{name}/regions"
+        (handler,) = training.overrides["+train::handlers"]
+        assert handler["path"] == f"{{run}}/{before}/models/resume.pt"
+        translation = stages[f"{name}/tanq_translation"]
+        assert translation.needs == ("redrawn_dataset", f"{name}/tanq_training")
+        assert translation.overrides["ckpt_dir"] == f"{{run}}/{name}/tanq_training/models"
+        views = {"redrawn": "redrawn", "tanq": f"{name}/tanq_translation", "cyclegan": "cyclegan_translation"}
+        views = {view: f"{{run}}/{folder}" for view, folder in views.items()}
+        for reader in (f"{name}/view_weights", f"{name}/datalist"):
+            assert stages[reader].overrides["views"] == views
+            assert f"{name}/tanq_translation" in stages[reader].needs
+        assert stages[f"{name}/datalist"].overrides["weights"] == f"{{run}}/{name}/view_weights/views.json"
+        before = f"{name}/tanq_training"
+    assert not [name for name in stages if "/cyclegan" in name]
+    off = planned(bundles, dataset, tmp_path, **{**INTERACTING, "interaction": False})
+    new = {"regions", "tanq_training", "tanq_translation", "view_weights"}
+    assert stages.keys() - off.keys() == {f"round_{number}/{stage}" for number in (1, 2) for stage in new}
+    first = [name for name in off if not name.startswith(("round_1", "round_2", "report"))]
+    assert [stages[name] for name in first] == [off[name] for name in first]
+
+
+def test_new_images_are_calibrated_and_a_last_round_without_views_needs_none(bundles, dataset, tmp_path):
+    stages = planned(bundles, dataset, tmp_path, **INTERACTING, calibrated=True, last_round_on_target=True)
+    assert stages["round_1/tanq_calibrated"].needs == ("windows", "round_1/tanq_translation")
+    assert stages["round_1/datalist"].overrides["views"]["tanq"] == "{run}/round_1/tanq_calibrated"
+    assert not [name for name in stages if name.startswith("round_2/tanq") or name == "round_2/regions"]
+    assert stages["report"].overrides["translations"]["tanq"] == "{run}/round_1/tanq_calibrated"
+
+
+@pytest.mark.parametrize(
+    ("settings", "epochs", "share", "minutes"),
+    [
+        ({}, 40, 0.5, None),
+        ({"interaction_epochs": 7}, 7, 0.5, None),
+        ({"max_epochs": 3}, 3, 0.5, None),
+        ({"overlays": ["cpu.json"]}, 2, 0.5, None),
+        ({"settings": {"tanq_translation": {"foreground_probability": 0.9, "max_minutes": 60}}}, 40, 0.9, None),
+    ],
+)
+def test_tanq_is_trained_on_for_few_epochs_on_slices_with_targets(
+    bundles, dataset, tmp_path, settings, epochs, share, minutes
+):
+    given = planned(bundles, dataset, tmp_path, **INTERACTING, **settings)["round_1/tanq_training"].overrides
+    assert given["max_epochs"] == epochs
+    assert given["foreground_probability"] == share
+    assert given.get("max_minutes") == minutes
+
+
+def test_a_run_with_interaction_goes_in_order_and_regions_hold_no_voxel_to_ignore(bundles, dataset, tmp_path, work):
+    settings = {"views": ["tanq"], "gate": {**BEYOND["gate"], "near_mm": 5.0}, "interaction": True}
+    workflow(bundles, dataset, tmp_path, **settings).run()
+    run, names = tmp_path / "runs" / "small", [name for name, _ in work]
+    order = ["tanq_training", "round_0/target", "round_1/tanq_training", "round_1/tanq_translation"]
+    assert [name for name in names if name in order] == order
+    assert names.index("round_1/tanq_translation") < names.index("round_1/segmentation")
+    gated, regions = (sorted((run / "round_1" / each).glob("*_Label.nii.gz")) for each in ("pseudo_labels", "regions"))
+    assert [file.name for file in gated] == [file.name for file in regions] != []
+    ignored = 0
+    for before, after in zip(gated, regions, strict=True):
+        a, b = (np.asarray(nib.load(file).dataobj) for file in (before, after))
+        ignored += int((a == 3).sum())
+        assert np.array_equal(b, np.where(a == 3, 0, a))
+        assert b.any()
+    assert ignored > 0
+    items = read_datalist(run / "round_1" / "datalist" / "datalist.json")
+    images = [item["image"] for item in items if item["origin"] == "translated"]
+    assert images
+    assert all("round_1/tanq_translation" in image for image in images)
+
+
+def needed_by(stages, name):
+    """The names of all stages that a stage waits for, however far."""
+    by_name, found, todo = {stage.name: stage for stage in stages}, set(), [name]
+    while todo:
+        new = {*by_name[todo.pop()].needs} - found
+        found |= new
+        todo += new
+    return found
+
+
+def is_audit(name):
+    return name == "target_truth" or name.endswith("/audit")
+
+
+def test_nothing_but_audits_depends_on_the_truth_of_the_targets(bundles, dataset, tmp_path):
+    stages = workflow(bundles, dataset, tmp_path, **BEYOND, rounds=2).adaptation().stages()
+    audits = {stage.name for stage in stages if is_audit(stage.name)}
+    assert audits == {"target_truth", "round_1/audit", "round_2/audit"}
+    for stage in stages:
+        if stage.name not in audits:
+            assert not needed_by(stages, stage.name) & audits
+            assert "heldout/training_target" not in str(stage)
+
+
+def test_without_truth_or_gate_nothing_is_audited_and_all_other_stages_are_the_same(bundles, dataset, tmp_path):
+    data = tmp_path / "data" / "small"
+    shutil.copytree(dataset, data, ignore=shutil.ignore_patterns("heldout"))
+    truth = {"truth_dir": dataset / "heldout" / "validation_labels"}
+    marks = []
+    for folder in (dataset, data):
+        stages = workflow(bundles, folder, tmp_path, **BEYOND, **truth).adaptation().stages()
+        marks.append({stage.name: stage.needs for stage in stages})
+    with_truth, without = marks
+    assert {name for name in with_truth if is_audit(name)}
+    assert without == {name: needs for name, needs in with_truth.items() if not is_audit(name)}
+    stages = workflow(bundles, dataset, tmp_path, **{**BEYOND, "gate": None}).adaptation().stages()
+    assert not [stage.name for stage in stages if is_audit(stage.name)]

@@ -200,13 +200,69 @@ def test_where_all_scans_are_doubtful_the_best_third_stays_with_less_weight(run)
     assert run.label("empty") is None
 
 
+def confident(labels, low, high):
+    """Probabilities of a label map that rise from ``low`` to ``high`` over the voxels of each structure."""
+    chances = np.zeros((3, *labels.shape), np.float32)
+    chances[0][labels == 0] = 1
+    for value in (1, 2):
+        steps = np.linspace(low, high, (labels == value).sum()).astype(np.float32)
+        chances[value][labels == value] = steps
+        chances[0][labels == value] = 1 - steps
+    return chances
+
+
+def test_of_each_structure_the_most_confident_share_over_all_scans_is_kept(run):
+    chances = {"a": confident(head(), 0.7, 0.9), "b": confident(head(2.0), 0.8, 1.0)}
+    for case, labels in (("a", head()), ("b", head(2.0))):
+        run.add(case, labels, probabilities=chances[case])
+    rows = run.gate(top_share=0.4)
+    content = read_json(run.folder / "out" / "gate.json")
+    assert content["thresholds"]["top_share"] == 0.4
+    ignored = dict.fromkeys("ab", 0)
+    for name, value in (("VS", 1), ("cochlea", 2)):
+        drawn = {"a": head() == value, "b": head(2.0) == value}
+        everything = sorted((p for case in "ab" for p in chances[case][value][drawn[case]]), reverse=True)
+        last = everything[round(0.4 * len(everything)) - 1]
+        told = content["top"][name]
+        assert told["voxels"] == len(everything)
+        assert told["kept"] == sum(p >= last for p in everything) < 0.5 * len(everything)
+        assert told["lowest_probability"] == pytest.approx(last, abs=1e-3)
+        for case in "ab":
+            kept = drawn[case] & (chances[case][value] >= last)
+            assert np.array_equal(run.label(case) == value, kept)
+            assert (run.label(case)[drawn[case] & ~kept] == 3).all()
+            left_out = int((drawn[case] & ~kept).sum())
+            assert f"{left_out} voxels of the {name} are not among the most confident" in rows[case]["reasons"]
+            ignored[case] += left_out
+    assert {case: row["ignored_voxels"] for case, row in rows.items()} == ignored
+
+
+def test_a_scan_without_any_of_the_most_confident_voxels_is_left_out(run):
+    run.add("sure", head(), probabilities=confident(head(), 0.9, 1.0))
+    run.add("unsure", head(), probabilities=confident(head(), 0.65, 0.7))
+    rows = run.gate(top_share=0.5)
+    assert {case: row["kept"] for case, row in rows.items()} == {"sure": True, "unsure": False}
+    assert run.label("unsure") is None
+    assert np.array_equal(run.label("sure"), head())
+    assert read_json(run.folder / "out" / "gate.json")["kept"] == 1
+
+
+def test_by_default_no_share_is_taken_and_a_share_needs_probabilities(run):
+    run.add("a", head())
+    run.gate()
+    assert "top" not in read_json(run.folder / "out" / "gate.json")
+    assert np.array_equal(run.label("a"), head())
+    with pytest.raises(InputError, match="top_share needs it"):
+        run.gate(top_share=0.5)
+
+
 def test_nothing_but_empty_maps_is_an_error(run):
     run.add("a", head() * 0)
     with pytest.raises(InputError, match="Train longer"):
         run.gate()
 
 
-@pytest.mark.parametrize("settings", [{"min_vote": 1.5}, {"near_mm": -1}, {"min_agrement": 0.5}])
+@pytest.mark.parametrize("settings", [{"min_vote": 1.5}, {"near_mm": -1}, {"min_agrement": 0.5}, {"top_share": 0}])
 def test_impossible_thresholds_are_refused(run, settings):
     run.add("a", head())
     with pytest.raises(InputError, match="thresholds"):

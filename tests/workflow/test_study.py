@@ -87,6 +87,16 @@ def test_the_table_has_the_means_over_seeds_and_each_seed_apart(study, work, tmp
     assert {row["method"] for row in comparison["ranks"]} == set(table)
     assert (folder / "results" / "table.tex").is_file()
 
+    with open(folder / "results" / "audit.csv", newline="") as file:
+        rows = [*csv.DictReader(file)]
+    assert [(row["method"], row["seed"], row["round"]) for row in rows] == [
+        ("TANQ again", seed, "round_1") for seed in "01"
+    ]
+    for row in rows:
+        audit = read_json(folder / "tanq_again" / f"seed_{row['seed']}" / "round_1" / "audit" / "audit.json")
+        assert row["kept_scans"] == str(audit["scans"]["kept"]["scans"])
+        assert float(row["kept_scans_dice"]) == audit["scans"]["kept"]["dice"]
+
 
 @pytest.mark.parametrize(
     ("methods", "words"),
