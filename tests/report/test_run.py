@@ -39,7 +39,12 @@ def test_the_page_holds_all_and_its_numbers_are_in_the_json(run):
     assert "accepted <b>, nothing falls" in (run / "report" / "table.txt").read_text()
     stage = next(each for each in numbers["stages"] if each["name"] == "round_0/validation")
     assert stage["seconds"] == 12.5
-    assert "<td>12.5</td>" in page
+    assert "<td>12.5</td><td>-</td>" in page
+    assert "<td>12.5</td><td>431.5</td>" in page
+    assert {each["name"]: each["peak_mib"] for each in numbers["stages"]} == {
+        "round_0/validation": None,
+        "round_1/validation": 431.5,
+    }
 
 
 def test_the_worst_scan_comes_first_and_says_why(run):
