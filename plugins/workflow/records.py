@@ -9,7 +9,7 @@ from typing import NotRequired
 
 from typing_extensions import TypedDict
 
-from plugins.files import write_json
+from plugins.files import PART, write_json
 from plugins.locks import LOCK
 from plugins.progress import FILE_NAME
 from plugins.state import StrPath, read_state
@@ -94,5 +94,6 @@ def _results(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if name not in _WORKSHOPS)
         for name in sorted(files):
             path = Path(place, name)
-            if name not in _NO_RESULTS and not name.startswith("events.out.") and not path.is_symlink():
+            passing = name in _NO_RESULTS or name.startswith("events.out.") or PART.match(name)
+            if not passing and not path.is_symlink():
                 yield path
