@@ -86,7 +86,9 @@ def test_the_viewer_has_every_method_against_the_truth(study):
 
 
 def test_runs_alone_are_enough(run, tmp_path):
-    write_study_report({"a": {0: run}, OTHER: {0: run}}, tmp_path)
+    page = write_study_report({OTHER: {0: run}, "a": {0: run}}, tmp_path)
+    text = page.read_text().split('class="volume">')[1]
+    assert list(json.loads(text[: text.index("</script>")])["methods"]) == [OTHER, "a"]
     numbers = read_json(tmp_path / "report" / "report.json")
     assert set(numbers["intervals"]) == {"a", OTHER}
     assert numbers["cases"][0]["runs"] == {"a": 0.5, OTHER: 0.5}
