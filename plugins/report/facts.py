@@ -14,6 +14,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import plugins
+from plugins.data import read_datalist
 from plugins.files import read_json
 
 StrPath = str | os.PathLike[str]
@@ -78,6 +79,12 @@ def stages_in(run_dir: StrPath) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def source_in(run_dir: StrPath) -> list[dict[str, Any]]:
+    """The source scans of a run, in their windows where it has some; empty before they are listed."""
+    files = [Path(run_dir, folder, "source.json") for folder in ("windows", "dataset")]
+    return next((read_datalist(file) for file in files if file.is_file()), [])
 
 
 def losses_in(folder: StrPath) -> dict[str, Points]:

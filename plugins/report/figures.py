@@ -11,7 +11,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -24,6 +24,7 @@ from plugins.evaluation.pictures import (
     slice_with_both,
     window_around,
 )
+from plugins.files import whole_file
 
 StrPath = str | os.PathLike[str]
 Series = Mapping[str, Sequence[tuple[float, float]]]
@@ -31,71 +32,88 @@ Series = Mapping[str, Sequence[tuple[float, float]]]
 INK = "#0a0b0c"  # becomes the page's own colour of text
 LINES = (("#3b7dd8", "-"), ("#d1570e", "--"), ("#2e9460", "-."), ("#a55cc0", ":"), ("#8c7a12", (0, (5, 1, 1, 1, 1, 1))))
 PERCENTILES = (0.5, 99.8)
-QUALITY = 82
+QUALITY, PRINT_DPI = 82, 200
+WIDEST = 7
 MOST_POINTS = 300
 
 
 def case_figure(image_file: StrPath, labels: Mapping[str, StrPath]) -> str:
-    """A scan beside itself with the contours of every label map; a row for each structure.
+    """:func:`draw_cases` of one scan, as a data URI."""
+    return data_uri(draw_cases([("", image_file, labels)]))
+
+
+def draw_cases(cases: Sequence[tuple[str, StrPath, Mapping[str, StrPath]]]) -> Figure:
+    """Scans beside themselves with the contours of every label map; a row for each structure, more if it is long.
 
     Args:
-        image_file: the scan.
-        labels: head of the column to label map.
-
-    Returns:
-        a data URI.
+        cases: name, scan, and head of the column to label map.
     """
-    image, spacing = read_axial(image_file)
-    scale = _scale(image)
-    maps = {head: read_axial(path, label=True)[0] for head, path in labels.items()}
-    rows = rows_to_draw([*maps.values()]) or {image.shape[2] // 2: ["no structure"]}
-    first = next((volume for volume in maps.values() if volume.any()), np.zeros_like(image))
-    figure, axes = panels(len(rows), 1 + len(maps))
-    for (index, names), line in zip(rows.items(), axes, strict=True):
+    blocks = []
+    for case, image_file, labels in cases:
+        image, spacing = read_axial(image_file)
+        maps = {head: read_axial(path, label=True)[0] for head, path in labels.items()}
+        rows = rows_to_draw([*maps.values()]) or {image.shape[2] // 2: ["no structure"]}
+        blocks += [(case, image, spacing, maps, index, names) for index, names in rows.items()]
+    figure, lines = _lines([1 + len(maps) for _, _, _, maps, _, _ in blocks])
+    for (case, image, spacing, maps, index, names), axes in zip(blocks, lines, strict=True):
+        first = next((volume for volume in maps.values() if volume.any()), np.zeros_like(image))
         window = window_around(first[:, :, index] > 0, spacing)
-        draw_slice(line[0], image, index, spacing, scale=scale)
-        line[0].set_title("scan", fontsize=8)
-        line[0].set_ylabel(f"{', '.join(names)}: slice {index + 1}", fontsize=7)
-        for axis, (head, volume) in zip(line[1:], maps.items(), strict=True):
+        scale = _scale(image)
+        draw_slice(axes[0], image, index, spacing, scale=scale)
+        axes[0].set_title("scan", fontsize=8)
+        where = f"{', '.join(names)}: slice {index + 1}"
+        axes[0].set_ylabel(f"{case}\n{where}".lstrip(), fontsize=7, parse_math=False)
+        for axis, (head, volume) in zip(axes[1:], maps.items(), strict=True):
             draw_slice(axis, image, index, spacing, window, scale=scale)
             draw_contours(axis, volume, index, spacing, window)
             axis.set_title(head, parse_math=False, fontsize=8)
-    return _picture(figure)
+    return figure
 
 
 def translation_figure(case: Mapping[str, Any], translations: Mapping[str, StrPath]) -> str:
-    """One source slice beside its translations, all at one intensity scale, with the contours of the source's label.
+    """:func:`draw_translations` of one scan, as a data URI."""
+    return data_uri(draw_translations([(case, translations)]))
+
+
+def draw_translations(cases: Sequence[tuple[Mapping[str, Any], Mapping[str, StrPath]]]) -> Figure:
+    """Source slices beside their translations, all at one intensity scale, with the contours of the source's label.
 
     The scale is that of each volume from its 0.5th to its 99.8th percentile; all slices are drawn from 0 to 1 of it.
 
     Args:
-        case: a scan with ``image`` and ``label``.
-        translations: head of the column to volume.
-
-    Returns:
-        a data URI.
+        cases: a scan with ``case``, ``image`` and ``label``, and head of the column to volume.
     """
-    label = read_axial(case["label"], label=True)[0]
-    index = slice_with_both(label)
-    figure, axes = panels(1, 1 + len(translations))
-    for axis, (head, path) in zip(axes[0], {"ceT1": case["image"], **translations}.items(), strict=True):
-        volume, spacing = read_axial(path)
-        low, high = _scale(volume)
-        draw_slice(axis, (volume - low) / (high - low), index, spacing, scale=(0.0, 1.0))
-        draw_contours(axis, label, index, spacing)
-        axis.set_title(head, parse_math=False, fontsize=8)
-    axes[0][0].set_ylabel(f"slice {index + 1}", fontsize=7)
-    return _picture(figure)
+    figure, lines = _lines([1 + len(translations) for _, translations in cases])
+    for (case, translations), axes in zip(cases, lines, strict=True):
+        label = read_axial(case["label"], label=True)[0]
+        index = slice_with_both(label)
+        for axis, (head, path) in zip(axes, {"ceT1": case["image"], **translations}.items(), strict=True):
+            volume, spacing = read_axial(path)
+            low, high = _scale(volume)
+            draw_slice(axis, (volume - low) / (high - low), index, spacing, scale=(0.0, 1.0))
+            draw_contours(axis, label, index, spacing)
+            axis.set_title(head, parse_math=False, fontsize=8)
+        name = f"{case['case']}\n" if len(cases) > 1 else ""
+        axes[0].set_ylabel(f"{name}slice {index + 1}", fontsize=7, parse_math=False)
+    return figure
 
 
-def points_figure(image: NDArray[Any], points: Mapping[str, NDArray[Any]]) -> str:
-    """Positions on slices :math:`(R, A)`, a column for each set of them; points are :math:`(n, 2)`, in pixels."""
-    figure, axes = panels(1, 1 + len(points))
-    for axis, (head, places) in zip(axes[0], {"slice": np.empty((0, 2)), **points}.items(), strict=True):
-        draw_slice(axis, image[:, :, None], 0, (1.0, 1.0, 1.0), scale=_scale(image))
-        axis.scatter(*(places.T + 0.5), s=16, c="#ffd84d", marker="x", linewidths=1.1)
-        axis.set_title(head, parse_math=False, fontsize=8)
-    return _picture(figure)
+def draw_points(rows: Sequence[tuple[str, NDArray[Any], NDArray[Any], Mapping[str, NDArray[Any]]]]) -> Figure:
+    """Positions on slices: a row for each slice, a column for each set of positions.
+
+    Args:
+        rows: name, slice :math:`(R, A)`, its label map :math:`(R, A)`, and head to positions :math:`(n, 2)` in pixels.
+    """
+    pixels = (1.0, 1.0, 1.0)
+    figure, lines = _lines([1 + len(points) for _, _, _, points in rows])
+    for (name, image, label, points), axes in zip(rows, lines, strict=True):
+        for axis, (head, places) in zip(axes, {"slice": np.empty((0, 2)), **points}.items(), strict=True):
+            draw_slice(axis, image[:, :, None], 0, pixels, scale=_scale(image))
+            draw_contours(axis, label[:, :, None], 0, pixels)
+            axis.scatter(places[:, 0] + 0.5, places[:, 1] + 0.5, s=12, c="#ffd84d", marker="x", linewidths=0.9)
+            axis.set_title(head, parse_math=False, fontsize=8)
+        axes[0].set_ylabel(name, fontsize=8, parse_math=False)
+    return figure
 
 
 def curves(name: str, series: Series, x_label: str, y_label: str = "") -> str:
@@ -143,11 +161,32 @@ def _scale(volume: NDArray[Any]) -> tuple[float, float]:
     return low, max(high, low + 1e-6)
 
 
-def _picture(figure: Figure) -> str:
-    FigureCanvasAgg(figure)
+def data_uri(figure: Figure) -> str:
+    """A figure as a data URI."""
     content = io.BytesIO()
     figure.savefig(content, format="webp", bbox_inches="tight", pad_inches=0.05, pil_kwargs={"quality": QUALITY})
     return "data:image/webp;base64," + base64.b64encode(content.getvalue()).decode("ascii")
+
+
+def write_png(figure: Figure, path: StrPath) -> None:
+    """A figure as a PNG file for print."""
+    with whole_file(path) as part:
+        figure.savefig(part, format="png", dpi=PRINT_DPI, bbox_inches="tight", pad_inches=0.05)
+
+
+def _lines(lengths: Sequence[int]) -> tuple[Figure, list[list[Axes]]]:
+    """A figure, and the axes of each line of pictures; a line with more than :data:`WIDEST` goes over several rows."""
+    columns = min(max(lengths), WIDEST)
+    rows = [-(-length // columns) for length in lengths]
+    figure, axes = panels(sum(rows), columns)
+    lines, first = [], 0
+    for length, taken in zip(lengths, rows, strict=True):
+        line = axes[first : first + taken].ravel().tolist()
+        for unused in line[length:]:
+            unused.set_axis_off()
+        lines.append(line[:length])
+        first += taken
+    return figure, lines
 
 
 def _svg(figure: Figure, name: str) -> str:

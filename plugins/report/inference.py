@@ -9,14 +9,13 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from plugins.data import read_label, read_windows
-from plugins.data.windows import WINDOWS
+from plugins.data import read_label
 from plugins.evaluation.labels import LABEL_ENDING
 from plugins.report import facts
 from plugins.report.cases import case_row, failed_row, general_statistics, lights_of, worst_first
 from plugins.report.figures import case_figure
 from plugins.report.page import write_page
-from plugins.report.run import pack_cases, shown_in
+from plugins.report.run import case_windows, pack_cases, shown_in
 from plugins.report.volumes import PREDICTION, REFERENCE
 from plugins.segmentation import SourceStatistics
 from plugins.state import read_state
@@ -56,7 +55,7 @@ def write_inference_report(
     if statistics is not None:
         known = read_state(statistics, dict[str, Any], "Give score.json of a run")
         limits = SourceStatistics.from_json(known.get("statistics", {}))
-    windows = read_windows(pred_dir) if Path(pred_dir, WINDOWS).is_file() else {}
+    windows = case_windows(pred_dir)
     rows, files = [], {}
     for scan in scans:
         case, file = str(scan["case"]), Path(pred_dir, f"{scan['case']}{LABEL_ENDING}")

@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from plugins.data import read_datalist
 from plugins.files import read_json, whole_file
 from plugins.progress import FILE_NAME
 from plugins.report import facts
@@ -19,11 +18,19 @@ from plugins.report.page import PAGE, render_live
 from plugins.report.run import curve_figures
 from plugins.state import StrPath
 
-LIVE_PAGE = "report.html"
+LIVE_PAGE, FOLDER = "report.html", "report"
 EVERY_SECONDS = 20.0
 LATEST = 2
 LOSS = "loss"
 _logger = logging.getLogger(__name__)
+
+
+def publish(run_dir: StrPath) -> Path:
+    """Put the report of a run or a study in the place of its live page, and return that."""
+    page = Path(run_dir, LIVE_PAGE)
+    with whole_file(page) as part:
+        shutil.copyfile(Path(run_dir, FOLDER, PAGE), part)
+    return page
 
 
 class LivePage:
@@ -45,6 +52,7 @@ class LivePage:
         self._every, self._written = every, -every
         self._done: dict[str, float | None] = {}
         self._running: list[str] = []
+        self._known: dict[str, Any] = {}  # losses of complete stages
         self.path = self._run / LIVE_PAGE
 
     def update(self, running: Iterable[str]) -> None:
@@ -60,12 +68,10 @@ class LivePage:
 
     def close(self) -> None:
         """Put the report in the page's place, or say that the run has stopped."""
-        report = self._run / "report" / PAGE
-        if len(self._done) == len(self._names) and report.is_file():
-            with whole_file(self.path) as part:
-                shutil.copyfile(report, part)
-        else:
+        if len(self._done) < len(self._names):
             self._write("stopped")
+        elif (self._run / FOLDER / PAGE).is_file():
+            publish(self._run)
 
     def _write(self, state: str) -> None:
         self._written = time.monotonic()
@@ -116,19 +122,20 @@ class LivePage:
         """The losses alone, of trainings that are done or running; a chart for each scalar comes with the report."""
         found = {}
         for name in [*self._done, *self._running]:
-            folder = self._run / (name if name in self._done else f"{name}.partial")
-            series = {key: thinned(points) for key, points in facts.losses_in(folder).items() if points}
-            losses = {key: points for key, points in series.items() if LOSS in key.lower()}
+            losses = self._known.get(name)
+            if losses is None:
+                folder = self._run / (name if name in self._done else f"{name}.partial")
+                series = {key: thinned(points) for key, points in facts.losses_in(folder).items() if points}
+                losses = {key: points for key, points in series.items() if LOSS in key.lower()}
+            if name in self._done:
+                self._known[name] = losses
             if losses:
                 found[name] = losses
         return found
 
     def _translations(self) -> list[dict[str, str]]:
         """The latest translated scans of any view."""
-        lists = [path for path in (self._run / "windows", self._run / "dataset") if (path / "source.json").is_file()]
-        if not lists:
-            return []
-        scans = {scan["case"]: scan for scan in read_datalist(lists[0] / "source.json")}
+        scans = {scan["case"]: scan for scan in facts.source_in(self._run)}
         files = [path for path in self._run.glob("*_translation*/*.nii.gz") if path.name[:-7] in scans]
         latest = sorted(files, key=os.path.getmtime, reverse=True)[:LATEST]
         heads = [path.parent.name.removesuffix(".partial") for path in latest]

@@ -28,6 +28,7 @@ SIGNS = {"red": "✖", "amber": "▲", "green": "✔"}
 def _environment() -> Environment:
     loader = PackageLoader("plugins.report")
     made = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.policies["json.dumps_kwargs"] = {"sort_keys": False}  # methods keep their order
     made.filters |= {"number": number, "spread": spread, "pretty": _pretty}
     made.globals |= {"lights": LIGHTS, "signs": SIGNS}
     return made

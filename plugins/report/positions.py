@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +15,113 @@ from numpy.typing import NDArray
 
 from plugins.data import read_datalist
 from plugins.errors import InputError
+from plugins.evaluation.metrics import STRUCTURE_TITLES, STRUCTURES
 from plugins.evaluation.pictures import slice_with_both
-from plugins.report.figures import points_figure
+from plugins.report.figures import data_uri, draw_points
+from plugins.report.tables import Table, table
 from plugins.state import read_state, read_tensors
 
-CURE = "Train again"
+CURE, RECORD = "Train again", "models/training.json"
+ATTENTION = "attention"
+SHARED_SCANS = 4
 _logger = logging.getLogger(__name__)
 
 
-def positions_figures(
-    run: Path, source: Sequence[Mapping[str, Any]]
-) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
-    """For each translator with a contrastive loss, the positions that its layers select in one source slice.
+@dataclass(frozen=True)
+class Chosen:
+    """Positions that a translator chooses in one source slice, in the axes of the pictures.
+
+    Attributes:
+        case: name of the scan.
+        slice: number of the slice, from 1.
+        image: the slice :math:`(R, A)`, as the network sees it.
+        label: its label map :math:`(R, A)`.
+        layers: title, such as ``layer 4, attention``, to positions :math:`(n, 2)` in pixels.
+    """
+
+    case: str
+    slice: int
+    image: NDArray[Any]
+    label: NDArray[Any]
+    layers: Mapping[str, NDArray[Any]]
+
+    def shares(self) -> dict[str, dict[str, float]]:
+        """Of each layer, and of all pixels of the slice, the share that lies on each structure."""
+        found = {"all pixels": self.label.ravel()}
+        last = np.asarray(self.label.shape) - 1
+        for title, places in self.layers.items():
+            rows, columns = np.clip(np.rint(places).astype(int), 0, last).T
+            found[title] = self.label[rows, columns]
+        return {
+            title: {name: round(float(np.mean(values == value)), 6) for name, value in STRUCTURES.items()}
+            for title, values in found.items()
+        }
+
+
+def run_positions(run: Path, source: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+    """For each translator of a run that has a contrastive loss, the positions that it chooses.
 
     Args:
         run: folder of the run; translators are trained in ``<view>_training``.
-        source: its source scans; the first is shown.
+        source: its source scans; the first is shown, shares are means over the first :data:`SHARED_SCANS`.
 
     Returns:
-        numbers: ``view``, ``case``, ``slice``, and ``layers``: title to pixels :math:`(n, 2)` of the slice as the
-        network sees it; and pictures: ``view``, ``case``, ``picture``.
+        numbers: ``view`` and what :func:`numbers_of` gives; and pictures: ``view``, ``case``, ``picture``.
     """
     numbers, pictures = [], []
-    for record in sorted(run.glob("*_training/models/training.json")):
+    for record in sorted(run.glob(f"*_training/{RECORD}")):
         view = record.parents[1].name.removesuffix("_training")
-        settings = read_state(record, dict[str, Any], CURE).get("settings", {})
-        if "selections" not in settings or not source:
-            continue
-        try:
-            case = _as_trained_on(run, view, source[0])
-            image, index, layers = _positions(record.parent, settings, case)
-        except (InputError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            _logger.warning(f"{record.parent}: the positions of the contrastive loss cannot be shown ({error}).")
-            continue
-        found = {title: np.round(places, 1).tolist() for title, places in layers.items()}
-        numbers.append({"view": view, "case": case["case"], "slice": index + 1, "layers": found})
-        pictures.append({"view": view, "case": case["case"], "picture": points_figure(image, layers)})
+        chosen = chosen_positions(run, view, source)
+        if chosen:
+            numbers.append({"view": view, **numbers_of(chosen)})
+            row = ("", chosen[0].image, chosen[0].label, attended(chosen[0].layers))
+            pictures.append({"view": view, "case": chosen[0].case, "picture": data_uri(draw_points([row]))})
     return numbers, pictures
+
+
+def chosen_positions(run: Path, view: str, source: Sequence[Mapping[str, Any]]) -> list[Chosen]:
+    """What a translator chooses in the first :data:`SHARED_SCANS` source scans; empty without a contrastive loss."""
+    record = run / f"{view}_training" / RECORD
+    settings = read_state(record, dict[str, Any], CURE).get("settings", {})
+    if "selections" not in settings:
+        return []
+    try:
+        choose = _chooser(record.parent, settings)
+        return [choose(_as_trained_on(run, view, scan)) for scan in source[:SHARED_SCANS]]
+    except (InputError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        _logger.warning(f"{record.parent}: the positions of the contrastive loss cannot be shown ({error}).")
+        return []
+
+
+def numbers_of(chosen: Sequence[Chosen]) -> dict[str, Any]:
+    """``case``, ``slice`` and ``layers`` of the first scan, and ``shares``, means over ``scans`` of them."""
+    shares = [each.shares() for each in chosen]
+    means = {
+        title: {name: float(np.mean([share[title][name] for share in shares])) for name in STRUCTURES}
+        for title in shares[0]
+    }
+    layers = {title: np.round(places, 1).tolist() for title, places in chosen[0].layers.items()}
+    first = {"case": chosen[0].case, "slice": chosen[0].slice, "layers": layers}
+    return {**first, "scans": len(chosen), "shares": means}
+
+
+def shares_table(numbers: Sequence[Mapping[str, Any]]) -> Table:
+    """The shares of each translator and layer, beside those of all pixels: what chance would choose."""
+    rows = [
+        [each["view"], title, *(f"{share[name]:.2%}" for name in STRUCTURES)]
+        for each in numbers
+        for title, share in each["shares"].items()
+    ]
+    caption = (
+        f"Share of the chosen positions that lies on each structure; mean over the slices of {SHARED_SCANS} scans."
+    )
+    return table(caption, ["translator", "positions of", *STRUCTURE_TITLES.values()], rows)
+
+
+def attended(layers: Mapping[str, NDArray[Any]], titles: Container[str] = ()) -> dict[str, NDArray[Any]]:
+    """The layers that choose by attention, and those of ``titles``; all of them where there are none."""
+    found = {title: places for title, places in layers.items() if title in titles or title.endswith(ATTENTION)}
+    return found or dict(layers)
 
 
 def _as_trained_on(run: Path, view: str, scan: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -59,33 +130,49 @@ def _as_trained_on(run: Path, view: str, scan: Mapping[str, Any]) -> Mapping[str
     return next(each for each in read_datalist(overrides["datalist"]) if each["case"] == scan["case"])
 
 
-def _positions(
-    models: Path, settings: Mapping[str, Any], scan: Mapping[str, Any]
-) -> tuple[NDArray[Any], int, dict[str, NDArray[Any]]]:
-    """The slice :math:`(R, A)`, its index, and the positions of each layer that selects by attention."""
+def _chooser(models: Path, settings: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Chosen]:
+    """What finds the positions of a trained translator in a scan with ``case``, ``image`` and ``label``."""
     parser = ConfigParser(dict(settings))
     network = parser.get_parsed_content("network_def")
     selections = parser.get_parsed_content("selections")
-    prepared = parser.get_parsed_content("train::preprocessing")({"image": scan["image"], "label": scan["label"]})
-    image, label = (torch.as_tensor(np.asarray(prepared[key]))[0] for key in ("image", "label"))
-    index = slice_with_both(label.numpy())
-    x, regions = image[None, None, :, :, index], label[None, None, :, :, index]
+    preprocessing = parser.get_parsed_content("train::preprocessing")
     network.load_state_dict(read_tensors(models / "model.pt", CURE))
-    with torch.no_grad():
-        features = network.eval().encode(x, network.regions(regions, list(x.shape[2:])), features_only=True)[1]
-        layers = {
-            f"layer {number}, attention": _pixels(select.rows(layer), layer.shape[2:], x.shape[2:])
-            for number, (select, layer) in enumerate(zip(selections, features, strict=True), start=1)
-            if hasattr(select, "rows")
-        }
-    shown = np.flip(image[:, :, index].numpy(), axis=(0, 1))  # from LPS to the axes of the pictures
-    size = np.asarray(shown.shape) - 1
-    return shown, index, {title: size - places for title, places in layers.items()}
+    network.eval()
+
+    def choose(scan: Mapping[str, Any]) -> Chosen:
+        prepared = preprocessing({"image": scan["image"], "label": scan["label"]})
+        image, label = (torch.as_tensor(np.asarray(prepared[key]))[0] for key in ("image", "label"))
+        index = slice_with_both(label.numpy())
+        x, regions = image[None, None, :, :, index], label[None, None, :, :, index]
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            features = network.encode(x, network.regions(regions, list(x.shape[2:])), features_only=True)[1]
+            layers = {
+                f"layer {number}, {ATTENTION if hasattr(select, 'rows') else 'random'}": _pixels(
+                    _indices(select, layer), layer.shape[2:], x.shape[2:]
+                )
+                for number, (select, layer) in enumerate(zip(selections, features, strict=True), start=1)
+            }
+        # from LPS to the axes of the pictures
+        shown, drawn = (np.flip(each[:, :, index].numpy(), axis=(0, 1)) for each in (image, label))
+        size = np.asarray(shown.shape) - 1
+        turned = {title: size - places for title, places in layers.items()}
+        return Chosen(str(scan["case"]), index + 1, shown, drawn, turned)
+
+    return choose
 
 
-def _pixels(rows: torch.Tensor, of: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
+def _indices(select: Any, layer: torch.Tensor) -> NDArray[np.int64]:
+    """Places in the flat feature map: the rows that attention selects, or what is drawn at random."""
+    if hasattr(select, "rows"):
+        return np.asarray(select.rows(layer)[0].cpu())
+    places = torch.arange(layer.shape[2:].numel(), dtype=torch.float64).reshape(1, 1, *layer.shape[2:])
+    return np.asarray(select(layer)(places)[0, :, 0]).astype(np.int64)
+
+
+def _pixels(indices: NDArray[np.int64], of: Sequence[int], size: Sequence[int]) -> NDArray[Any]:
     """Centres of the positions of a feature map, in pixels of the image; a padded map counts as the image itself."""
-    places = np.stack(np.unravel_index(rows[0].cpu().numpy(), tuple(of)), axis=1)
+    places = np.stack(np.unravel_index(indices, tuple(of)), axis=1)
     if of[0] > size[0]:
         return places - (np.asarray(of) - np.asarray(size)) / 2
     return (places + 0.5) * np.asarray(size) / np.asarray(of) - 0.5

@@ -18,9 +18,9 @@ from plugins.evaluation.labels import LABEL_ENDING
 from plugins.files import whole_file, write_json
 from plugins.report import facts, pseudo, tables
 from plugins.report.cases import IGNORED, case_row, general_statistics, lights_of, worst_first
-from plugins.report.figures import case_figure, curves, thinned, translation_figure
+from plugins.report.figures import LINES, case_figure, curves, thinned, translation_figure
 from plugins.report.page import write_page
-from plugins.report.positions import positions_figures
+from plugins.report.positions import run_positions, shares_table
 from plugins.report.views import bin_centres, regions_of
 from plugins.report.volumes import PREDICTION, REFERENCE, pack_case
 from plugins.segmentation import SourceStatistics
@@ -82,7 +82,7 @@ def write_report(
     final = handed_over or [*pred_dirs][-1]
     scores = {} if run is None else _scores(run, final)
     statistics = _statistics(scores, source)
-    windows = _windows(pred_dirs[final])
+    windows = case_windows(pred_dirs[final])
     rows, files = [], {}
     for scan in validation:
         case = scan["case"]
@@ -101,7 +101,7 @@ def write_report(
     views = _views(source, translations, target, None if run is None else run, final)
     changes = [] if run is None else pseudo.rounds_of(run, [scan["case"] for scan in target], [*pred_dirs])
     intervals = tables.intervals_of(rounds)
-    positions, drawn = positions_figures(run, source) if run is not None else ([], [])
+    positions, drawn = run_positions(run, source) if run is not None else ([], [])
     content: dict[str, Any] = {
         **facts.head("run", TITLE, "" if run is None else run.name),
         "stages": [] if run is None else facts.stages_in(run),
@@ -121,6 +121,7 @@ def write_report(
         "pseudo_labels": changes,
         "pseudo_tables": [{"round": round_title(each["round"]), **pseudo.pseudo_table(each)} for each in changes],
         "positions": positions,
+        "position_tables": [shares_table(positions)] if positions else [],
         "losses": losses,
     }
     volumes = pack_cases(rows, files, windows)
@@ -175,16 +176,21 @@ def curve_figures(losses: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any
 
 
 def histogram_figures(views: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A chart for each region, translations against real scans, as ``title`` and ``svg``."""
+    """Charts for each region, translations against real scans; in none are there more lines than patterns."""
     found: list[dict[str, str]] = []
     regions = dict.fromkeys(region for view in views.values() for region in view["histograms"])
+    translated, most = [name for name in views if name != REAL], len(LINES) - 1
+    groups = [translated[first : first + most] for first in range(0, len(translated), most)]
     for region in regions:
-        densities = {name: view["histograms"].get(region) for name, view in views.items()}
-        series = {name: [*zip(bin_centres(), density, strict=True)] for name, density in densities.items() if density}
-        if series:
-            svg = curves(f"histogram{len(found)}", series, "intensity, 0.1st to 99.9th percentile", "density")
-            alt = f"Histograms of the intensities of {region}: {', '.join(series)}"
-            found.append({"title": region, "svg": svg, "alt": alt})
+        for group in groups:
+            densities = {name: view["histograms"].get(region) for name, view in views.items() if name in (*group, REAL)}
+            series = {
+                name: [*zip(bin_centres(), density, strict=True)] for name, density in densities.items() if density
+            }
+            if series:
+                svg = curves(f"histogram{len(found)}", series, "intensity, 0.1st to 99.9th percentile", "density")
+                alt = f"Histograms of the intensities of {region}: {', '.join(series)}"
+                found.append({"title": region, "svg": svg, "alt": alt})
     return found
 
 
@@ -217,7 +223,8 @@ def _statistics(scores: Mapping[str, Any], source: Scans) -> SourceStatistics:
         return general_statistics()
 
 
-def _windows(folder: StrPath) -> dict[str, Window]:
+def case_windows(folder: StrPath) -> dict[str, Window]:
+    """What the segmentation saw of each case; empty where it saw whole scans."""
     return read_windows(folder) if Path(folder, WINDOWS).is_file() else {}
 
 

@@ -89,6 +89,43 @@ def tests_table(tests: Sequence[Mapping[str, Any]]) -> Table:
     return table("Paired t-tests.", ["compared", "measure", "cases", "mean difference", "t", "p"], rows)
 
 
+def ranks_table(comparison: Mapping[str, Any]) -> Table:
+    """The methods from best to worst, of :func:`plugins.evaluation.compare_methods`."""
+    rows = [
+        [row["method"], str(row["place"]), spread({"mean": row["rank"], **_bounds(row["interval"])})]
+        for row in comparison["ranks"]
+    ]
+    caption = "Ranks as in CrossMoDA: mean over cases, structures and measures [95 % interval]; 1 is best."
+    return table(caption, ["method", "place", "mean rank"], rows)
+
+
+def pairs_table(comparison: Mapping[str, Any]) -> Table:
+    """The tests of a comparison."""
+    rows = []
+    for pair in comparison["pairs"]:
+        what = f"{TITLES[pair['measure']]} {STRUCTURE_TITLES[pair['structure']]}"
+        difference = spread({"mean": pair["difference"], **_bounds(pair["interval"])})
+        tests = [number(pair[key], 3) for key in ("p", "p_holm", "p_wilcoxon_holm", "smallest_difference")]
+        rows.append([f"{pair['method']} against {pair['against']}", what, str(pair["n"]), difference, *tests])
+    caption = "Paired tests on the means over seeds: difference [95 % interval], t-test, the same and Wilcoxon by Holm."
+    heads = ["compared", "measure", "cases", "mean difference", "p", "p, Holm", "p Wilcoxon, Holm", "smallest to show"]
+    return table(caption, heads, rows)
+
+
+def seeds_table(lines: Sequence[Sequence[Any]]) -> Table:
+    """Each seed apart: method, seed, structure, mean Dice, mean ASSD and failures."""
+    rows = [
+        [method, str(seed), STRUCTURE_TITLES[structure], number(dice, 3), number(assd, 3), str(failures)]
+        for method, seed, structure, dice, assd, failures in lines
+    ]
+    return table("Means of each seed.", ["method", "seed", "structure", *TITLES.values(), "failures"], rows)
+
+
+def _bounds(found: Sequence[float] | None) -> dict[str, float | None]:
+    low, high = found or (None, None)
+    return {"low": low, "high": high}
+
+
 def number(value: float | None, digits: int = 4) -> str:
     """A number in few digits; ``-`` for ``None``."""
     return UNKNOWN if value is None else f"{value:.{digits}g}"

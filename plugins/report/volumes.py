@@ -49,9 +49,52 @@ def pack_case(
         and ``centre``, where to begin, in mm.
     """
     scan = read_scan(image_file)
-    labels = {title: read_label(file, (0, 1, 2, IGNORED), of=scan).voxels for title, file in maps.items()}
+    labels = _read(maps, scan)
     if {PREDICTION, REFERENCE} <= labels.keys():
         labels[DIFFERENCE] = _difference(labels[PREDICTION], labels[REFERENCE])
+    return _pack(scan, labels, window, limit)
+
+
+def pack_methods(
+    image_file: StrPath,
+    found: Mapping[str, StrPath],
+    reference: StrPath | None,
+    window: Window | None = None,
+    limit: int = CASE_BYTES,
+) -> dict[str, Any]:
+    """:func:`pack_case` with the label maps of several methods.
+
+    Args:
+        image_file: the scan.
+        found: method to its label map.
+        reference: the true label map, if there is one.
+        window: as in :func:`pack_case`.
+        limit: as in :func:`pack_case`.
+
+    Returns:
+        as :func:`pack_case`, and ``methods``: method to its :data:`PREDICTION` and :data:`DIFFERENCE`.
+    """
+    scan = read_scan(image_file)
+    shared = {} if reference is None else _read({REFERENCE: reference}, scan)
+    labels: dict[Any, NDArray[Any]] = {**shared}
+    for method, prediction in _read(found, scan).items():
+        labels[method, PREDICTION] = prediction
+        if shared:
+            labels[method, DIFFERENCE] = _difference(prediction, shared[REFERENCE])
+    packed = _pack(scan, labels, window, limit)
+    maps = packed.pop("maps")
+    methods = {
+        method: {title: maps[method, title] for title in (PREDICTION, DIFFERENCE) if (method, title) in maps}
+        for method in found
+    }
+    return {**packed, "maps": {title: maps[title] for title in shared}, "methods": methods}
+
+
+def _read(maps: Mapping[str, StrPath], scan: Scan) -> dict[str, NDArray[Any]]:
+    return {title: read_label(file, (0, 1, 2, IGNORED), of=scan).voxels for title, file in maps.items()}
+
+
+def _pack(scan: Scan, labels: Mapping[Any, NDArray[Any]], window: Window | None, limit: int) -> dict[str, Any]:
     box = _box(scan, [*labels.values()], window)
     low, high = (float(value) for value in np.percentile(scan.voxels[box], PERCENTILES))
     for levels, step in STEPS:

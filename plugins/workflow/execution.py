@@ -19,6 +19,7 @@ from plugins.config.names import refuse_unknown_ids
 from plugins.errors import InputError
 from plugins.files import write_json
 from plugins.state import StrPath
+from plugins.workflow.memory import peak_of
 from plugins.workflow.process import die_with_parent, run_command
 from plugins.workflow.records import (
     LOG,
@@ -76,8 +77,8 @@ def run_stage(stage: Stage, run_dir: StrPath, stop_file: Path | None = None, tra
     The work happens in ``<run>/<stage>.partial``. What an earlier attempt left there is continued if its fingerprint
     is the same, else removed. When all is done the folder becomes ``<run>/<stage>`` in one step and takes the place of
     what a stage with other settings left there. ``stage.json`` in it has ``fingerprint``, ``command``, ``seconds``
-    (of work; attempts that were killed are not counted) and ``results``. A complete stage that has lost some of these
-    is continued without them.
+    (of work; attempts that were killed are not counted), ``peak_mib`` (of the process that the last attempt ran in,
+    or ``None``) and ``results``. A complete stage that has lost some of these is continued without them.
 
     Args:
         stage: the stage; those it needs must be complete.
@@ -117,11 +118,11 @@ def run_stage(stage: Stage, run_dir: StrPath, stop_file: Path | None = None, tra
     write_record(partial, current, command, before)
     try:
         with nullcontext() if tracking is None else tracking.stage_run(stage.name, partial, continued):
-            _work(stage, command, partial, run_dir, stop_file)
+            peak_mib = _work(stage, command, partial, run_dir, stop_file)
     finally:
         seconds = round(before + time.monotonic() - start, 3)
         write_record(partial, current, command, seconds)
-    write_record(partial, current, command, seconds, results_in(partial))
+    write_record(partial, current, command, seconds, results_in(partial), peak_mib)
     replace_folder(complete, partial)
     return seconds
 
@@ -151,16 +152,16 @@ def _command(stage: Stage, partial: Path) -> list[str]:
     return bundle_command(str(Path(stage.bundle).absolute()), stage.run_id, files)
 
 
-def _work(stage: Stage, command: list[str], partial: Path, run_dir: Path, stop_file: Path | None) -> None:
+def _work(stage: Stage, command: list[str], partial: Path, run_dir: Path, stop_file: Path | None) -> float | None:
+    """Do the work of a stage and return its peak in MiB."""
     settings: dict[str, Any] = fill_in(stage.overrides, partial, run_dir)
     if stage.bundle is None:
         function = pydoc.locate(str(stage.function))
         if not callable(function):
             raise RuntimeError(f"stage {stage.name}: no function is called {stage.function}")
-        function(**settings)
-    else:
-        write_json(partial / OVERRIDES, settings)
-        run_command(command, stage.bundle, partial / LOG, f"stage {stage.name}", stop_file)
+        return peak_of(lambda: function(**settings))
+    write_json(partial / OVERRIDES, settings)
+    return run_command(command, stage.bundle, partial / LOG, f"stage {stage.name}", stop_file)
 
 
 def replace_folder(complete: Path, partial: Path) -> None:

@@ -8,14 +8,16 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from plugins.errors import InputError
+from plugins.workflow.memory import ChildPeak
 
-POLL_SECONDS = 0.2
+POLL_SECONDS = 0.05
 GRACE_SECONDS = 10.0
 TAIL_LINES = 15
 ERROR_PREFIX = "error: "
@@ -48,7 +50,7 @@ def die_with_parent(parent: int) -> None:
 
 def run_command(
     command: Sequence[str], cwd: str | os.PathLike[str], log: Path | None, what: str, stop_file: Path | None = None
-) -> None:
+) -> float | None:
     """Run a command to its end; it never outlives this process.
 
     Args:
@@ -58,26 +60,32 @@ def run_command(
         what: what is being run, for messages.
         stop_file: as soon as this file exists the command is ended.
 
+    Returns:
+        The most memory that it held at once, in MiB, see :class:`plugins.workflow.memory.ChildPeak`.
+
     Raises:
         InputError: if the command failed and said ``error: <sentence>`` in the end; the sentence is the message.
         CommandError: if it failed in another way.
         Stopped: if it was ended because of ``stop_file``.
     """
     if log is None:
-        code = _run(command, cwd, None, stop_file)
+        code, peak_mib = _run(command, cwd, None, stop_file)
         if code != 0:
             raise CommandError(f"{what} failed ({_ending(code)})")
-        return
+        return peak_mib
     with log.open("ab") as file:
         file.write(f"$ {' '.join(command)}\n".encode())
         file.flush()
         start = file.tell()
-        code = _run(command, cwd, file, stop_file)
+        code, peak_mib = _run(command, cwd, file, stop_file)
     if code != 0:
         _fail(code, log, start, what)
+    return peak_mib
 
 
-def _run(command: Sequence[str], cwd: str | os.PathLike[str], output: IO[bytes] | None, stop_file: Path | None) -> int:
+def _run(
+    command: Sequence[str], cwd: str | os.PathLike[str], output: IO[bytes] | None, stop_file: Path | None
+) -> tuple[int, float | None]:
     parent = os.getpid()
     process = subprocess.Popen(
         command,
@@ -95,13 +103,13 @@ def _run(command: Sequence[str], cwd: str | os.PathLike[str], output: IO[bytes] 
         raise
 
 
-def _wait(process: subprocess.Popen[bytes], stop_file: Path | None) -> int:
-    while True:
-        try:
-            return process.wait(timeout=POLL_SECONDS)
-        except subprocess.TimeoutExpired:
-            if stop_file is not None and stop_file.exists():
-                raise Stopped from None
+def _wait(process: subprocess.Popen[bytes], stop_file: Path | None) -> tuple[int, float | None]:
+    peak = ChildPeak(process)
+    while (code := peak.poll()) is None:
+        if stop_file is not None and stop_file.exists():
+            raise Stopped
+        time.sleep(POLL_SECONDS)
+    return code, peak.mib
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -9,7 +9,7 @@ from typing import NotRequired
 
 from typing_extensions import TypedDict
 
-from plugins.files import write_json
+from plugins.files import PART, write_json
 from plugins.locks import LOCK
 from plugins.progress import FILE_NAME
 from plugins.state import StrPath, read_state
@@ -22,11 +22,12 @@ _WORKSHOPS = {"cache", "nnunet"}  # folders that nothing reads any more once a s
 
 
 class StageRecord(TypedDict):
-    """``stage.json``; ``results``, by path in the folder, are added when the stage is complete."""
+    """``stage.json``; ``results``, by path in the folder, and ``peak_mib`` are added when the stage is complete."""
 
     fingerprint: str
     command: list[str]
     seconds: float
+    peak_mib: NotRequired[float | None]
     results: NotRequired[dict[str, Mark]]
 
 
@@ -52,12 +53,17 @@ def read_record(folder: Path) -> StageRecord | None:
 
 
 def write_record(
-    folder: Path, fingerprint: str, command: Sequence[str], seconds: float, results: dict[str, Mark] | None = None
+    folder: Path,
+    fingerprint: str,
+    command: Sequence[str],
+    seconds: float,
+    results: dict[str, Mark] | None = None,
+    peak_mib: float | None = None,
 ) -> None:
-    """Write the record of a stage."""
+    """Write the record of a stage; with ``results`` it is complete."""
     record: StageRecord = {"fingerprint": fingerprint, "command": [*command], "seconds": seconds}
     if results is not None:
-        record["results"] = results
+        record |= {"peak_mib": peak_mib and round(peak_mib, 1), "results": results}
     write_json(folder / RECORD, record)
 
 
@@ -88,5 +94,6 @@ def _results(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(name for name in folders if name not in _WORKSHOPS)
         for name in sorted(files):
             path = Path(place, name)
-            if name not in _NO_RESULTS and not name.startswith("events.out.") and not path.is_symlink():
+            passing = name in _NO_RESULTS or name.startswith("events.out.") or PART.match(name)
+            if not passing and not path.is_symlink():
                 yield path

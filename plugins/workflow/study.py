@@ -23,6 +23,8 @@ from plugins.evaluation.cases import Methods, read_methods, write_cases, write_c
 from plugins.evaluation.metrics import CASE_MEASURES, FAILURE_DICE, STRUCTURES
 from plugins.interrupts import SENTENCE
 from plugins.locks import sole_owner
+from plugins.report import write_study_report
+from plugins.report.live import LIVE_PAGE
 from plugins.state import StrPath, read_state
 from plugins.workflow.adaptation import EVALUATION, METRICS
 from plugins.workflow.audit import AUDIT, AUDITED, audit_line
@@ -140,11 +142,13 @@ class Study:
         except CommandError as error:
             raise SystemExit(str(error)) from None
         show_comparison(self.compare(arms), str(self.folder / RESULTS))
+        print(f"report: {self.folder / LIVE_PAGE}", flush=True)
 
     def compare(self, arms: Sequence[Arm]) -> dict[str, Any]:
-        """Write ``seeds.csv`` (each seed apart) and, of means over seeds, what :func:`compare_methods` writes.
+        """Write ``seeds.csv`` (each seed apart), what :func:`compare_methods` writes of means over seeds, and the page.
 
-        Where pseudo-labels were audited, ``audit.csv`` has a line for each method, seed and round.
+        Where pseudo-labels were audited, ``audit.csv`` has a line for each method, seed and round. The page is that of
+        :func:`plugins.report.write_study_report`.
         """
         values: dict[str, list[dict[str, Any]]] = {}
         sites: dict[str, str] = {}
@@ -167,7 +171,12 @@ class Study:
             write_csv(results / "audit.csv", [*told[0]], [[*line.values()] for line in told])
         means_of_seeds: Methods = {title: _mean_of(seeds) for title, seeds in values.items()}
         write_cases(results / "methods.csv", means_of_seeds, sites)
-        return compare_methods(results / "methods.csv", results, reference=self.reference)
+        comparison = compare_methods(results / "methods.csv", results, reference=self.reference)
+        runs: dict[str, dict[int, StrPath]] = {}
+        for arm in arms:
+            runs.setdefault(arm.method, {})[arm.seed] = arm.driver.run_dir
+        write_study_report(runs, self.folder, comparison, lines)
+        return comparison
 
     def _settings(self, method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The driver's arguments of a method: its overlays in order, then its own."""

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from plugins.files import write_json
-from plugins.report import LivePage, write_inference_report
+from plugins.report import LivePage, write_inference_report, write_study_report
 
 from .conftest import FAILED
 
@@ -68,11 +68,12 @@ def pages(run, tmp_path_factory):
     write_json(root / "dataset.partial" / "progress.json", {"done": 1, "total": 3, "seconds_left": 5})
     live = LivePage(["dataset", "report"], root)
     live.update(["dataset"])
-    return {"run": run / "report" / "index.html", "inference": inference, "live": live.path}
+    study = write_study_report({"a": {0: run}, "b": {0: run}}, root / "study")
+    return {"run": run / "report" / "index.html", "study": study, "inference": inference, "live": live.path}
 
 
 @pytest.mark.parametrize("view", VIEWS)
-@pytest.mark.parametrize("name", ["run", "inference", "live"])
+@pytest.mark.parametrize("name", ["run", "study", "inference", "live"])
 def test_the_page_is_accessible_and_fits_whatever_shows_it(browser, pages, name, view):
     ready = "main" if name == "live" else "#viewer-canvas[data-ready]"
     page, faults = opened(browser, pages[name], ready, **VIEWS[view])
@@ -122,6 +123,41 @@ def test_the_viewer_scrolls_fades_and_changes_the_scan(browser, pages):
     page.locator("#viewer-case").select_option("1")
     page.wait_for_selector("#viewer-canvas[data-ready^='1 ']")
     assert faults == []
+
+
+def test_the_viewer_of_a_study_shows_each_method_against_the_truth(browser, pages):
+    page, faults = opened(browser, pages["study"], **VIEWS["wide"])
+    canvas = page.locator("#viewer-canvas")
+    assert page.locator("#viewer-method option").all_text_contents() == ["a", "b"]
+    page.locator("#viewer-map").select_option("difference")
+    page.wait_for_selector("#viewer-canvas[data-ready='0 difference a']")
+    page.locator("#viewer-method").select_option("b")
+    page.wait_for_selector("#viewer-canvas[data-ready='0 difference b']")
+    assert canvas.get_attribute("data-overlay") == "b difference"
+    page.locator("#viewer-case").select_option("2")
+    page.wait_for_selector("#viewer-canvas[data-ready='2 difference b']")
+    assert faults == []
+
+
+@pytest.mark.parametrize("name", ["run", "study"])
+def test_in_print_pictures_are_there_the_viewer_is_not_and_nothing_is_cut(browser, pages, name):
+    page, _ = opened(browser, pages[name], viewport={"width": 703, "height": 1032}, color_scheme="dark")  # A4 in 12 mm
+    page.emulate_media(media="print")
+    assert page.locator("#viewer").is_hidden()
+    assert page.locator("nav").is_hidden()
+    for picture in page.locator("#pictures img").all():
+        picture.scroll_into_view_if_needed()
+        assert picture.evaluate("each => each.decode().then(() => each.naturalWidth)") > 0
+        assert picture.bounding_box()["width"] > 100
+    for details in page.query_selector_all("details"):
+        details.evaluate("each => each.open = true")
+    wide = (
+        "all => all.filter((each) => each.getBoundingClientRect().right > innerWidth + 1).map((each) => each.outerHTML)"
+    )
+    assert page.locator("table, img, svg, pre, p").evaluate_all(wide) == []
+    assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
+    red = page.locator(".chip.red").first.evaluate("each => getComputedStyle(each).color")
+    assert red == "rgb(163, 20, 29)"  # that of the light page, in the dark too
 
 
 def test_without_webgl_the_page_says_so_and_keeps_its_pictures(launch, pages):

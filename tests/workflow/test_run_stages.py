@@ -179,6 +179,18 @@ def test_a_killed_driver_takes_its_stage_along_and_is_continued(bundle, tmp_path
     record = read_json(run_dir / "work" / "stage.json")
     assert record["command"][1:5] == ["-m", "monai.bundle", "run", "training"]
     assert record["seconds"] > 0
+    assert record["peak_mib"] > 10 or sys.platform == "win32"
+
+
+def test_a_record_without_a_peak_is_read(tmp_path):
+    run([function("a", "a")], tmp_path / "run")
+    file = tmp_path / "run" / "a" / "stage.json"
+    record = read_json(file)
+    assert record.pop("peak_mib") > 10 or sys.platform == "win32"
+    write_json(file, record)
+    made = (tmp_path / "run" / "a" / "out.json").stat().st_mtime_ns
+    run([function("a", "a")], tmp_path / "run")
+    assert (tmp_path / "run" / "a" / "out.json").stat().st_mtime_ns == made
 
 
 def test_a_partial_stage_of_other_settings_is_begun_anew(tmp_path):

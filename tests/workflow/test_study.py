@@ -86,6 +86,11 @@ def test_the_table_has_the_means_over_seeds_and_each_seed_apart(study, work, tmp
     comparison = read_json(folder / "results" / "comparison.json")
     assert {row["method"] for row in comparison["ranks"]} == set(table)
     assert (folder / "results" / "table.tex").is_file()
+    report = read_json(folder / "report" / "report.json")
+    assert report["comparison"]["ranks"] == comparison["ranks"]
+    assert [row["seed"] for row in report["seeds"] if row["method"] == "TANQ alone"] == [0, 0, 1, 1]
+    assert (folder / "report.html").read_text() == (folder / "report" / "index.html").read_text()
+    assert (folder / "results" / "fig3.png").is_file()
 
     with open(folder / "results" / "audit.csv", newline="") as file:
         rows = [*csv.DictReader(file)]

@@ -23,7 +23,7 @@ window.addEventListener("beforeprint", () => document.querySelectorAll("details"
     part("slice").max = count();
     part("slice").value = number;
     part("number").textContent = number + " of " + count();
-    const over = part("overlay").checked && viewer.volumes.length > 1 ? part("map").value : "none";
+    const over = part("overlay").checked && viewer.volumes.length > 1 ? `${method()} ${part("map").value}`.trim() : "none";
     part("canvas").dataset.overlay = over;
     part("canvas").setAttribute("aria-label", `${part("case").selectedOptions[0].textContent}, ${part("view").value}, slice ${number} of ${count()}, overlay: ${over}`);
   }
@@ -42,11 +42,23 @@ window.addEventListener("beforeprint", () => document.querySelectorAll("details"
   }
 
   let chosen;
+  let maps = {};
+  const method = () => part("method")?.value ?? "";
+  function offer() {
+    const before = part("map").value;
+    maps = { ...chosen.maps, ...chosen.methods?.[method()] };
+    part("map").replaceChildren(...titles.filter((title) => title in maps).map((title) => new Option(title, title)));
+    if (before in maps) part("map").value = before;
+  }
+
   async function choose() {
     chosen = JSON.parse(packed[Number(part("case").value)].textContent);
-    const before = part("map").value;
-    part("map").replaceChildren(...titles.filter((title) => title in chosen.maps).map((title) => new Option(title, title)));
-    if (before in chosen.maps) part("map").value = before;
+    if (chosen.methods) {
+      const before = method();
+      part("method").replaceChildren(...Object.keys(chosen.methods).map((title) => new Option(title, title)));
+      if (before in chosen.methods) part("method").value = before;
+    }
+    offer();
     await show(true);
     part("packed").textContent = `For display only: ${chosen.levels} grey levels` + (chosen.step > 1 ? `, every ${chosen.step}th voxel in plane.` : ".");
   }
@@ -58,7 +70,7 @@ window.addEventListener("beforeprint", () => document.querySelectorAll("details"
     viewer.addVolume(image);
     const title = part("map").value;
     if (title) {
-      const map = await niivue.NVImage.loadFromBase64({ base64: chosen.maps[title], name: "map.nii.gz", cal_min: 0, cal_max: 255, trustCalMinMax: true });
+      const map = await niivue.NVImage.loadFromBase64({ base64: maps[title], name: "map.nii.gz", cal_min: 0, cal_max: 255, trustCalMinMax: true });
       viewer.addVolume(map);
       map.setColormapLabel(colours);
       viewer.updateGLVolume();
@@ -66,7 +78,7 @@ window.addEventListener("beforeprint", () => document.querySelectorAll("details"
     viewer.scene.crosshairPos = moved ? viewer.mm2frac(chosen.centre) : position;
     fade();
     turn();
-    part("canvas").dataset.ready = part("case").value + " " + title;
+    part("canvas").dataset.ready = `${part("case").value} ${title} ${method()}`.trim();
   }
 
   part("box").hidden = part("form").hidden = part("legend").hidden = false;
@@ -86,6 +98,10 @@ window.addEventListener("beforeprint", () => document.querySelectorAll("details"
   state.textContent = "Scroll with the wheel, the slider or its arrow keys.";
   part("case").addEventListener("change", choose);
   part("map").addEventListener("change", () => show(false));
+  part("method")?.addEventListener("change", () => {
+    offer();
+    show(false);
+  });
   part("view").addEventListener("change", turn);
   part("overlay").addEventListener("change", fade);
   part("opacity").addEventListener("input", fade);

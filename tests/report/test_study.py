@@ -1,0 +1,100 @@
+"""The page of a study: methods and seeds side by side, the worst case first, and the figures of the paper."""
+
+import json
+import re
+
+import pytest
+from PIL import Image
+
+from plugins.errors import InputError
+from plugins.evaluation import compare_methods
+from plugins.files import read_json
+from plugins.report import write_study_report
+from plugins.report.volumes import DIFFERENCE, PREDICTION, REFERENCE
+
+from .conftest import FAILED, HOSTILE
+
+OTHER = "b <i>"
+
+
+@pytest.fixture(scope="module")
+def study(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("study")
+    files = {name: run / "round_1" / "evaluation" / "metrics.json" for name in ("a", OTHER)}
+    comparison = compare_methods(files, folder / "results", reference="a")
+    seeds = [("a", seed, structure, 0.5, 1.0, 1) for seed in (0, 3) for structure in ("vs", "cochlea")]
+    page = write_study_report({"a": {0: run, 3: run}, OTHER: {0: run}}, folder, comparison, seeds)
+    return folder, page, comparison
+
+
+def test_its_files_and_its_numbers(study):
+    folder, page, comparison = study
+    assert page == folder / "report.html"
+    assert page.read_text() == (folder / "report" / "index.html").read_text()
+    numbers, text = read_json(folder / "report" / "report.json"), page.read_text()
+    assert numbers["comparison"] == json.loads(json.dumps(comparison))
+    vs = numbers["intervals"]["a"]["vs"]["dice"]
+    assert (vs["mean"], vs["n"]) == (pytest.approx(2 / 3), 3)
+    assert f"{vs['mean']:.3f} [{vs['low']:.3f}, {vs['high']:.3f}]" in text
+    assert numbers["seeds"][2] == {
+        "method": "a",
+        "seed": 3,
+        "structure": "vs",
+        "dice": 0.5,
+        "assd_mm": 1.0,
+        "failures": 1,
+    }
+    titles = [table["caption"] for table in numbers["tables"]]
+    assert [title.split()[0] for title in titles] == ["Mean", "Ranks", "Paired", "Means", "Traffic", "Score"]
+    assert all(title in text for title in titles if "<" not in title)
+
+
+def test_the_worst_case_is_first_and_names_its_methods(study):
+    folder, page, _ = study
+    rows = read_json(folder / "report" / "report.json")["cases"]
+    assert rows[0]["case"] == FAILED
+    assert rows[0]["runs"] == {"a, seed 0": 0.5, "a, seed 3": 0.5, OTHER: 0.5}
+    assert rows[0]["failed"] == ["a, seed 0", "a, seed 3", OTHER]
+    assert rows[0]["reasons"][0].startswith("failed with 3 of 3: worst a, seed 0 (0.50), best a, seed 0 (0.50)")
+    assert "a, seed 3: empty: no VS was found" in rows[0]["reasons"]
+    assert rows[1]["light"] == "green"
+    assert rows[1]["reasons"] == []
+    assert HOSTILE in {row["case"] for row in rows}
+    markup = re.sub(r"<script.*?</script>", "", page.read_text(), flags=re.DOTALL)
+    assert "<i>" not in markup
+    assert "<b onmouseover" not in markup
+
+
+def test_figure_3_is_written_and_figures_without_data_are_not(study):
+    results = study[0] / "results"
+    with Image.open(results / "fig3.png") as picture:
+        assert picture.format == "PNG"
+        assert min(picture.size) > 600
+    assert {path.name for path in results.glob("fig*")} == {"fig3.png"}
+
+
+def test_the_viewer_has_every_method_against_the_truth(study):
+    volumes = re.findall(r'<script type="application/json" class="volume">(.*?)</script>', study[1].read_text())
+    packed = [json.loads(text) for text in volumes]
+    assert packed[0]["case"] == FAILED
+    for each in packed:
+        assert set(each["maps"]) == {REFERENCE}
+        assert {name: set(maps) for name, maps in each["methods"].items()} == {
+            "a": {PREDICTION, DIFFERENCE},
+            OTHER: {PREDICTION, DIFFERENCE},
+        }
+
+
+def test_runs_alone_are_enough(run, tmp_path):
+    page = write_study_report({OTHER: {0: run}, "a": {0: run}}, tmp_path)
+    text = page.read_text().split('class="volume">')[1]
+    assert list(json.loads(text[: text.index("</script>")])["methods"]) == [OTHER, "a"]
+    numbers = read_json(tmp_path / "report" / "report.json")
+    assert set(numbers["intervals"]) == {"a", OTHER}
+    assert numbers["cases"][0]["runs"] == {"a": 0.5, OTHER: 0.5}
+
+
+@pytest.mark.parametrize(("runs", "words"), [({}, "a study needs runs"), ({"a": {0: "nowhere"}}, "is missing")])
+def test_a_study_without_reports_is_refused(tmp_path, runs, words):
+    with pytest.raises(InputError, match=words):
+        write_study_report(runs, tmp_path)
