@@ -79,7 +79,7 @@ class DaskExecutor(ClusterExecutor):
             return task.result()
         except self._distributed.KilledWorker as error:
             raise BrokenExecutor(f"dask lost {error.allowed_failures + 1} workers over it") from error
-        except self._distributed.FutureCancelledError as error:
+        except self._distributed.CancelledError as error:
             raise BrokenExecutor(f"dask gave it up: {error}") from error
 
     def _ended(self, task: Any) -> bool:
@@ -88,7 +88,7 @@ class DaskExecutor(ClusterExecutor):
         except TimeoutError:
             return False
         except self._distributed.CancelledError:
-            return True
+            pass
         return True
 
 
