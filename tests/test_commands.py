@@ -1,4 +1,4 @@
-"""Every command line in the READMEs: its configs exist, its options are known, what it would run passes the checks."""
+"""Every command line in the READMEs and in docs/: its configs exist, its options are known, what it would run passes the checks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from plugins.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("bundles/*/docs/README.md"))]
-DATA = ROOT / "docs" / "data.md"
+PAGES = sorted(ROOT.glob("docs/*.md"))
 PROGRAM = "/monai/bundle/__main__.py"
 
 
@@ -58,14 +58,14 @@ def check(line: str) -> None:
 def places(tmp_path, monkeypatch):
     """The root of a repository in which everything that the READMEs name as an example exists."""
     (tmp_path / "bundles").symlink_to(ROOT / "bundles")
-    for name in ("data", "scans", "model", "models", "labels", "true/labels", "translated", "datalist.json"):
+    for name in ("data", "scans", "model", "models", "labels", "true/labels", "translated", "datalist.json", "cases.csv"):
         (tmp_path / "path/to" / name).mkdir(parents=True)
     (tmp_path / "runs/data").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "line", [pytest.param(line, id=line[:90]) for path in (*READMES, DATA) for line in commands(path)]
+    "line", [pytest.param(line, id=line[:90]) for path in (*READMES, *PAGES) for line in commands(path)]
 )
 def test_a_command_of_a_readme_is_one_that_works(places, line):
     check(line)
