@@ -19,6 +19,7 @@ from plugins.errors import InputError
 from plugins.state import StrPath
 
 POLL_SECONDS = 0.2
+_submitting = threading.Lock()
 _T = TypeVar("_T")
 
 
@@ -31,7 +32,7 @@ class ClusterExecutor(ThreadPoolExecutor):
 
     def __init__(self, max_workers: PositiveInt):
         super().__init__(max_workers)
-        self._ending = threading.Event()
+        self._ending = False
 
     def submit(self, fn: Callable[..., _T], /, *args: Any, **kwargs: Any) -> Future[_T]:
         """As of any executor; its future raises :class:`BrokenExecutor` if the cluster loses the worker for good."""
@@ -40,7 +41,7 @@ class ClusterExecutor(ThreadPoolExecutor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As of any executor; ``cancel_futures`` also takes back what waits in the cluster's queue."""
         if cancel_futures:
-            self._ending.set()
+            self._ending = True
         super().shutdown(wait, cancel_futures=cancel_futures)
 
     def _remote(self, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
@@ -52,14 +53,13 @@ class DaskExecutor(ClusterExecutor):
 
     Args:
         max_workers: as of :class:`ClusterExecutor`.
-        cluster: a cluster of dask's, which is closed by :meth:`shutdown`, or the address of a scheduler.
+        client: of dask's, which :meth:`shutdown` closes.
+        cluster: a cluster of dask's, which is closed too, or the address of a scheduler.
     """
 
-    def __init__(self, max_workers: PositiveInt, cluster: Any):
+    def __init__(self, max_workers: PositiveInt, client: Any, cluster: Any):
         super().__init__(max_workers)
-        self._distributed = import_module("distributed")
-        self._cluster = cluster
-        self._client = self._distributed.Client(cluster, set_as_default=False)
+        self._client, self._cluster = client, cluster
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """See :class:`ClusterExecutor`."""
@@ -70,16 +70,17 @@ class DaskExecutor(ClusterExecutor):
                 self._cluster.close()
 
     def _remote(self, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
+        distributed = import_module("distributed")
         task = self._client.submit(function, *args, **kwargs, pure=False)
         while not self._ended(task):
-            if self._ending.is_set() and not any(task.key in keys for keys in self._client.processing().values()):
+            if self._ending and not any(task.key in keys for keys in self._client.processing().values()):
                 task.cancel()
                 raise CancelledError
         try:
             return task.result()
-        except self._distributed.KilledWorker as error:
+        except distributed.KilledWorker as error:
             raise BrokenExecutor(f"dask lost {error.allowed_failures + 1} workers over it") from error
-        except self._distributed.CancelledError as error:
+        except distributed.CancelledError as error:
             raise BrokenExecutor(f"dask gave it up: {error}") from error
 
     def _ended(self, task: Any) -> bool:
@@ -87,7 +88,7 @@ class DaskExecutor(ClusterExecutor):
             task.exception(timeout=POLL_SECONDS)
         except TimeoutError:
             return False
-        except self._distributed.CancelledError:
+        except import_module("distributed").CancelledError:
             pass
         return True
 
@@ -103,12 +104,10 @@ class SubmititExecutor(ClusterExecutor):
 
     def __init__(self, max_workers: PositiveInt, jobs: Any, retries: NonNegativeInt):
         super().__init__(max_workers)
-        self._submitit = import_module("submitit")
         self._jobs, self._retries = jobs, retries
-        self._submitting = threading.Lock()
 
     def _remote(self, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
-        lost = self._submitit.core.utils.UncompletedJobError
+        lost = import_module("submitit").core.utils.UncompletedJobError
         attempt = 0
         while True:
             job = self._ended(function, *args, **kwargs)
@@ -118,16 +117,16 @@ class SubmititExecutor(ClusterExecutor):
                     return value
                 raise error  # submitit itself raises one in the call, when time is up
             except lost as reason:
-                if self._ending.is_set() or attempt == self._retries:
+                if self._ending or attempt == self._retries:
                     raise BrokenExecutor(f"job {job.job_id} ended without a result, see {job.paths.stderr}") from reason
             attempt += 1
 
     def _ended(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """A job that did it, or was lost."""
-        with self._submitting:
+        with _submitting:
             job = self._jobs.submit(_outcome, function, *args, **kwargs)
         while not job.done():
-            if self._ending.is_set() and job.state == "PENDING":
+            if self._ending and job.state == "PENDING":
                 job.cancel()
                 raise CancelledError
             time.sleep(POLL_SECONDS)
@@ -156,7 +155,7 @@ def dask_executor(max_workers: PositiveInt, cluster: Any = None) -> DaskExecutor
     elif not isinstance(cluster, str):
         cluster.scale(max_workers)
     try:
-        return DaskExecutor(max_workers, cluster)
+        return DaskExecutor(max_workers, distributed.Client(cluster, set_as_default=False), cluster)
     except (OSError, ValueError) as error:
         raise InputError(
             f"executor: no scheduler of dask's answers at {cluster!r} ({error}). Start one, or correct cluster."
