@@ -59,5 +59,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 $(TESTABLE): $(INSTALLED)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[train,dev,docs,dicom,onnx,tracking,browser]"
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[train,dev,docs,dicom,onnx,tracking,cluster,browser]"
 	@touch $@

@@ -18,10 +18,12 @@ from plugins.config.command import overridden, read_configs
 from plugins.config.names import refuse_unknown_ids
 from plugins.errors import InputError
 from plugins.files import write_json
+from plugins.locks import sole_owner
 from plugins.state import StrPath
 from plugins.workflow.memory import peak_of
 from plugins.workflow.process import die_with_parent, run_command
 from plugins.workflow.records import (
+    LOCKS,
     LOG,
     OVERRIDES,
     RECORD,
@@ -97,12 +99,21 @@ def run_stage(stage: Stage, run_dir: StrPath, stop_file: Path | None = None, tra
     if (parent := multiprocessing.parent_process()) is not None and parent.pid is not None:
         die_with_parent(parent.pid)
     run_dir = Path(run_dir).absolute()
-    partial, complete = working_folder(stage.name, run_dir), complete_folder(stage.name, run_dir)
     refuse_foreign_folder(stage.name, run_dir)
     check_overrides(stage)
+    with sole_owner(run_dir / LOCKS / stage.name, "process"):
+        return _run_alone(stage, run_dir, stop_file, tracking)
+
+
+def _run_alone(stage: Stage, run_dir: Path, stop_file: Path | None, tracking: Tracking | None) -> float:
+    partial, complete = working_folder(stage.name, run_dir), complete_folder(stage.name, run_dir)
     current = current_fingerprint(stage, run_dir)
-    if recorded_fingerprint(complete) == current and not partial.exists():  # some of its results are lost
-        for name in lost_results(complete):
+    record = read_record(complete)
+    if record is not None and record["fingerprint"] == current and not partial.exists():
+        lost = lost_results(complete)
+        if not lost:  # another process has made it meanwhile
+            return record["seconds"]
+        for name in lost:
             (complete / name).unlink(missing_ok=True)
         complete.rename(partial)
     continued = recorded_fingerprint(partial) == current

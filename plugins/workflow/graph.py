@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
@@ -15,6 +15,7 @@ from plugins.interrupts import check
 from plugins.state import StrPath
 from plugins.workflow.display import shown
 from plugins.workflow.execution import check_overrides, is_complete, refuse_foreign_folder, replace_folder, run_stage
+from plugins.workflow.process import CommandError
 from plugins.workflow.records import complete_folder, working_folder
 from plugins.workflow.stage import Stage, fingerprint
 from plugins.workflow.tracking import Tracking
@@ -113,7 +114,7 @@ def run_together(
 
     Raises:
         InputError: as :func:`run_stage`.
-        CommandError: as :func:`run_stage`.
+        CommandError: as :func:`run_stage`, or if the executor lost the worker of a stage.
     """
     folder = Path(folder).absolute()
     jobs = jobs_of({Path(run).absolute(): stages for run, stages in runs.items()})
@@ -145,7 +146,7 @@ def run_together(
                     ended, _ = wait(running, timeout=UPDATE_SECONDS, return_when=FIRST_COMPLETED)
                     for future in ended:
                         mark = running.pop(future)
-                        seconds = future.result()
+                        seconds = _seconds(future, titles[mark])
                         jobs[mark].shared()
                         done(mark, seconds)
                     display.update([titles[mark] for future, mark in running.items() if future.running()])
@@ -160,6 +161,14 @@ def run_together(
 def _title(job: Job, folder: Path) -> str:
     run, stage = job.owner
     return (run / stage.name).relative_to(folder).as_posix()
+
+
+def _seconds(future: Future[float], title: str) -> float:
+    try:
+        return future.result()
+    except BrokenExecutor as error:
+        cure = "Look at memory and time limit, and give the same command again"
+        raise CommandError(f"stage {title}: its worker was lost ({error}). {cure}.") from error
 
 
 def _link(name: str, source: Path, run: Path) -> None:

@@ -16,6 +16,7 @@ from plugins.state import StrPath, read_state
 from plugins.store import Mark, is_as_marked, mark_of
 
 RECORD, LOG, OVERRIDES, TRACKING = "stage.json", "log.txt", "overrides.json", "tracking.json"
+LOCKS = ".locks"  # folder of a run; a stage's own folder moves when it is complete
 REMAKE = "Remove its folder, and give the command again to make it anew"
 _NO_RESULTS = {RECORD, LOG, OVERRIDES, TRACKING, LOCK, FILE_NAME}
 _WORKSHOPS = {"cache", "nnunet"}  # folders that nothing reads any more once a stage is complete
