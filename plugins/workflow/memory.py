@@ -28,13 +28,14 @@ class ChildPeak:
 
     Args:
         process: the process, to be waited for by :meth:`poll` alone.
+        inherited: what its parent held in MiB when it started it, by :func:`high_water_mib`.
 
     Attributes:
         mib: what is known so far.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes]):
-        self._process, self._inherited = process, high_water_mib() or 0.0
+    def __init__(self, process: subprocess.Popen[bytes], inherited: float | None):
+        self._process, self._inherited = process, inherited
         self.mib: float | None = None
 
     def poll(self) -> int | None:
@@ -46,7 +47,7 @@ class ChildPeak:
         if pid == 0:
             return None
         told = usage.ru_maxrss / PER_MIB
-        if told > self._inherited or self.mib is None:
+        if self._inherited is None or told > self._inherited or self.mib is None:
             self.mib = told
         self._process.returncode = os.waitstatus_to_exitcode(status)
         return self._process.returncode

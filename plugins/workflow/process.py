@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from plugins.errors import InputError
-from plugins.workflow.memory import ChildPeak
+from plugins.workflow.memory import ChildPeak, high_water_mib
 
 POLL_SECONDS = 0.05
 GRACE_SECONDS = 10.0
@@ -104,7 +104,7 @@ def _run(
 
 
 def _wait(process: subprocess.Popen[bytes], stop_file: Path | None) -> tuple[int, float | None]:
-    peak = ChildPeak(process)
+    peak = ChildPeak(process, high_water_mib())
     while (code := peak.poll()) is None:
         if stop_file is not None and stop_file.exists():
             raise Stopped

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from plugins.workflow.memory import ChildPeak, peak_of
+from plugins.workflow.memory import ChildPeak, high_water_mib, peak_of
 from plugins.workflow.process import run_command
 
 MIB = 2**20
@@ -37,7 +37,7 @@ def test_what_this_process_holds_is_no_peak_of_its_child(tmp_path):
 
 def test_the_exit_code_is_that_of_the_process():
     process = subprocess.Popen([sys.executable, "-c", "raise SystemExit(7)"])
-    peak = ChildPeak(process)
+    peak = ChildPeak(process, high_water_mib())
     while (code := peak.poll()) is None:
         time.sleep(0.01)
     assert (code, process.poll(), process.wait()) == (7, 7, 7)
