@@ -9,7 +9,7 @@ import pytest
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
 from plugins.segmentation import SourceStatistics
-from plugins.workflow.gate import accept_round, gate_pseudo_labels, score_model
+from plugins.workflow.gate import accept_round, gate_pseudo_labels, score_model, write_regions
 from plugins.workflow.scoring import pairwise_dice
 
 AFFINE = np.array([[-2.0, 0.125, 0, 60], [0.125, 2.0, 0, -40], [0, 0, 2.0, -16], [0, 0, 0, 1]])
@@ -396,3 +396,14 @@ def test_other_files_are_no_scores(tmp_path):
     write_json(tmp_path / "x.json", {"cases": [{"case": "a"}]})
     with pytest.raises(InputError, match="no score"):
         accept_round(str(tmp_path / "x.json"), str(tmp_path / "x.json"), str(tmp_path))
+
+
+def test_regions_are_pseudo_labels_in_which_voxels_to_ignore_are_others(tmp_path):
+    labels = head()
+    ignored = labels.copy()
+    ignored[labels == 2] = 3
+    nib.save(nib.Nifti1Image(ignored, AFFINE), tmp_path / "a_Label.nii.gz")
+    write_regions(str(tmp_path), str(tmp_path / "regions"))
+    regions = nib.load(tmp_path / "regions" / "a_Label.nii.gz")
+    np.testing.assert_array_equal(regions.dataobj, np.where(labels == 1, 1, 0))
+    np.testing.assert_allclose(regions.affine, AFFINE)
