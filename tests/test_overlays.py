@@ -122,18 +122,18 @@ def test_weights_of_a_training_fit_the_inference_with_the_same_overlay(overlay):
 @pytest.mark.parametrize("bundle", ["tanq_translation", "cyclegan_translation"])
 @pytest.mark.parametrize(("overlay", "kind"), [("site_code.json", SiteCode), ("style_code.json", StyleCode)])
 def test_a_code_is_off_by_default_and_what_judges_the_target_sees_it(bundle, overlay, kind):
-    assert config(bundle, "cpu.json").get_parsed_content("network_def").code is None
+    assert config(bundle, "cpu.json").get_parsed_content("network_def").target_code is None
     parser = config(bundle, "cpu.json", overlay)
     network = parser.get_parsed_content("network_def")
-    assert isinstance(network.code, kind)
+    assert isinstance(network.target_code, kind)
     of_target = parser.get_parsed_content("discriminator_def")
-    assert of_target(torch.zeros(1, 1 + network.code.channels, 32, 32))[-1].shape[:2] == (1, 1)
+    assert of_target(torch.zeros(1, 1 + network.target_code.channels, 32, 32))[-1].shape[:2] == (1, 1)
     used = config(bundle, "cpu.json", overlay, base="inference.json").get_parsed_content("network_def")
     used.load_state_dict(network.state_dict())
     if bundle == "cyclegan_translation":
         assert parser.get_parsed_content("discriminator_s_def")(torch.zeros(1, 1, 32, 32))[-1].shape[:2] == (1, 1)
         plain, own = (dict(each.get("discriminator_def")) for each in (config(bundle), parser))
-        assert own == plain | {"in_channels": 1 + network.code.channels}
+        assert own == plain | {"in_channels": 1 + network.target_code.channels}
         assert parser.get("discriminator_s_def") == plain  # the other one stays as it was
 
 

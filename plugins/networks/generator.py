@@ -226,7 +226,7 @@ class ResnetGenerator(nn.Module):
         if seg_classes:
             self.seg_decoder = _Decoder(spatial_dims, channels, seg_classes, _Norm("instance", {}), anti_aliased)
         initialise(self, init)
-        self.code = code
+        self.target_code = code
         if encoder_of is not None:
             self._share(encoder_of)
 
@@ -296,9 +296,9 @@ class ResnetGenerator(nn.Module):
     @torch.jit.unused
     def code_of(self, reals: Tensor, sites: Sequence[str] | None = None) -> Tensor | None:
         """Codes :math:`(N, K)` of real images, of which ``sites`` are the sites' names; ``None`` without a code."""
-        if self.code is None:
+        if self.target_code is None:
             return None
-        codes: Tensor = self.code.of(reals, sites)  # type: ignore[operator]
+        codes: Tensor = self.target_code.of(reals, sites)  # type: ignore[operator]
         return codes
 
     @torch.jit.export
@@ -309,8 +309,8 @@ class ResnetGenerator(nn.Module):
 
         Without ``code`` it is the one that is used where none is given.
         """
-        if self.code is not None and code is None:
-            code = self.code(deepest.shape[0])
+        if self.target_code is not None and code is None:
+            code = self.target_code(deepest.shape[0])
         change = self.decoder(deepest, regions[3], regions[4], code)
         if self.residual:
             if x is None:

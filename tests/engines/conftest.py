@@ -48,7 +48,7 @@ def generator(channels=4, **settings):
 
 
 def code_channels(network):
-    return 0 if network.code is None else network.code.channels
+    return 0 if network.target_code is None else network.target_code.channels
 
 
 def shared_settings(network, optimizer, d_optimizer, objects, folder, max_epochs, num_workers, attributes=()):

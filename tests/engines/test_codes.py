@@ -28,8 +28,8 @@ def batch(pairs):
 
 def test_a_source_is_translated_to_the_code_of_the_real_image_beside_it(coded, batch):
     made, network = coded._translate(batch), coded.network
-    code = network.code.of(batch["reals"], batch["reals_site"])
-    if isinstance(network.code, SiteCode):
+    code = network.target_code.of(batch["reals"], batch["reals_site"])
+    if isinstance(network.target_code, SiteCode):
         assert code.tolist() == [[0, 1], [1, 0], [0, 1]]
     torch.testing.assert_close(made["code"], code)
     expected = network(batch["image"], batch["label"], code)
@@ -47,7 +47,7 @@ def test_the_discriminator_of_the_target_sees_the_code_of_each_image_as_channels
     for network in coded.discriminators:
         network.register_forward_hook(lambda _, inputs, __, own=network: seen.append((own, inputs[0])))
     coded._iteration(coded, batch)
-    code = coded.network.code.channels
+    code = coded.network.target_code.channels
     of_target = [images for network, images in seen if network is coded.discriminators[0]]
     assert sorted(len(images) for images in of_target) == [3, 6]
     for images in of_target:

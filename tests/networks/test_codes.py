@@ -121,7 +121,7 @@ def test_the_code_acts_on_its_own_sample_and_the_one_in_use_where_none_is_given(
     alone = [network(x[[index]], label[[index]], given[[index]]) for index in range(2)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
     assert (together - network(x, label, given.flip(0))).abs().amax((1, 2, 3)).min() > 1e-5
-    assert torch.equal(network(x, label), network(x, label, network.code(2)))
+    assert torch.equal(network(x, label), network(x, label, network.target_code(2)))
     assert not torch.equal(network(x, label), together)
 
 
@@ -130,7 +130,7 @@ def test_a_code_gets_a_gradient_and_is_exported_as_the_one_in_use(make):
     (x, label), network = example(), trained(code=make(), residual=True)
     network(x, label, network.code_of(x, ["ldn", "etz"])).mean().backward()
     assert network.decoder.affine1.weight.grad.abs().max() > 0
-    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in network.code.parameters())
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in network.target_code.parameters())
     network.eval()
     scripted = torch.jit.script(network)
     sizes = {0: Dim.DYNAMIC, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
