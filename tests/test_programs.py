@@ -166,6 +166,12 @@ def test_a_pt2_describes_itself(bundle_of):
         assert {name: json.loads(text) for name, text in texts.items()} == {n: read_json(places[n]) for n in present}
 
 
+def run(arguments):
+    """Python with these arguments, in a process of its own."""
+    done = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("axes", ["LPS", "PIR"])
 def test_the_example_without_this_package_gives_the_label_map_of_the_bundle(bundle_of, tmp_path, axes):
     folder = bundle_of("nnU-Net, 2D")
@@ -177,18 +183,17 @@ def test_the_example_without_this_package_gives_the_label_map_of_the_bundle(bund
     scan = nib.Nifti1Image(voxels, scan.affine)
     turn = nib.orientations.ornt_transform(nib.io_orientation(scan.affine), axcodes2ornt(axes))
     nib.save(scan.as_reoriented(turn), tmp_path / "a_hrT2.nii.gz")
-    config = ConfigParser()
-    config.read_config(str(ROOT / "bundles" / "vs_cochlea_seg" / "configs" / "inference.json"))
-    paths = {"dataset_dir": str(tmp_path), "model_dir": str(folder / "models"), "output_dir": str(tmp_path / "out")}
-    config.update({"device": "cpu", "report": False, **paths})
-    config.get_parsed_content("run")
+    bundle = ROOT / "bundles" / "vs_cochlea_seg"
+    run([
+        *("-m", "monai.bundle", "run", "inference", "--config_file", bundle / "configs" / "inference.json"),
+        *("--bundle_root", bundle, "--device", "$torch.device('cpu')", "--report", "False", "--dataset_dir", tmp_path),
+        *("--model_dir", folder / "models", "--output_dir", tmp_path / "out"),
+    ])  # fmt: skip
     expected = nib.load(tmp_path / "out" / "a_Label.nii.gz")
     assert read_json(tmp_path / "out" / "windows.json")["a"]["found"] == "locator"
-    script = ROOT / "bundles" / "vs_cochlea_seg" / "docs" / "segment.py"
+    script = bundle / "docs" / "segment.py"
     assert "plugins" not in script.read_text(encoding="utf-8")
-    command = [sys.executable, "-I", script, folder / "models", tmp_path / "a_hrT2.nii.gz", tmp_path / "a.nii.gz"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run(["-I", script, folder / "models", tmp_path / "a_hrT2.nii.gz", tmp_path / "a.nii.gz"])
     found = nib.load(tmp_path / "a.nii.gz")
     np.testing.assert_allclose(found.affine, expected.affine, atol=1e-4)
     labels = np.asarray(expected.dataobj)
