@@ -1,5 +1,7 @@
 """What a stage's process held at once: of the child and not of what started it, and of a function in this process."""
 
+import inspect
+import json
 import subprocess
 import sys
 import time
@@ -7,7 +9,8 @@ import time
 import numpy as np
 import pytest
 
-from plugins.workflow.memory import ChildPeak, high_water_mib, peak_of
+from plugins.workflow import memory
+from plugins.workflow.memory import ChildPeak, high_water_mib
 from plugins.workflow.process import run_command
 
 MIB = 2**20
@@ -16,16 +19,36 @@ HOLD = "held = bytearray(b'1') * ({} << 20); held = None"
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no wait4")
 
 
+START = f"import json, runpy, subprocess, sys, time\nmemory = runpy.run_path({inspect.getfile(memory)!r})\n"
+COMMAND = """
+process = subprocess.Popen([sys.executable, "-c", {!r}])
+peak = memory["ChildPeak"](process, memory["high_water_mib"]())
+while peak.poll() is None:
+    time.sleep(0.05)
+print(json.dumps(peak.mib))
+"""
+FUNCTION = """
+held = bytearray(b"1") * (700 << 20)
+held = None
+peaks = [memory["peak_of"](lambda: bytearray(b"1") * (size << 20)) for size in (0, 300)]
+print(json.dumps(peaks))
+"""
+
+
+def small_process(code):
+    """What a process says that holds little itself, unlike that of the tests."""
+    return json.loads(subprocess.run([sys.executable, "-c", START + code], capture_output=True, check=True).stdout)
+
+
 def of(code, tmp_path):
     return run_command([sys.executable, "-c", code], tmp_path, tmp_path / "log.txt", "stage x")
 
 
-def test_the_peak_of_a_command_is_its_own_and_that_of_what_it_waited_for(tmp_path):
-    small = of("import time; time.sleep(0.2)", tmp_path)
+def test_the_peak_of_a_command_is_its_own_and_that_of_what_it_waited_for():
     inner = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {HOLD.format(900)!r}])"
-    assert 3 < small < 60
-    assert 900 < of(HOLD.format(900), tmp_path) < 960
-    assert 900 < of(inner, tmp_path) < 960
+    assert 3 < small_process(COMMAND.format("import time; time.sleep(0.2)")) < 60
+    assert 900 < small_process(COMMAND.format(HOLD.format(900))) < 960
+    assert 900 < small_process(COMMAND.format(inner)) < 960
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells of a running process")
@@ -45,7 +68,6 @@ def test_the_exit_code_is_that_of_the_process():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a peak cannot be forgotten")
 def test_the_peak_of_a_function_is_that_of_its_time_alone():
-    np.ones(700 * MIB, dtype=np.uint8).sum()
-    nothing = peak_of(lambda: None)
-    something = peak_of(lambda: np.ones(300 * MIB, dtype=np.uint8).sum())
-    assert 290 < something - nothing < 400
+    nothing, something = small_process(FUNCTION)
+    assert 3 < nothing < 60
+    assert 290 < something - nothing < 310
