@@ -8,6 +8,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Future, ThreadPoolExecutor
 from importlib import import_module
@@ -23,7 +24,7 @@ _submitting = threading.Lock()
 _T = TypeVar("_T")
 
 
-class ClusterExecutor(ThreadPoolExecutor):
+class ClusterExecutor(ThreadPoolExecutor, ABC):
     """Threads of which each hands one call to a cluster, and waits for its result.
 
     Args:
@@ -44,8 +45,9 @@ class ClusterExecutor(ThreadPoolExecutor):
             self._ending = True
         super().shutdown(wait, cancel_futures=cancel_futures)
 
+    @abstractmethod
     def _remote(self, function: Callable[..., _T], *args: Any, **kwargs: Any) -> _T:
-        raise NotImplementedError
+        """The result of a call that the cluster makes."""
 
 
 class DaskExecutor(ClusterExecutor):
