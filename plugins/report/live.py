@@ -52,7 +52,7 @@ class LivePage:
         self._every, self._written = every, -every
         self._done: dict[str, float | None] = {}
         self._running: list[str] = []
-        self._known: dict[str, Any] = {}  # losses of complete stages
+        self._drawn: dict[str, list[dict[str, Any]]] = {}  # curves of complete stages
         self.path = self._run / LIVE_PAGE
 
     def update(self, running: Iterable[str]) -> None:
@@ -96,7 +96,7 @@ class LivePage:
             "running": running,
             "stages": stages,
         }
-        return content, {"curves": curve_figures(self._losses()), "translations": self._translations()}
+        return content, {"curves": self._curves(), "translations": self._translations()}
 
     def _state(self, name: str) -> str:
         if name in self._done:
@@ -118,20 +118,24 @@ class LivePage:
             "name": name,
         }
 
-    def _losses(self) -> dict[str, Any]:
-        """The losses alone, of trainings that are done or running; a chart for each scalar comes with the report."""
-        found = {}
+    def _curves(self) -> list[dict[str, Any]]:
+        """Of trainings that are done or running; those of a complete stage are drawn once."""
+        found = []
         for name in [*self._done, *self._running]:
-            losses = self._known.get(name)
-            if losses is None:
-                folder = self._run / (name if name in self._done else f"{name}.partial")
-                series = {key: thinned(points) for key, points in facts.losses_in(folder).items() if points}
-                losses = {key: points for key, points in series.items() if LOSS in key.lower()}
+            figures = self._drawn.get(name)
+            if figures is None:
+                losses = self._losses(self._run / (name if name in self._done else f"{name}.partial"))
+                figures = curve_figures({name: losses}, self._names.index(name)) if losses else []
             if name in self._done:
-                self._known[name] = losses
-            if losses:
-                found[name] = losses
+                self._drawn[name] = figures
+            found += figures
         return found
+
+    @staticmethod
+    def _losses(folder: Path) -> dict[str, Any]:
+        """The losses alone; a chart for each scalar comes with the report."""
+        series = {key: thinned(points) for key, points in facts.losses_in(folder).items() if points}
+        return {key: points for key, points in series.items() if LOSS in key.lower()}
 
     def _translations(self) -> list[dict[str, str]]:
         """The latest translated scans of any view."""

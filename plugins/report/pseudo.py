@@ -15,7 +15,7 @@ from plugins.report.tables import Table, number, table
 from plugins.state import read_state
 
 StrPath = str | os.PathLike[str]
-GATE, ENDING = "gate.json", "_Label.nii.gz"
+GATE, AUDIT, ENDING = "gate.json", "audit/audit.json", "_Label.nii.gz"
 CURE = "Remove its folder, and give the command again to make it anew"
 
 
@@ -24,7 +24,8 @@ def rounds_of(run_dir: StrPath, cases: Sequence[str], rounds: Sequence[str]) -> 
 
     Returns:
         ``round``, ``kept`` and ``cases``: for each scan ``case``, ``kept``, ``weight``, ``reasons``, ``ignored_voxels``
-        (as the gate wrote them, else ``None``), ``volumes_mm3`` and ``dice_to_before`` of each structure.
+        (as the gate wrote them, else ``None``), ``volumes_mm3`` and ``dice_to_before`` of each structure. Also ``top``
+        of the gate and ``audit`` of the round, as their files have them, else ``None``.
     """
     found: list[dict[str, Any]] = []
     before: dict[str, Path] = {}
@@ -32,13 +33,12 @@ def rounds_of(run_dir: StrPath, cases: Sequence[str], rounds: Sequence[str]) -> 
         folder = Path(run_dir, name, "pseudo_labels")
         if not folder.is_dir():
             continue
-        verdicts: dict[str, Any] = {}
-        if (folder / GATE).is_file():
-            content = read_state(folder / GATE, dict[str, Any], CURE)
-            verdicts = {row["case"]: row for row in content["cases"]}
+        gate, audit = _content(folder / GATE), _content(folder.parent / AUDIT)
+        verdicts = {row["case"]: row for row in gate.get("cases", [])}
         files = {case: folder / f"{case}{ENDING}" for case in cases}
         rows = [_row(case, file, before.get(case), verdicts.get(case)) for case, file in files.items()]
-        found.append({"round": name, "kept": sum(row["kept"] for row in rows), "cases": rows})
+        kept = sum(row["kept"] for row in rows)
+        found.append({"round": name, "kept": kept, "cases": rows, "top": gate.get("top"), "audit": audit or None})
         before = {case: file for case, file in files.items() if file.is_file()}
     return found
 
@@ -54,7 +54,34 @@ def pseudo_table(content: Mapping[str, Any]) -> Table:
         rows.append([row["case"], kept, *volumes, *dices, number(row["ignored_voxels"], 6), reasons])
     heads = [f"{name} [mm3]" for name in STRUCTURES] + [f"Dice to the round before, {name}" for name in STRUCTURES]
     caption = f"{content['kept']} of {len(rows)} scans are trained on. The scan that changed most comes first."
+    for name, top in (content["top"] or {}).items():
+        share, lowest = f"{top['kept']} of {top['voxels']} voxels", number(top["lowest_probability"])
+        caption += f" Of the {name}, {share} are: those of probability {lowest} or more."
     return table(caption, ["scan", "pseudo-label", *heads, "ignored voxels", "doubts"], rows)
+
+
+def audit_tables(audits: Mapping[str, Mapping[str, Any] | None]) -> list[Table]:
+    """Of each title's audit the true Dice of what was trained on and of what was not; no table without any audit."""
+    rows = []
+    for title, audit in audits.items():
+        if audit is None:
+            continue
+        scans, voxels, ranks = audit["scans"], audit["voxels"], audit["spearman"]
+        for kind, (of_scans, of_voxels) in {"trained on": ("kept", "kept"), "left out": ("dropped", "ignored")}.items():
+            found = scans[of_scans]
+            dices = [number(voxels[of_voxels][name], 3) for name in STRUCTURES]
+            order = f"{number(ranks['rho'], 2)} (p {number(ranks['p'], 2)}, {ranks['n']} scans)"
+            rows.append([title, kind, str(found["scans"]), number(found["dice"], 3), *dices, order])
+    heads = ["scans", "their mean Dice", *(f"Dice of voxels, {name}" for name in STRUCTURES), "order of the scores"]
+    caption = (
+        "The pseudo-labels against the truth, which no training has seen. Voxels left out are ignored in the scans "
+        "that are trained on. Order is Spearman's correlation of the gate's score and the true Dice."
+    )
+    return [table(caption, ["round", "pseudo-labels", *heads], rows)] if rows else []
+
+
+def _content(file: Path) -> dict[str, Any]:
+    return read_state(file, dict[str, Any], CURE) if file.is_file() else {}
 
 
 def _change(row: Mapping[str, Any]) -> float:

@@ -120,6 +120,7 @@ def write_report(
         "views": views,
         "pseudo_labels": changes,
         "pseudo_tables": [{"round": round_title(each["round"]), **pseudo.pseudo_table(each)} for each in changes],
+        "audit_tables": pseudo.audit_tables({round_title(each["round"]): each["audit"] for each in changes}),
         "positions": positions,
         "position_tables": [shares_table(positions)] if positions else [],
         "losses": losses,
@@ -161,10 +162,13 @@ def shown_in(volumes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{key: each[key] for key in ("case", "levels", "step", "shape", "centre")} for each in volumes]
 
 
-def curve_figures(losses: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """For each training ``stage`` and ``figures``: ``title``, ``svg`` and ``alt`` of each scalar."""
+def curve_figures(losses: Mapping[str, Mapping[str, Any]], first_number: int = 0) -> list[dict[str, Any]]:
+    """For each training ``stage`` and ``figures``: ``title``, ``svg`` and ``alt`` of each scalar.
+
+    The trainings are numbered in the page, from ``first_number`` on.
+    """
     found = []
-    for number, (stage, series) in enumerate(losses.items()):
+    for number, (stage, series) in enumerate(losses.items(), first_number):
         figures: list[dict[str, str]] = []
         for title, points in series.items():
             svg = curves(f"curve{number}-{len(figures)}", {title: points}, "step")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from plugins.errors import InputError
-from plugins.report import facts, paper, tables
+from plugins.report import facts, paper, pseudo, tables
 from plugins.report.cases import LIGHTS, lights_of, worst_first
 from plugins.report.figures import case_figure
 from plugins.report.live import FOLDER, publish
@@ -115,6 +115,7 @@ def write_study_report(
         "positions": shown,
         "position_tables": [shares_table(shown)] if shown else [],
         "pseudo_tables": _pseudo_tables(known),
+        "audit_tables": pseudo.audit_tables(_audits(known)),
         "losses": losses,
         "viewer": shown_in(volumes),
     }
@@ -270,6 +271,14 @@ def _losses(runs: Sequence[Run]) -> dict[str, Any]:
                 seen.add(marks.get(stage, stage))
                 found[f"{run.method}: {stage}"] = losses
     return found
+
+
+def _audits(runs: Sequence[Run]) -> dict[str, Any]:
+    return {
+        f"{_title(run, runs)}, {content['round'].replace('_', ' ')}": content.get("audit")
+        for run in runs
+        for content in run.numbers["pseudo_labels"]
+    }
 
 
 def _pseudo_tables(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -103,7 +103,8 @@ class Adaptation:
         stages += [*self._bounds(), *self._view_weights(0)]
         for number in range(self.rounds + 1):
             stages += self._round(number)
-        return [*stages, *self._audits(), self._report()]
+        audits = self._audits()
+        return [*stages, *audits, self._report([stage.name for stage in audits])]
 
     @property
     def _translators(self) -> list[str]:
@@ -369,7 +370,7 @@ class Adaptation:
         return _call(f"round_{number}/pseudo_labels", needs, "gate.gate_accepted", **arguments)
 
     def _audits(self) -> list[Stage]:
-        """What the truth says of each round's pseudo-labels; no other stage needs these."""
+        """What the truth says of each round's pseudo-labels; of the other stages only the report reads these."""
         if self.gate is None or self.rounds == 0 or not self._all_have(self.target_truth, "target"):
             return []
         files = dict(self.target_truth)
@@ -443,7 +444,7 @@ class Adaptation:
         overrides = {"pred_dir": f"{{run}}/{name}/validation", "label_dir": label_dir, "output_dir": "{stage}"}
         return self._bundle(f"{name}/{EVALUATION}", SEGMENTATION, EVALUATE, [f"{name}/validation"], overrides, files)
 
-    def _report(self) -> Stage:
+    def _report(self, audits: Sequence[str]) -> Stage:
         rounds, folders = [f"round_{number}" for number in range(self.rounds + 1)], self.folders(self.rounds)
         decided = rounds[1:] if self.gate is not None else []
         arguments = {
@@ -458,7 +459,7 @@ class Adaptation:
         }
         last = EVALUATION if self.truth else "validation"
         needs = [f"{name}/{stage}" for name in rounds for stage in ("validation", last)]
-        needs += ["dataset", self._data, *folders.values(), *(f"{name}/acceptance" for name in decided)]
+        needs += ["dataset", self._data, *folders.values(), *(f"{name}/acceptance" for name in decided), *audits]
         return _call("report", needs, "functions.write_run_report", **arguments)
 
     def _bundle(

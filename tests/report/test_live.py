@@ -6,7 +6,7 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from plugins.files import write_json
-from plugins.report import LivePage
+from plugins.report import LivePage, live
 
 from .conftest import label_map, save
 
@@ -36,6 +36,26 @@ def test_it_shows_stages_progress_losses_and_translations(tmp_path):
     assert "loss of tanq_training: 1 at first, 0.2 in the end" in text
     assert text.count("data:image/webp") == 1
     assert "location.reload" in text
+
+
+def test_the_curves_of_a_complete_stage_are_drawn_once(tmp_path, monkeypatch):
+    drawn = []
+    real = live.curve_figures
+    monkeypatch.setattr(live, "curve_figures", lambda losses, number: drawn.extend(losses) or real(losses, number))
+    stages = ["tanq_training", "cyclegan_training"]
+    for name in stages:
+        with SummaryWriter(str(tmp_path / name)) as writer:
+            writer.add_scalar("loss", 1.0, 0)
+    page = LivePage(stages, tmp_path, every=0)
+    page.finished("tanq_training", 1.0)
+    page.update(["cyclegan_training"])
+    page.finished("cyclegan_training", 1.0)
+    page.update([])
+    page.update([])
+    assert drawn == stages
+    text = page.path.read_text()
+    assert all(f"loss of {name}" in text for name in stages)
+    assert text.count('id="curve0-0-figure_1"') == text.count('id="curve1-0-figure_1"') == 1
 
 
 def test_it_is_not_written_more_often_than_asked(tmp_path):

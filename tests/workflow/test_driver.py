@@ -625,14 +625,15 @@ def is_audit(name):
     return name == "target_truth" or name.endswith("/audit")
 
 
-def test_nothing_but_audits_depends_on_the_truth_of_the_targets(bundles, dataset, tmp_path):
+def test_nothing_but_audits_and_the_report_depends_on_the_truth_of_the_targets(bundles, dataset, tmp_path):
     stages = workflow(bundles, dataset, tmp_path, **BEYOND, rounds=2).adaptation().stages()
     audits = {stage.name for stage in stages if is_audit(stage.name)}
     assert audits == {"target_truth", "round_1/audit", "round_2/audit"}
     for stage in stages:
-        if stage.name not in audits:
+        if stage.name not in audits | {"report"}:
             assert not needed_by(stages, stage.name) & audits
             assert "heldout/training_target" not in str(stage)
+    assert needed_by(stages, "report") >= audits
 
 
 def test_without_truth_or_gate_nothing_is_audited_and_all_other_stages_are_the_same(bundles, dataset, tmp_path):
@@ -645,6 +646,7 @@ def test_without_truth_or_gate_nothing_is_audited_and_all_other_stages_are_the_s
         marks.append({stage.name: stage.needs for stage in stages})
     with_truth, without = marks
     assert {name for name in with_truth if is_audit(name)}
+    with_truth["report"] = tuple(name for name in with_truth["report"] if not is_audit(name))
     assert without == {name: needs for name, needs in with_truth.items() if not is_audit(name)}
     stages = workflow(bundles, dataset, tmp_path, **{**BEYOND, "gate": None}).adaptation().stages()
     assert not [stage.name for stage in stages if is_audit(stage.name)]
