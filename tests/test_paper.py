@@ -98,6 +98,7 @@ DRIVER = [
     ("train::trainer::continue_rounds", False, "K, Self-training"),
     ("train::trainer::last_round_on_target", False, "K, Self-training"),
     ("train::trainer::interaction", False, "K: future work"),
+    ("train::trainer::reverse_view", None, "K: future work"),
 ]
 PUBLISHED = {
     "tanq_translation": TANQ,

@@ -23,6 +23,7 @@ from plugins.files import whole_file
 from plugins.finite import refuse_broken_weights
 from plugins.locks import hold
 from plugins.progress import Progress
+from plugins.state import read_tensors
 from plugins.store import Store, check_output_dir, check_weights, digest_of
 
 StrPath = str | os.PathLike[str]
@@ -164,10 +165,11 @@ class WeightsLoader:
     """MONAI's ``CheckpointLoader`` of one network, for users: what is wrong with the file is said in a sentence.
 
     Args:
-        load_path: file of a plain dictionary of tensors.
+        load_path: file of a plain dictionary of tensors, or a checkpoint to go on from.
         network: which receives them, when the engine starts.
         map_location: device on which the tensors are read.
         settings: that must be those of the training, see :func:`plugins.store.check_weights`.
+        name: of the network in a checkpoint; ``None`` for plain weights.
 
     Raises:
         InputError: when the engine starts, if the file is missing, broken, not finite or of another network.
@@ -179,8 +181,10 @@ class WeightsLoader:
         network: torch.nn.Module,
         map_location: Any = None,
         settings: Mapping[str, Any] | None = None,
+        name: str | None = None,
     ):
         self._path, self._network, self._settings = Path(load_path), network, settings or {}
+        self._name, self._device = name, map_location
         self._loader = CheckpointLoader(str(load_path), {"model": network}, map_location=map_location)
 
     def attach(self, engine: Engine) -> None:
@@ -194,7 +198,11 @@ class WeightsLoader:
             raise InputError(f"{self._path}: there are no weights. Train first or set ckpt_dir to their folder.")
         check_weights(self._path, self._settings)
         try:
-            self._loader(engine)
+            if self._name is None:
+                self._loader(engine)
+            else:
+                objects = read_tensors(self._path, "Copy it again or train again", self._device)["objects"]
+                self._network.load_state_dict(objects[self._name])
         except (RuntimeError, ValueError, TypeError, KeyError, EOFError, UnpicklingError) as error:
             fault = "cannot be read as a dictionary of tensors. Copy it again or train again"
             if "state_dict" in str(error):

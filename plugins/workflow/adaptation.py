@@ -25,6 +25,8 @@ MODELS, METRICS, EVALUATION = "models", "metrics.json", "evaluation"
 LOCATOR = "locator.json"
 REDRAWN, TRUE_SOURCE, LABELLED_TARGET = "redrawn", "true_hrT2", "labelled_hrT2"
 TARGET_TRUTH, REGIONS = "target_truth", "regions"
+REVERSE, REVERSE_CONFIG = "reverse", "reverse.json"
+"""The stages that look at real hrT2 as source scans, and the config of a translator that has a generator for that."""
 TANQ = "tanq"
 """Views whose names begin so have an identity branch with regions."""
 TARGET_SHARE = 0.5
@@ -86,6 +88,7 @@ class Adaptation:
     last_round_on_target: bool
     interaction: bool
     interaction_epochs: int
+    reverse_view: str | None
     overlays: Sequence[str]
     settings: Mapping[str, Mapping[str, Any]]
     max_epochs: int | None
@@ -100,6 +103,7 @@ class Adaptation:
         stages = [self._dataset(), *self._windows(), *self._redrawn()]
         for view in self._translators:
             stages += self._translation(view)
+        stages += self._reverse()
         stages += [*self._bounds(), *self._view_weights(0)]
         for number in range(self.rounds + 1):
             stages += self._round(number)
@@ -182,6 +186,11 @@ class Adaptation:
         for view in self._translators if self.interaction else ():
             if view.startswith(TANQ) and self._config(f"{view}_translation").get("resume") is False:
                 raise InputError(f"settings::{view}_translation::resume is false. With interaction it must be true.")
+        if self.reverse_view is not None:
+            able = [name for name in translators if self._reverse_config(name).is_file()]
+            refuse_unknown([self.reverse_view], able, "reverse_view")
+            if self.gate is None or self.rounds == 0:
+                raise InputError("reverse_view is for gated pseudo-labels. Set gate, and rounds to 1 or more.")
         patients, folds = min(len(self.scans[name]) for name in trained_on), self._config(SEGMENTATION)["num_folds"]
         if isinstance(folds, int) and folds > patients:
             raise InputError(f"num_folds is {folds}, but there are {patients} patients. Give at most {patients}.")
@@ -247,6 +256,11 @@ class Adaptation:
             stages.append(_call(name, [self._data], function, dataset_dir=self._folder(self._data), seed=self._seed))
         return stages
 
+    @property
+    def _translated_data(self) -> str:
+        """The stage whose data set the translators are trained on."""
+        return "redrawn_dataset" if self.translate == REDRAWN else self._data
+
     def _folder(self, data: str) -> str:
         """The data set that a stage has made; that of the user where it has only listed the scans."""
         return str(self.dataset_dir) if data == "dataset" else f"{{run}}/{data}"
@@ -255,7 +269,7 @@ class Adaptation:
         """A translator's training, which goes on from the last one in later rounds, and what it makes of the source."""
         bundle, prefix = f"{view}_translation", self._prefix(view, number)
         training, translation = f"{prefix}{view}_training", f"{prefix}{bundle}"
-        data = "redrawn_dataset" if self.translate == REDRAWN else self._data
+        data = self._translated_data
         needs = [data]
         trained = {"dataset_dir": self._folder(data), "ckpt_dir": f"{{stage}}/{MODELS}", "output_dir": "{stage}"}
         if number > 0:
@@ -271,6 +285,37 @@ class Adaptation:
             function = "redrawing.write_calibrated"
             stages.append(_call(f"{prefix}{view}_calibrated", (self._data, translation), function, **arguments))
         return stages
+
+    def _reverse_config(self, view: str) -> Path:
+        return self.bundles_dir / f"{view}_translation" / "configs" / REVERSE_CONFIG
+
+    def _reverse(self) -> list[Stage]:
+        """Label maps of the real scans by a segmentation of source scans, which sees them as such."""
+        if self.reverse_view is None:
+            return []
+        data, view, bundle = self._translated_data, self.reverse_view, f"{self.reverse_view}_translation"
+        training, translated = f"{view}_training", f"{REVERSE}/translation"
+        segmentation = f"{REVERSE}/segmentation"
+        lists = {name: f"{{run}}/{data}/{name}.json" for name in ("source", "target")}
+        models = {"ckpt_dir": f"{{run}}/{training}/{MODELS}", "output_dir": "{stage}"}
+        trained = {"datalist": f"{{run}}/{REVERSE}/datalist/datalist.json", "model_dir": f"{{stage}}/{MODELS}"}
+        seen = {"datalist": f"{{run}}/{REVERSE}/target_list/datalist.json", "output_dir": "{stage}"}
+        found = {"model_dir": f"{{run}}/{segmentation}/{MODELS}", **({} if self.window is None else {"locate": False})}
+        source, folder = {"source": lists["source"], "views": {UNTRANSLATED: None}}, f"{{run}}/{translated}"
+        return [
+            *([] if view in self.views else self._translation(view)[:1]),
+            self._bundle(
+                translated, bundle, INFERENCE, [data, training], {"datalist": lists["target"], **models},
+                also=(REVERSE_CONFIG,),
+            ),
+            _call(f"{REVERSE}/target_list", [data, translated], "functions.write_view_list",
+                  scans=lists["target"], folder=folder, run_dir="{run}"),
+            _call(f"{REVERSE}/datalist", [data], "functions.write_training_list", **source, run_dir="{run}"),
+            self._bundle(segmentation, SEGMENTATION, TRAIN, [f"{REVERSE}/datalist"],
+                         {**trained, "output_dir": "{stage}"}),
+            self._bundle(f"{REVERSE}/target", SEGMENTATION, INFERENCE, [f"{REVERSE}/target_list", segmentation],
+                         {**seen, **found}),
+        ]  # fmt: skip
 
     def _interacting(self, bundle: str, regions: str, before: str) -> dict[str, Any]:
         """Settings of a training that goes on with pseudo-labels: regions of real scans, and slices with targets."""
@@ -366,6 +411,10 @@ class Adaptation:
             needs.append(f"round_{number - 1}/acceptance")
             accepted = f"{{run}}/{needs[-1]}/{ACCEPTED}"
         models = {f"round_{before}": self._judged(before) for before in range(number)}
+        if self.reverse_view is not None:
+            needs.append(f"{REVERSE}/target")
+            for model in models.values():
+                model["member_dirs"].append(f"{{run}}/{REVERSE}/target")
         arguments: dict[str, Any] = {"models": models, "accepted": accepted, "thresholds": dict(thresholds)}
         return _call(f"round_{number}/pseudo_labels", needs, "gate.gate_accepted", **arguments)
 
@@ -470,8 +519,9 @@ class Adaptation:
         needs: Sequence[str],
         overrides: Mapping[str, Any],
         inputs: tuple[str, ...] = (),
+        also: tuple[str, ...] = (),
     ) -> Stage:
-        """A run of a bundle.
+        """A run of a bundle by a config, and further ones over it.
 
         Overlays are written for ``train.json``. The other configs take those of an overlay's settings that they have,
         such as the size of a network; so it is with the settings of the run.
@@ -479,7 +529,7 @@ class Adaptation:
         folder = self.bundles_dir / bundle / "configs"
         prefix = "locator_" if config == LOCATOR else ""
         overlays = [prefix + name for name in self.overlays if (folder / (prefix + name)).is_file()]
-        files = [config]
+        files = [config, *also]
         given: dict[str, Any] = {"report": False} if config == INFERENCE else {}
         if config in (TRAIN, LOCATOR):
             files += overlays
@@ -491,6 +541,8 @@ class Adaptation:
             given["max_epochs"] = self.max_epochs
         if config != LOCATOR:  # settings of the bundle are those of the segmentation
             given |= self.settings.get(bundle, {})
+        if REVERSE_CONFIG in also:  # the overlays' network is the other generator
+            given = {name: value for name, value in given.items() if not name.lstrip("+").startswith("network_def")}
         return Stage(
             name=name,
             needs=tuple(dict.fromkeys(needs)),

@@ -38,7 +38,7 @@ REPORT_METRICS = "report/metrics.json"
 TESTS = "paired_t_test"
 PARAMETERS = (
     "window", "translate", "calibrated", "weigh_views", "gate", "continue_rounds", "last_round_on_target",
-    "interaction", "rounds", "seed", "max_epochs",
+    "interaction", "reverse_view", "rounds", "seed", "max_epochs",
 )  # fmt: skip
 """Settings that results depend on, as MLflow shows them."""
 
@@ -92,6 +92,8 @@ class UdaWorkflow:
         interaction: in each round, train TANQ on with the round's pseudo-labels, as regions of its identity branch and
             to choose slices with targets. The round's segmentation learns from its new images.
         interaction_epochs: of such a training; at most those of the first one.
+        reverse_view: a translator, such as ``cyclegan``, whose reverse generator shows the real scans as source scans.
+            A segmentation of source scans labels them, as one more member that a gate compares; ``None`` is without.
         overlays: config files, such as ``cpu.json``, that are merged over those of every bundle that has them.
         settings: bundle to config ids to values.
         source_truth_dir: true hrT2 scans ``<case>_hrT2.nii.gz`` of source patients; ``None`` looks for those that
@@ -123,6 +125,7 @@ class UdaWorkflow:
     last_round_on_target: bool = False
     interaction: bool = False
     interaction_epochs: PositiveInt = 40
+    reverse_view: str | None = None
     overlays: Sequence[str] = ()
     settings: Mapping[str, Mapping[str, Any]] | None = None
     source_truth_dir: StrPath | None = None
@@ -186,6 +189,7 @@ class UdaWorkflow:
             last_round_on_target=self.last_round_on_target,
             interaction=self.interaction,
             interaction_epochs=self.interaction_epochs,
+            reverse_view=self.reverse_view,
             overlays=[self.overlays] if isinstance(self.overlays, str) else [*self.overlays],
             settings=settings,
             max_epochs=self.max_epochs,

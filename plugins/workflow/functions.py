@@ -81,6 +81,19 @@ def write_training_list(
     write_json(Path(output_dir, "datalist.json"), {"training": [*_relative(items, output_dir, run_dir)]})
 
 
+def write_view_list(scans: str, folder: str, output_dir: str, run_dir: str) -> None:
+    """Write ``datalist.json``: scans without labels, as a view ``<folder>/<case>.nii.gz`` shows them.
+
+    Args:
+        scans: datalist of the scans.
+        folder: of the view.
+        output_dir: where the list goes, below the run folder; files of the run are named relative to it.
+        run_dir: the run folder.
+    """
+    items = [{"case": scan["case"], "image": Path(folder, f"{scan['case']}.nii.gz")} for scan in read_datalist(scans)]
+    write_json(Path(output_dir, "datalist.json"), {"training": [*_relative(items, output_dir, run_dir)]})
+
+
 def write_run_report(
     validation: str,
     pred_dirs: Mapping[str, str],
@@ -113,7 +126,7 @@ def write_run_report(
 def _relative(items: Sequence[Mapping[str, Any]], folder: str, run_dir: str) -> Iterable[dict[str, Any]]:
     run = Path(run_dir).absolute()
     for item in items:
-        paths = {key: Path(item[key]).absolute() for key in ("image", "label")}
+        paths = {key: Path(item[key]).absolute() for key in ("image", "label") if key in item}
         yield {
             **item,
             **{key: os.path.relpath(p, folder) if p.is_relative_to(run) else str(p) for key, p in paths.items()},
