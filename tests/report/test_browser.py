@@ -142,6 +142,8 @@ def test_the_viewer_of_a_study_shows_each_method_against_the_truth(browser, page
 @pytest.mark.parametrize("name", ["run", "study"])
 def test_in_print_pictures_are_there_the_viewer_is_not_and_nothing_is_cut(browser, pages, name):
     page, _ = opened(browser, pages[name], viewport={"width": 703, "height": 1032}, color_scheme="dark")  # A4 in 12 mm
+    pictures = page.locator("img").evaluate_all("all => new Set(all.map((each) => each.src)).size")
+    assert page.pdf(format="A4").count(b"/Subtype /Image") >= pictures > 0  # also those that nobody has scrolled to
     page.emulate_media(media="print")
     assert page.locator("#viewer").is_hidden()
     assert page.locator("nav").is_hidden()
