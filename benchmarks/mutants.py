@@ -27,11 +27,7 @@ ROOT = Path(__file__).parents[1]
 PARTS = ("networks", "engines")
 TESTS = {
     "networks/codes": ["networks/test_codes.py", "engines/test_codes.py"],
-    "networks/discriminator": ["networks/test_networks.py"],
     "networks/fast_conv": ["networks/test_fast_conv.py"],
-    "networks/generator": ["networks/test_networks.py", "networks/test_codes.py"],
-    "networks/initialisation": ["networks/test_networks.py"],
-    "networks/projector": ["networks/test_networks.py"],
     "networks/region_norm": ["networks/test_region_norm.py"],
     "networks/regions": ["networks/test_region_norm.py"],
     "networks/resample": ["networks/test_resample.py"],
