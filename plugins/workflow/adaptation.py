@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,9 +173,12 @@ class Adaptation:
             files = [self.bundles_dir / bundle / "configs" / name for name in (EVALUATE, INFERENCE, TRAIN)]
             known = {name: value for file in files if file.is_file() for name, value in read_configs([file]).items()}
             refuse_unknown_ids(known, settings, f"settings of {bundle}")
-            for name in settings:
+            for name, value in settings.items():
                 if name.lstrip("+") in GIVEN:
                     raise InputError(f"settings::{bundle}::{name} is given by the driver itself. Remove it.")
+                if not _is_plain(value):
+                    fault = f"settings::{bundle}::{name} holds an object that is built already"
+                    raise InputError(f"{fault}. Put it into a config file of {bundle}, and name that in overlays.")
         if self.last_round_on_target and self.rounds == 0:
             raise InputError("last_round_on_target is true, but rounds is 0. Set rounds to 1 or more.")
         trained_on = ["target" if of_target else "source", *(["target"] if self.last_round_on_target else [])]
@@ -552,6 +556,15 @@ class Adaptation:
             overrides={**known_settings(read_configs([folder / file for file in files]), given), **overrides},
             inputs=inputs,
         )
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value can be handed to another process as JSON."""
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _call(name: str, needs: Iterable[str], function: str, inputs: Iterable[str] = (), **arguments: Any) -> Stage:

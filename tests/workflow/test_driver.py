@@ -446,6 +446,7 @@ def test_the_bounds_train_on_the_truth_in_the_same_window(bundles, dataset, tmp_
     ({"rounds": 0, "interaction": True}, "interaction is true, but rounds is 0. Set rounds to 1 or more"),
     ({"last_round_on_target": True, "interaction": True}, "rounds is 1. Set rounds to 2 or more"),
     ({"settings": {"tanq_translation": {"resume": False}}, "interaction": True}, "With interaction it must be true"),
+    ({"settings": {"tanq_translation": {"channels": object()}}}, "::channels holds an object .* overlays"),
 ])  # fmt: skip
 def test_views_that_do_not_go_together_are_refused(bundles, dataset, tmp_path, work, settings, message):
     with pytest.raises(InputError, match=message):
