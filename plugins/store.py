@@ -232,6 +232,7 @@ def difference(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     pairs += [
         (f"{node}::{name}", recorded[name], content[name])
         for node, content in plain.items()
+        if node not in recorded
         for name in (content if isinstance(content, Mapping) else ())
         if name in recorded and name not in plain and not str(content[name]).startswith(("@", "$", "%"))
     ]

@@ -118,6 +118,12 @@ def test_a_record_of_before_that_holds_arguments_by_their_names_is_compared_too(
     assert difference(before | {"channels": 16}, now) == "channels 16, not 8"
 
 
+def test_an_argument_is_not_compared_with_a_setting_of_its_name_that_another_component_takes():
+    trained = {"network_def": {"channels": 4}, "reverse_def": {"channels": "@channels"}, "channels": 8}
+    assert difference(trained, {"network_def": {"channels": 4}}) == ""
+    assert difference(trained, {"network_def": {"channels": 8}}) == "network_def::channels 4, not 8"
+
+
 def test_what_no_weight_depends_on_may_be_another_when_a_network_is_used():
     def net(**code):
         return {"network_def": {"_target_": "Net", "code": {"_target_": "SiteCode", "sites": ["a", "b"], **code}}}
