@@ -69,6 +69,7 @@ class LivePage:
     def close(self) -> None:
         """Put the report in the page's place, or say that the run has stopped."""
         if len(self._done) < len(self._names):
+            self._running = [name for name in self._running if name not in self._done]
             self._write("stopped")
         elif (self._run / FOLDER / PAGE).is_file():
             publish(self._run)

@@ -85,6 +85,19 @@ def test_a_run_that_stops_says_how_to_go_on(tmp_path):
     assert "Give the same command again to go on." in page.path.read_text()
 
 
+def test_a_stage_that_was_complete_when_another_one_failed_is_shown_once(tmp_path):
+    stages = ["tanq_training", "cyclegan_training"]
+    with SummaryWriter(str(tmp_path / "tanq_training")) as writer:
+        writer.add_scalar("loss", 1.0, 0)
+    page = LivePage(stages, tmp_path)
+    page.update(stages)
+    page.finished("tanq_training", 1.0)
+    page.close()
+    text = page.path.read_text()
+    assert text.count('id="curve0-0-figure_1"') == 1
+    assert text.count(">tanq_training</h3>") == 1
+
+
 def test_a_page_that_cannot_be_made_does_not_stop_the_run(tmp_path, caplog):
     write_json(tmp_path / "dataset" / "source.json", {"training": 1})
     with caplog.at_level(logging.WARNING):
