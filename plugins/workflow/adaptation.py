@@ -11,7 +11,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 
 from plugins.config.command import read_configs
-from plugins.config.names import known_settings, refuse_unknown, refuse_unknown_ids
+from plugins.config.names import is_computed, known_settings, refuse_unknown, refuse_unknown_ids
 from plugins.errors import InputError
 from plugins.state import StrPath
 from plugins.workflow.audit import AUDITED
@@ -545,6 +545,8 @@ class Adaptation:
             given["max_epochs"] = self.max_epochs
         if config != LOCATOR:  # settings of the bundle are those of the segmentation
             given |= self.settings.get(bundle, {})
+        if isinstance(given.get("device"), str) and not is_computed(given["device"]):
+            given["device"] = device_expression(given["device"])
         if REVERSE_CONFIG in also:  # the overlays' network is the other generator
             given = {name: value for name, value in given.items() if not name.lstrip("+").startswith("network_def")}
         return Stage(
@@ -556,6 +558,11 @@ class Adaptation:
             overrides={**known_settings(read_configs([folder / file for file in files]), given), **overrides},
             inputs=inputs,
         )
+
+
+def device_expression(name: str) -> str:
+    """A torch device as configs hold it."""
+    return f"$torch.device({name!r})"
 
 
 def _is_plain(value: Any) -> bool:

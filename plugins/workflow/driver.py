@@ -23,7 +23,7 @@ from plugins.interrupts import SENTENCE
 from plugins.locks import sole_owner
 from plugins.report.live import LIVE_PAGE
 from plugins.state import StrPath, read_state
-from plugins.workflow.adaptation import Adaptation, find_bundles
+from plugins.workflow.adaptation import Adaptation, device_expression, find_bundles
 from plugins.workflow.beforehand import check_crops
 from plugins.workflow.functions import SPLITS
 from plugins.workflow.gate import ACCEPTED, decisions_in
@@ -169,7 +169,7 @@ class UdaWorkflow:
         if self.truth_dir is not None and not truth:
             raise InputError(f"{self.truth_dir} has no label map of a validation scan. Give another truth_dir.")
         target_truth = _label_maps(self.target_truth_dir, dataset_dir, "training_target")
-        common = {"device": f"$torch.device({str(self.device)!r})", "seed": self.seed}
+        common = {"device": device_expression(str(self.device)), "seed": self.seed}
         return Adaptation(
             bundles_dir=bundles_dir,
             dataset_dir=dataset_dir,

@@ -205,9 +205,10 @@ def test_the_multi_gpu_overlay_gives_independent_trainings_their_own_gpus(
     parser.update({"bundle_root": str(root), "dataset_dir": str(dataset), "runs_dir": str(tmp_path)})
     parser.update({"settings::vs_cochlea_seg::num_folds": 2})
     driver = parser.get_parsed_content("train::trainer")
-    stages = {stage.name: stage for stage in driver.adaptation().stages()}
+    stages = {stage.name: stage for stage in driver.checked()[1]}
     assert driver.executor._max_workers == 2
-    assert stages["cyclegan_training"].overrides["device"] == of_cyclegan
+    for name in ("cyclegan_training", "cyclegan_translation"):
+        assert stages[name].overrides["device"] == f"$torch.device('{of_cyclegan}')"
     assert stages["tanq_training"].overrides["device"] == f"$torch.device('{'cuda' if gpus else 'cpu'}')"
     assert stages["round_0/segmentation"].overrides["devices"] == of_segmentation
     assert fingerprint(stages["cyclegan_training"], {"windows": ""})
