@@ -10,8 +10,8 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from plugins.config.command import read_configs
-from plugins.config.names import is_computed, known_settings, refuse_unknown, refuse_unknown_ids
+from plugins.config.command import COMPLETE, read_configs
+from plugins.config.names import as_id, is_computed, known_settings, refuse_unknown, refuse_unknown_ids
 from plugins.errors import InputError
 from plugins.state import StrPath
 from plugins.workflow.audit import AUDITED
@@ -168,6 +168,7 @@ class Adaptation:
             raise InputError(f"views is {list(self.views)}. Name at least one view, and each once.")
         refuse_unknown(self.settings, [path.name for path in found], "settings")
         overlays = {path.name for root in found for path in root.glob("configs/*.json")}
+        overlays -= {*COMPLETE, REVERSE_CONFIG, "metadata.json"}
         refuse_unknown(self.overlays, overlays, f"{self.bundles_dir}")
         for bundle, settings in self.settings.items():
             files = [self.bundles_dir / bundle / "configs" / name for name in (EVALUATE, INFERENCE, TRAIN)]
@@ -188,16 +189,22 @@ class Adaptation:
             least = 2 if self.last_round_on_target else 1
             raise InputError(f"interaction is true, but rounds is {self.rounds}. Set rounds to {least} or more.")
         for view in self._translators if self.interaction else ():
-            if view.startswith(TANQ) and self._config(f"{view}_translation").get("resume") is False:
-                raise InputError(f"settings::{view}_translation::resume is false. With interaction it must be true.")
+            if view.startswith(TANQ):
+                self._refuse_without_checkpoint(view, "interaction")
         if self.reverse_view is not None:
             able = [name for name in translators if self._reverse_config(name).is_file()]
             refuse_unknown([self.reverse_view], able, "reverse_view")
             if self.gate is None or self.rounds == 0:
                 raise InputError("reverse_view is for gated pseudo-labels. Set gate, and rounds to 1 or more.")
+            self._refuse_without_checkpoint(self.reverse_view, "reverse_view")
+            trained_on.append("source")
         patients, folds = min(len(self.scans[name]) for name in trained_on), self._config(SEGMENTATION)["num_folds"]
         if isinstance(folds, int) and folds > patients:
             raise InputError(f"num_folds is {folds}, but there are {patients} patients. Give at most {patients}.")
+
+    def _refuse_without_checkpoint(self, view: str, why: str) -> None:
+        if self._config(f"{view}_translation").get("resume") is False:
+            raise InputError(f"settings::{view}_translation::resume is false. With {why} it must be true.")
 
     def _all_have(self, truth: Mapping[str, str], scans: str) -> bool:
         return truth.keys() >= {scan["case"] for scan in self.scans[scans]}
@@ -547,8 +554,8 @@ class Adaptation:
             given |= self.settings.get(bundle, {})
         if isinstance(given.get("device"), str) and not is_computed(given["device"]):
             given["device"] = device_expression(given["device"])
-        if REVERSE_CONFIG in also:  # the overlays' network is the other generator
-            given = {name: value for name, value in given.items() if not name.lstrip("+").startswith("network_def")}
+        if REVERSE_CONFIG in also:
+            given = _of_reverse_generator(given)
         return Stage(
             name=name,
             needs=tuple(dict.fromkeys(needs)),
@@ -563,6 +570,18 @@ class Adaptation:
 def device_expression(name: str) -> str:
     """A torch device as configs hold it."""
     return f"$torch.device({name!r})"
+
+
+def _of_reverse_generator(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the reverse generator as those of the network; a shared encoder is in its weights already."""
+    found = {}
+    for name, value in settings.items():
+        node, *argument = as_id(name).split("::")
+        if node == "generator_ts_def" and argument != ["encoder_of"]:
+            found["::".join(["network_def", *argument])] = value
+        elif node not in ("network_def", "generator_ts_def"):
+            found[name] = value
+    return found
 
 
 def _is_plain(value: Any) -> bool:

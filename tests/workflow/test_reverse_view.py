@@ -31,7 +31,7 @@ def dataset(tmp_path_factory):
 
 def planned(dataset, run, **settings):
     settings = {"views": ["tanq"], "gate": {}, "reverse_view": "cyclegan", **settings}
-    own = {"vs_cochlea_seg": {"num_folds": 2}, "cyclegan_translation": TINY}
+    own = {"vs_cochlea_seg": {"num_folds": 2}, "cyclegan_translation": TINY | settings.pop("of_cyclegan", {})}
     driver = UdaWorkflow(
         ROOT / "vs_cochlea_uda", None, ThreadPoolExecutor(1), run, dataset, max_epochs=1, settings=own,
         **{"overlays": ["cpu.json"], **settings},
@@ -48,9 +48,12 @@ def built(stage, run):
     return parser
 
 
-@pytest.mark.parametrize("overlays", [["cpu.json"], ["cpu.json", "seg_decoder.json"]], ids=["plain", "seg_decoder"])
-def test_the_reverse_generator_translates_the_real_scans_with_the_settings_of_its_training(dataset, tmp_path, overlays):
-    stages = planned(dataset, tmp_path, overlays=overlays)
+@pytest.mark.parametrize("settings", [
+    {"of_cyclegan": {"generator_ts_def::num_res_blocks": 3}},
+    {"overlays": ["cpu.json", "seg_decoder.json", "shared_encoder.json"]},
+], ids=["own blocks", "shared encoder"])  # fmt: skip
+def test_the_reverse_generator_translates_the_real_scans_with_the_settings_of_its_training(dataset, tmp_path, settings):
+    stages = planned(dataset, tmp_path, **settings)
     for name, split in SPLITS.items():
         write_datalist(tmp_path / "dataset" / f"{name}.json", crossmoda_datalist(dataset, split))
     built(stages["cyclegan_training"], tmp_path).get_parsed_content("train::trainer").run()
@@ -104,7 +107,15 @@ def test_a_translator_that_is_a_view_too_is_trained_once(dataset, tmp_path):
     ({"reverse_view": "tanq"}, "reverse_view.*'tanq'"),
     ({"gate": None}, "Set gate, and rounds to 1 or more"),
     ({"rounds": 0}, "Set gate, and rounds to 1 or more"),
+    ({"of_cyclegan": {"resume": False}}, "resume is false. With reverse_view it must be true"),
+    ({"overlays": ["reverse.json"]}, "has no 'reverse.json'"),
 ])  # fmt: skip
 def test_what_has_no_reverse_generator_or_no_gate_is_refused(dataset, tmp_path, settings, message):
     with pytest.raises(InputError, match=message):
         planned(dataset, tmp_path, **settings)
+
+
+def test_a_bound_of_the_targets_needs_source_patients_for_its_folds_too(tmp_path):
+    few = write_phantom(tmp_path / "few", num_source=1, num_target=2, num_validation=1)
+    with pytest.raises(InputError, match="num_folds is 2, but there are 1 patients"):
+        planned(few, tmp_path / "run", views=["labelled_hrT2"])
