@@ -34,6 +34,8 @@ def rounds_of(run_dir: StrPath, cases: Sequence[str], rounds: Sequence[str]) -> 
         if not folder.is_dir():
             continue
         gate, audit = _content(folder / GATE), _content(folder.parent / AUDIT)
+        if _judged(audit) != _judged(gate):  # the audit of an earlier run with other settings
+            audit = {}
         verdicts = {row["case"]: row for row in gate.get("cases", [])}
         files = {case: folder / f"{case}{ENDING}" for case in cases}
         rows = [_row(case, file, before.get(case), verdicts.get(case)) for case, file in files.items()]
@@ -82,6 +84,10 @@ def audit_tables(audits: Mapping[str, Mapping[str, Any] | None]) -> list[Table]:
 
 def _content(file: Path) -> dict[str, Any]:
     return read_state(file, dict[str, Any], CURE) if file.is_file() else {}
+
+
+def _judged(content: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    return [(row["case"], row["kept"], row.get("score")) for row in content.get("cases", [])]
 
 
 def _change(row: Mapping[str, Any]) -> float:

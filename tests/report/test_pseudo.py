@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from plugins.files import write_json
+from plugins.files import read_json, write_json
 from plugins.report.pseudo import audit_tables, pseudo_table, rounds_of
 from plugins.workflow.audit import audit_pseudo_labels
 
@@ -44,6 +44,16 @@ def test_without_any_audit_there_is_no_table(audited):
     (content,) = rounds_of(audited, [FINE, FAILED], ["round_1"])
     assert content["audit"] is None
     assert audit_tables({"round 1": content["audit"]}) == []
+
+
+def test_the_audit_of_other_pseudo_labels_is_not_shown(audited):
+    gate = audited / "round_1" / "pseudo_labels" / "gate.json"
+    content = read_json(gate)
+    content["cases"][1]["score"] = 0.2
+    write_json(gate, content)
+    assert rounds_of(audited, [FINE, FAILED], ["round_1"])[0]["audit"] is None
+    gate.unlink()
+    assert rounds_of(audited, [FINE, FAILED], ["round_1"])[0]["audit"] is None
 
 
 def test_the_most_confident_share_stands_in_the_caption(audited):
