@@ -65,7 +65,8 @@ class Arm:
 
     def audits(self) -> dict[str, Path]:
         """Round to its ``audit.json``, of those that were audited."""
-        rounds = [f"round_{number}" for number in range(1, self.driver.rounds + 1)]
+        gated = self.driver.gate is not None
+        rounds = [f"round_{number}" for number in range(1, self.driver.rounds + 1)] if gated else []
         files = {name: self.driver.run_dir / name / AUDITED / AUDIT for name in rounds}
         return {name: file for name, file in files.items() if file.is_file()}
 
