@@ -304,29 +304,38 @@ class Adaptation:
         """Label maps of the real scans by a segmentation of source scans, which sees them as such."""
         if self.reverse_view is None:
             return []
-        data, view, bundle = self._translated_data, self.reverse_view, f"{self.reverse_view}_translation"
-        training, translated = f"{view}_training", f"{REVERSE}/translation"
-        segmentation = f"{REVERSE}/segmentation"
-        lists = {name: f"{{run}}/{data}/{name}.json" for name in ("source", "target")}
-        models = {"ckpt_dir": f"{{run}}/{training}/{MODELS}", "output_dir": "{stage}"}
-        trained = {"datalist": f"{{run}}/{REVERSE}/datalist/datalist.json", "model_dir": f"{{stage}}/{MODELS}"}
-        seen = {"datalist": f"{{run}}/{REVERSE}/target_list/datalist.json", "output_dir": "{stage}"}
-        found = {"model_dir": f"{{run}}/{segmentation}/{MODELS}", **({} if self.window is None else {"locate": False})}
-        source, folder = {"source": lists["source"], "views": {UNTRANSLATED: None}}, f"{{run}}/{translated}"
+        view, data = self.reverse_view, self._translated_data
+        training, bundle = f"{view}_training", f"{view}_translation"
+        names = ("translation", "target_list", "datalist", "segmentation", "target")
+        translation, target_list, datalist, segmentation, target = (f"{REVERSE}/{name}" for name in names)
+
+        translated = {
+            "datalist": f"{{run}}/{data}/target.json",
+            "ckpt_dir": f"{{run}}/{training}/{MODELS}",
+            "output_dir": "{stage}",
+        }
+        listed = {"scans": f"{{run}}/{data}/target.json", "folder": f"{{run}}/{translation}", "run_dir": "{run}"}
+        source = {"source": f"{{run}}/{data}/source.json", "views": {UNTRANSLATED: None}, "run_dir": "{run}"}
+        trained = {
+            "datalist": f"{{run}}/{datalist}/datalist.json",
+            "model_dir": f"{{stage}}/{MODELS}",
+            "output_dir": "{stage}",
+        }
+        labelled: dict[str, Any] = {
+            "datalist": f"{{run}}/{target_list}/datalist.json",
+            "model_dir": f"{{run}}/{segmentation}/{MODELS}",
+            "output_dir": "{stage}",
+        }
+        if self.window is not None:
+            labelled["locate"] = False
         return [
             *([] if view in self.views else self._translation(view)[:1]),
-            self._bundle(
-                translated, bundle, INFERENCE, [data, training], {"datalist": lists["target"], **models},
-                also=(REVERSE_CONFIG,),
-            ),
-            _call(f"{REVERSE}/target_list", [data, translated], "functions.write_view_list",
-                  scans=lists["target"], folder=folder, run_dir="{run}"),
-            _call(f"{REVERSE}/datalist", [data], "functions.write_training_list", **source, run_dir="{run}"),
-            self._bundle(segmentation, SEGMENTATION, TRAIN, [f"{REVERSE}/datalist"],
-                         {**trained, "output_dir": "{stage}"}),
-            self._bundle(f"{REVERSE}/target", SEGMENTATION, INFERENCE, [f"{REVERSE}/target_list", segmentation],
-                         {**seen, **found}),
-        ]  # fmt: skip
+            self._bundle(translation, bundle, INFERENCE, [data, training], translated, also=(REVERSE_CONFIG,)),
+            _call(target_list, [data, translation], "functions.write_view_list", **listed),
+            _call(datalist, [data], "functions.write_training_list", **source),
+            self._bundle(segmentation, SEGMENTATION, TRAIN, [datalist], trained),
+            self._bundle(target, SEGMENTATION, INFERENCE, [target_list, segmentation], labelled),
+        ]
 
     def _interacting(self, bundle: str, regions: str, before: str) -> dict[str, Any]:
         """Settings of a training that goes on with pseudo-labels: regions of real scans, and slices with targets."""
