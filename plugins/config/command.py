@@ -201,8 +201,22 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
                 raise
             fault = f"{file} is for another bundle ({str(error).partition(': ')[0]})"
             raise InputError(f"{fault}. Take an overlay from {first.parent}.") from error
+        _refuse_overlay_without_effect(base, file, first, read)
     known = given.tracking.get("configs", {}) | {name: value for name, value in whole.items() if name in base}
     _refuse_unknown_settings(known, options, first, read)
+
+
+def _refuse_overlay_without_effect(base: Mapping[str, Any], file: Path, first: Path, read: set[str]) -> None:
+    """Refuse an overlay for another config than the first; those for ``train.json`` may follow any, as settings do."""
+    settings = ConfigParser.load_config_file(str(file))
+    trained = first.with_name("train.json")
+    held = base if not trained.is_file() else read_configs([trained]) | dict(base)
+    if not settings or known_settings(held, settings) or any(as_id(name) in read for name in settings):
+        return
+    beside = [other for other in COMPLETE if (path := first.with_name(other)).is_file()
+              and known_settings(read_configs([path]), settings)]  # fmt: skip
+    cure = f"Give it after {' or '.join(beside)}" if beside else "Leave it out"
+    raise InputError(f"{file.name} changes nothing of {first.name}. {cure}.")
 
 
 def _refuse_doubled_keys(file: Path) -> None:

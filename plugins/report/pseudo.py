@@ -57,6 +57,9 @@ def pseudo_table(content: Mapping[str, Any]) -> Table:
     heads = [f"{name} [mm3]" for name in STRUCTURES] + [f"Dice to the round before, {name}" for name in STRUCTURES]
     caption = f"{content['kept']} of {len(rows)} scans are trained on. The scan that changed most comes first."
     for name, top in (content["top"] or {}).items():
+        if top["voxels"] == 0:
+            caption += f" No scan has a voxel of the {name}."
+            continue
         share, lowest = f"{top['kept']} of {top['voxels']} voxels", number(top["lowest_probability"])
         caption += f" Of the {name}, {share} are: those of probability {lowest} or more."
     return table(caption, ["scan", "pseudo-label", *heads, "ignored voxels", "doubts"], rows)

@@ -115,6 +115,21 @@ def test_an_overlay_may_hold_what_a_sibling_config_has(command, tmp_path):
         refuse_unknown_options(command("--max_epochs", "3", files=("inference.json", "overlay.json")))
 
 
+def test_an_overlay_that_changes_nothing_is_refused_with_the_config_that_it_is_for(command, tmp_path):
+    write_json(tmp_path / "inference.json", {"weights": "x", "training": []})
+    write_json(tmp_path / "reverse.json", {"weights": "y"})
+    refuse_unknown_options(command(files=("inference.json", "reverse.json")))
+    refused = r"reverse\.json changes nothing of train\.json\. Give it after inference\.json\."
+    with pytest.raises(InputError, match=refused):
+        refuse_unknown_options(command(files=("train.json", "reverse.json")))
+
+
+def test_an_overlay_for_a_training_may_follow_another_config(command, tmp_path):
+    write_json(tmp_path / "inference.json", {"weights": "x", "training": []})
+    write_json(tmp_path / "two_speed.json", {"max_epochs": 3})
+    refuse_unknown_options(command(files=("inference.json", "two_speed.json")))
+
+
 def test_a_section_of_ones_own_may_be_brought_along_if_something_reads_it(command, tmp_path):
     write_json(tmp_path / "own.json", {"mine": 1, "max_epochs": "@mine", "imports": ["$import os"], "_meta_": {}})
     refuse_unknown_options(command(files=("train.json", "own.json")))

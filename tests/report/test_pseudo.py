@@ -59,6 +59,10 @@ def test_the_audit_of_other_pseudo_labels_is_not_shown(audited):
 def test_the_most_confident_share_stands_in_the_caption(audited):
     (content,) = rounds_of(audited, [FINE, FAILED], ["round_1"])
     assert "20 of 40 voxels are: those of probability 0.875 or more." in pseudo_table(content)["caption"]
-    write_json(audited / "round_1" / "pseudo_labels" / "gate.json", {"cases": []})
+    gate = audited / "round_1" / "pseudo_labels" / "gate.json"
+    write_json(gate, {"cases": [], "top": {"VS": {"voxels": 0, "kept": 0, "lowest_probability": None}}})
+    (content,) = rounds_of(audited, [FINE, FAILED], ["round_1"])
+    assert pseudo_table(content)["caption"].endswith("No scan has a voxel of the VS.")
+    write_json(gate, {"cases": []})
     (content,) = rounds_of(audited, [FINE, FAILED], ["round_1"])
     assert "probability" not in pseudo_table(content)["caption"]
