@@ -23,11 +23,13 @@ from plugins.interrupts import SENTENCE
 from plugins.locks import sole_owner
 from plugins.report.live import LIVE_PAGE
 from plugins.state import StrPath, read_state
-from plugins.workflow.adaptation import Adaptation, device_expression, find_bundles
+from plugins.workflow.adaptation import Adaptation
 from plugins.workflow.beforehand import check_crops
 from plugins.workflow.functions import SPLITS
 from plugins.workflow.gate import ACCEPTED, decisions_in
 from plugins.workflow.graph import check_stages, run_stages
+from plugins.workflow.making import device_expression
+from plugins.workflow.plan import find_bundles
 from plugins.workflow.process import CommandError
 from plugins.workflow.records import REMAKE
 from plugins.workflow.segment import final_model

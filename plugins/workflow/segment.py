@@ -14,9 +14,9 @@ from pydantic import NonNegativeInt, PositiveInt
 from plugins.errors import InputError
 from plugins.files import write_json
 from plugins.state import StrPath, read_state
-from plugins.workflow.adaptation import INFERENCE, MODELS, RUN_IDS, SEGMENTATION, find_bundles
 from plugins.workflow.execution import bundle_command
 from plugins.workflow.gate import ACCEPTED, Decision
+from plugins.workflow.plan import INFERENCE, MODELS, RUN_IDS, SEGMENTATION, find_bundles
 from plugins.workflow.process import CommandError, run_command
 from plugins.workflow.records import REMAKE, recorded_fingerprint
 

@@ -26,11 +26,11 @@ from plugins.locks import sole_owner
 from plugins.report import write_study_report
 from plugins.report.live import LIVE_PAGE
 from plugins.state import StrPath, read_state
-from plugins.workflow.adaptation import EVALUATION, METRICS
 from plugins.workflow.audit import AUDIT, AUDITED, audit_line
 from plugins.workflow.driver import UdaWorkflow
 from plugins.workflow.gate import ACCEPTED, Decision
 from plugins.workflow.graph import run_together
+from plugins.workflow.plan import EVALUATION, METRICS
 from plugins.workflow.process import CommandError
 from plugins.workflow.records import REMAKE
 

@@ -16,7 +16,7 @@ from monai.handlers import MLFlowHandler
 from plugins.evaluation.compare import MEASURES
 from plugins.files import write_json
 from plugins.state import read_state, recall_state
-from plugins.workflow.adaptation import EVALUATION, METRICS
+from plugins.workflow.plan import EVALUATION, METRICS
 from plugins.workflow.process import Stopped
 from plugins.workflow.records import REMAKE, TRACKING, complete_folder, read_record
 
