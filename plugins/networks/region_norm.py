@@ -57,6 +57,21 @@ def _centred_rest(x: Tensor, regions: Regions) -> tuple[Tensor, Tensor, Tensor, 
     return deviation, mean, correction, variance
 
 
+def _sums_with(grad: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums ``(N, C)`` of the gradient and of its product with the deviation, in one pass over both.
+
+    They are the gradients of shift and scale of a batch normalisation, of which every block is a channel.
+    """
+    blocks = _whole_blocks(grad)
+    number, channels = blocks.shape[:3], (1, -1, blocks.shape[3])
+    zeros = grad.new_zeros(number.numel())
+    _, products, sums = torch.ops.aten.native_batch_norm_backward(
+        blocks.reshape(channels), deviation.reshape(channels), None, None, None, zeros, zeros + 1, True, 0.0,
+        (False, True, True),
+    )  # fmt: skip
+    return sums.view(number).sum(dim=2), products.view(number).sum(dim=2)
+
+
 def _targets(
     listed: Tensor,
     rest_mean: Tensor,
@@ -85,22 +100,24 @@ def _targets(
 
 
 def _forward(
-    x: Tensor, weight: Tensor, bias: Tensor, regions: Regions, eps: float, styled_region: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Output ``(N, C, L)``, mean ``(N, C)`` and variance ``(N, C)`` of "others"."""
+    x: Tensor, weight: Tensor, bias: Tensor, regions: Regions, eps: float, styled_region: int, in_place: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Output ``(N, C, L)`` and the listed pixels ``(P, C)``; of "others" what :func:`_centred_rest` gives.
+
+    The output takes the memory of the deviation if it may do so ``in_place``.
+    """
     deviation, mean, correction, variance = _centred_rest(x, regions)
     scale = torch.rsqrt(variance + eps) * weight[0]
     shift = bias[0] - correction * scale
-    if torch.jit.is_scripting():  # type: ignore[attr-defined]
-        y = torch.addcmul(shift.unsqueeze(2), deviation, scale.unsqueeze(2))
-    else:  # without gradient here, and the memory is at hand
+    if in_place:
         y = torch.addcmul(shift.unsqueeze(2), deviation, scale.unsqueeze(2), out=deviation)
-    mean = mean + correction
+    else:
+        y = torch.addcmul(shift.unsqueeze(2), deviation, scale.unsqueeze(2))
     listed = x.transpose(1, 2)[regions.sample, regions.position]
     y.transpose(1, 2)[regions.sample, regions.position] = _targets(
-        listed, mean, variance, weight[1:], bias[1:], regions, eps, styled_region
+        listed, mean + correction, variance, weight[1:], bias[1:], regions, eps, styled_region
     )
-    return y, mean, variance
+    return y, listed, deviation, mean, correction, variance
 
 
 class _RegionNorm(torch.autograd.Function):
@@ -110,18 +127,20 @@ class _RegionNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, regions: Regions, eps: float, styled_region: int
     ) -> Tensor:
-        y, mean, variance = _forward(x, weight, bias, regions, eps, styled_region)
-        ctx.save_for_backward(x, weight, bias, mean, variance, *regions)
+        learns = any(ctx.needs_input_grad)
+        y, *kept = _forward(x, weight, bias, regions, eps, styled_region, in_place=not learns)
+        if learns:
+            ctx.save_for_backward(weight, bias, *kept, *regions)
         ctx.eps, ctx.styled_region = eps, styled_region
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
-        x, weight, bias, mean, variance, *listing = ctx.saved_tensors
+        weight, bias, listed, deviation, mean, correction, variance, *listing = ctx.saved_tensors
         regions, grad = Regions(*listing), grads[0]
         pixels = (regions.sample, regions.position)
-        leaves = [tensor.detach().requires_grad_() for tensor in (x.transpose(1, 2)[pixels], mean, variance)]
+        leaves = [tensor.detach().requires_grad_() for tensor in (listed, mean + correction, variance)]
         leaves += [tensor[1:].detach().requires_grad_() for tensor in (weight, bias)]
         listed_grad = grad.transpose(1, 2)[pixels]
         with torch.enable_grad():
@@ -131,16 +150,15 @@ class _RegionNorm(torch.autograd.Function):
             parts = torch.autograd.grad(values, leaves, listed_grad, allow_unused=True, materialize_grads=True)
         grad_listed, grad_mean, grad_variance, grad_weight, grad_bias = parts
 
-        deviation = x - mean.unsqueeze(2)
-        deviation.transpose(1, 2)[pixels] = torch.zeros_like(grad_listed)
         inverse_std = torch.rsqrt(variance + ctx.eps)
-        count = regions.rest_count.to(x.dtype).clamp_min(1).unsqueeze(1)
-        total = grad.sum(dim=2).index_add(0, regions.sample, -listed_grad)
-        along = (grad * deviation).sum(dim=2) * inverse_std
+        count = regions.rest_count.to(grad.dtype).clamp_min(1).unsqueeze(1)
+        grad_sum, product_sum = _sums_with(grad, deviation)
+        total = grad_sum.index_add(0, regions.sample, -listed_grad)
+        along = (product_sum - correction * total) * inverse_std
 
         scale = inverse_std * weight[0]
         slope = (2 * grad_variance - scale * along * inverse_std) / count
-        shift = (grad_mean - scale * total) / count
+        shift = (grad_mean - scale * total) / count - slope * correction
         grad_x = torch.addcmul(shift.unsqueeze(2), deviation, slope.unsqueeze(2))
         grad_x.addcmul_(grad, scale.unsqueeze(2))
         grad_x.transpose(1, 2)[pixels] = grad_listed
@@ -182,7 +200,7 @@ def region_norm(
     flat = x.flatten(2).to(dtype)
     weight, bias = weight.to(dtype), bias.to(dtype)
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
-        y = _forward(flat, weight, bias, regions, eps, styled_region)[0]
+        y = _forward(flat, weight, bias, regions, eps, styled_region, in_place=False)[0]
     else:
         y = _RegionNorm.apply(flat, weight, bias, regions, eps, styled_region)
     return y.reshape(x.shape).to(x.dtype)

@@ -296,6 +296,34 @@ def test_large_feature_maps_lose_no_digits_in_float32(size):
         torch.testing.assert_close(y.double(), network.double()(x.double(), label), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("size", [[256, 256], [251, 97]], ids=str)
+@pytest.mark.parametrize("offset", [0, 1e5])
+def test_gradients_of_large_feature_maps_lose_no_digits_in_float32(size, offset):
+    x, label = rectified(size)
+    outward = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)) + 0.1
+    network, found = Normalised(size), []
+    for dtype in (torch.float32, torch.float64):
+        features = (x + offset).to(dtype).requires_grad_()
+        y = network.to(dtype)(features, label)
+        found.append(torch.autograd.grad(y, (features, network.norm.weight, network.norm.bias), outward.to(dtype)))
+    for ours, exact, tolerance in zip(*found, (1e-5, 1e-3, 1e-3), strict=True):  # sums of up to 65536 terms
+        torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=tolerance)
+
+
+def test_features_with_their_channels_last_are_normalised_alike():
+    x, label = rectified([24, 40])
+    outward = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    network = Normalised([24, 40])
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        features = x.clone().contiguous(memory_format=layout).requires_grad_()
+        y = network(features, label)
+        found.append(
+            (y, *torch.autograd.grad(y, (features, network.norm.weight), outward.contiguous(memory_format=layout)))
+        )
+    torch.testing.assert_close(*found)
+
+
 def test_large_feature_maps_lose_no_digits_in_an_exported_network(tmp_path):
     size = [256, 256]
     x, label = rectified(size)
