@@ -8,7 +8,7 @@ from PIL import Image
 
 from plugins.errors import InputError
 from plugins.evaluation import compare_methods
-from plugins.files import read_json
+from plugins.files import read_json, write_json
 from plugins.report import write_study_report
 from plugins.report.volumes import DIFFERENCE, PREDICTION, REFERENCE
 
@@ -83,6 +83,45 @@ def test_the_viewer_has_every_method_against_the_truth(study):
             "a": {PREDICTION, DIFFERENCE},
             OTHER: {PREDICTION, DIFFERENCE},
         }
+
+
+def with_light(run, folder, light):
+    """A run like another one whose scans all have this light."""
+    numbers = read_json(run / "report" / "report.json")
+    numbers["cases"] = [{**row, "light": light} for row in numbers["cases"]]
+    write_json(folder / "report" / "report.json", numbers)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("of_runs", "light"),
+    [
+        (["red", "red", "green"], "red"),
+        (["red", "green", "green"], "amber"),
+        (["red", "green"], "amber"),
+        (["amber", "green"], "amber"),
+        (["green", "green"], "green"),
+    ],
+    ids=", ".join,
+)
+def test_a_scan_is_red_if_most_runs_failed_with_it(run, tmp_path, of_runs, light):
+    runs = {f"m{at}": {0: with_light(run, tmp_path / str(at), each)} for at, each in enumerate(of_runs)}
+    page = write_study_report(runs, tmp_path)
+    assert {row["light"] for row in read_json(tmp_path / "report" / "report.json")["cases"]} == {light}
+    assert "most runs failed with the scan" in page.read_text()
+
+
+def test_scores_of_more_runs_than_cases_go_down_the_page(run, tmp_path):
+    cases = [row["case"] for row in read_json(run / "report" / "report.json")["cases"]]
+    few = {f"m{at}": {0: run} for at in range(len(cases))}
+    write_study_report(few, tmp_path)
+    table = read_json(tmp_path / "report" / "report.json")["tables"][-1]
+    assert table["heads"] == ["case", *few]
+    assert sorted(row[0] for row in table["rows"]) == sorted(cases)
+    write_study_report({**few, "one more": {0: run}}, tmp_path)
+    turned = read_json(tmp_path / "report" / "report.json")["tables"][-1]
+    assert turned["heads"] == ["run", *(row[0] for row in table["rows"])]
+    assert turned["rows"] == [[name, *(row[1] for row in table["rows"])] for name in (*few, "one more")]
 
 
 def test_runs_alone_are_enough(run, tmp_path):
