@@ -211,12 +211,21 @@ def _refuse_overlay_without_effect(base: Mapping[str, Any], file: Path, first: P
     settings = ConfigParser.load_config_file(str(file))
     trained = first.with_name("train.json")
     held = base if not trained.is_file() else read_configs([trained]) | dict(base)
-    if not settings or known_settings(held, settings) or any(as_id(name) in read for name in settings):
+    if (
+        not settings
+        or known_settings(held, settings)
+        or any(_meet(as_id(name), each) for name in settings for each in read)
+    ):
         return
     beside = [other for other in COMPLETE if (path := first.with_name(other)).is_file()
               and known_settings(read_configs([path]), settings)]  # fmt: skip
     cure = f"Give it after {' or '.join(beside)}" if beside else "Leave it out"
     raise InputError(f"{file.name} changes nothing of {first.name}. {cure}.")
+
+
+def _meet(name: str, other: str) -> bool:
+    """Whether one of two ids is the other, or lies below it."""
+    return f"{name}::".startswith(f"{other}::") or f"{other}::".startswith(f"{name}::")
 
 
 def _refuse_doubled_keys(file: Path) -> None:

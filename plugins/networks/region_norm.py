@@ -58,7 +58,7 @@ def _centred_rest(x: Tensor, regions: Regions) -> tuple[Tensor, Tensor, Tensor, 
 
 
 def _sums_with(grad: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums ``(N, C)`` of the gradient and of its product with the deviation, in one pass over both.
+    """Sums ``(N, C)`` of the gradient, in float64, and of its product with the deviation, in one pass over both.
 
     They are the gradients of shift and scale of a batch normalisation, of which every block is a channel.
     """
@@ -69,7 +69,7 @@ def _sums_with(grad: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
         blocks.reshape(channels), deviation.reshape(channels), None, None, None, zeros, zeros + 1, True, 0.0,
         (False, True, True),
     )  # fmt: skip
-    return sums.view(number).sum(dim=2), products.view(number).sum(dim=2)
+    return sums.view(number).sum(dim=2, dtype=torch.float64), products.view(number).sum(dim=2)
 
 
 def _targets(
@@ -104,7 +104,7 @@ def _forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Output ``(N, C, L)`` and the listed pixels ``(P, C)``; of "others" what :func:`_centred_rest` gives.
 
-    The output takes the memory of the deviation if it may do so ``in_place``.
+    ``in_place`` the output takes the memory of the deviation, which is lost then; there is no gradient of that.
     """
     deviation, mean, correction, variance = _centred_rest(x, regions)
     scale = torch.rsqrt(variance + eps) * weight[0]
@@ -127,10 +127,8 @@ class _RegionNorm(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, regions: Regions, eps: float, styled_region: int
     ) -> Tensor:
-        learns = any(ctx.needs_input_grad)
-        y, *kept = _forward(x, weight, bias, regions, eps, styled_region, in_place=not learns)
-        if learns:
-            ctx.save_for_backward(weight, bias, *kept, *regions)
+        y, *kept = _forward(x, weight, bias, regions, eps, styled_region, in_place=False)
+        ctx.save_for_backward(weight, bias, *kept, *regions)
         ctx.eps, ctx.styled_region = eps, styled_region
         return y
 
@@ -153,7 +151,7 @@ class _RegionNorm(torch.autograd.Function):
         inverse_std = torch.rsqrt(variance + ctx.eps)
         count = regions.rest_count.to(grad.dtype).clamp_min(1).unsqueeze(1)
         grad_sum, product_sum = _sums_with(grad, deviation)
-        total = grad_sum.index_add(0, regions.sample, -listed_grad)
+        total = grad_sum.index_add(0, regions.sample, -listed_grad.to(grad_sum.dtype)).to(grad.dtype)
         along = (product_sum - correction * total) * inverse_std
 
         scale = inverse_std * weight[0]
@@ -201,8 +199,11 @@ def region_norm(
     weight, bias = weight.to(dtype), bias.to(dtype)
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
         y = _forward(flat, weight, bias, regions, eps, styled_region, in_place=False)[0]
-    else:
+    elif torch.is_grad_enabled() and any(each.requires_grad for each in (flat, weight, bias)):
         y = _RegionNorm.apply(flat, weight, bias, regions, eps, styled_region)
+    else:
+        in_place = not torch.compiler.is_exporting()
+        y = _forward(flat, weight, bias, regions, eps, styled_region, in_place)[0]
     return y.reshape(x.shape).to(x.dtype)
 
 

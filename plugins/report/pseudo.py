@@ -58,7 +58,7 @@ def pseudo_table(content: Mapping[str, Any]) -> Table:
     caption = f"{content['kept']} of {len(rows)} scans are trained on. The scan that changed most comes first."
     for name, top in (content["top"] or {}).items():
         if top["voxels"] == 0:
-            caption += f" No scan has a voxel of the {name}."
+            caption += f" Of the {name}, no voxel is left in the scans that are trained on."
             continue
         share, lowest = f"{top['kept']} of {top['voxels']} voxels", number(top["lowest_probability"])
         caption += f" Of the {name}, {share} are: those of probability {lowest} or more."

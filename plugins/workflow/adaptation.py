@@ -21,18 +21,20 @@ from plugins.workflow.plan import (
     METRICS,
     MODELS,
     REDRAWN,
-    REGIONS,
-    REVERSE,
     REVERSE_CONFIG,
     SEGMENTATION,
     TANQ,
-    TARGET_SHARE,
-    TARGET_TRUTH,
     TRAIN,
+    TRANSLATION,
     TRUE_SOURCE,
     Plan,
 )
 from plugins.workflow.stage import Stage
+
+TARGET_TRUTH, REGIONS, REVERSE = "target_truth", "regions", "reverse"
+"""Stages: true label maps for the audits; regions for TANQ; what looks at real hrT2 as source scans."""
+TARGET_SHARE = 0.5
+"""Of the slices that TANQ is trained on with pseudo-labels, those with a target; unless a config names a share."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class Adaptation(Plan):
 
     def _translation(self, view: str, number: int = 0) -> list[Stage]:
         """A translator's training, which goes on from the last one in later rounds, and what it makes of the source."""
-        bundle, prefix = f"{view}_translation", self.prefix(view, number)
+        bundle, prefix = f"{view}{TRANSLATION}", self.prefix(view, number)
         training, translation = f"{prefix}{view}_training", f"{prefix}{bundle}"
         data = self._translated_data
         needs = [data]
@@ -137,7 +139,7 @@ class Adaptation(Plan):
         if self.reverse_view is None:
             return []
         view, data = self.reverse_view, self._translated_data
-        training, bundle = f"{view}_training", f"{view}_translation"
+        training, bundle = f"{view}_training", f"{view}{TRANSLATION}"
         names = ("translation", "target_list", "datalist", "segmentation", "target")
         translation, target_list, datalist, segmentation, target = (f"{REVERSE}/{name}" for name in names)
 

@@ -13,7 +13,6 @@ from plugins.errors import InputError
 from plugins.workflow.functions import UNTRANSLATED
 from plugins.workflow.plan import (
     EVALUATE,
-    GIVEN,
     INFERENCE,
     LABELLED_TARGET,
     MADE_HERE,
@@ -22,11 +21,16 @@ from plugins.workflow.plan import (
     SEGMENTATION,
     TANQ,
     TRAIN,
+    TRANSLATION,
     TRUE_SOURCE,
     Plan,
 )
 
-ENDING = "_translation"  # of the names of translators' bundles
+GIVEN = frozenset(
+    ("bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir", "cache_dir", "model_dir", "locator_dir",
+     "plans_from", "init_weights", "pred_dir", "label_dir")
+)  # fmt: skip
+"""Settings of a stage that say where things lie."""
 
 
 def check_plan(plan: Plan) -> None:
@@ -36,7 +40,7 @@ def check_plan(plan: Plan) -> None:
         InputError: naming the setting, what is wrong with it, and what to do.
     """
     bundles = [path.parent.parent for path in sorted(plan.bundles_dir.glob(f"*/configs/{TRAIN}"))]
-    translators = [path.name.removesuffix(ENDING) for path in bundles if path.name.endswith(ENDING)]
+    translators = [path.name.removesuffix(TRANSLATION) for path in bundles if path.name.endswith(TRANSLATION)]
     _check_views(plan, translators)
     _check_overlays(plan, bundles)
     _check_settings(plan, [path.name for path in bundles])
@@ -113,8 +117,8 @@ def _check_folds(plan: Plan) -> None:
 
 
 def _refuse_without_checkpoint(plan: Plan, view: str, why: str) -> None:
-    if plan.config(f"{view}_translation").get("resume") is False:
-        raise InputError(f"settings::{view}_translation::resume is false. With {why} it must be true.")
+    if plan.config(f"{view}{TRANSLATION}").get("resume") is False:
+        raise InputError(f"settings::{view}{TRANSLATION}::resume is false. With {why} it must be true.")
 
 
 def _is_plain(value: Any) -> bool:

@@ -12,24 +12,17 @@ from plugins.errors import InputError
 from plugins.state import StrPath
 from plugins.workflow.functions import UNTRANSLATED
 
-SEGMENTATION = "vs_cochlea_seg"
+SEGMENTATION, TRANSLATION = "vs_cochlea_seg", "_translation"
+"""The bundle that segments, and the end of the names of those that translate."""
 TRAIN, INFERENCE, EVALUATE = "train.json", "inference.json", "evaluate.json"
-RUN_IDS = {TRAIN: "training", INFERENCE: "inference", EVALUATE: "evaluate", "locator.json": "training"}
-MODELS, METRICS, EVALUATION = "models", "metrics.json", "evaluation"
 LOCATOR = "locator.json"
+RUN_IDS = {TRAIN: "training", INFERENCE: "inference", EVALUATE: "evaluate", LOCATOR: "training"}
+MODELS, METRICS, EVALUATION = "models", "metrics.json", "evaluation"
 REDRAWN, TRUE_SOURCE, LABELLED_TARGET = "redrawn", "true_hrT2", "labelled_hrT2"
-TARGET_TRUTH, REGIONS = "target_truth", "regions"
-REVERSE, REVERSE_CONFIG = "reverse", "reverse.json"
-"""The stages that look at real hrT2 as source scans, and the config of a translator that has a generator for that."""
+REVERSE_CONFIG = "reverse.json"
+"""The config of a translator that has a generator to show real hrT2 as source scans."""
 TANQ = "tanq"
 """Views whose names begin so have an identity branch with regions."""
-TARGET_SHARE = 0.5
-"""Of the slices that TANQ is trained on with pseudo-labels, those with a target; unless a config names a share."""
-GIVEN = frozenset(
-    ("bundle_root", "dataset_dir", "datalist", "output_dir", "ckpt_dir", "cache_dir", "model_dir", "locator_dir",
-     "plans_from", "init_weights", "pred_dir", "label_dir")
-)  # fmt: skip
-"""Settings of a stage that say where things lie."""
 MADE_HERE = (UNTRANSLATED, REDRAWN, TRUE_SOURCE, LABELLED_TARGET)
 
 
@@ -139,7 +132,7 @@ class Plan:
 
     @property
     def seed(self) -> int:
-        """Of all stages."""
+        """That of every stage that draws."""
         return int(self.common.get("seed") or 0)
 
     def lists(self, *names: str) -> dict[str, str]:
@@ -153,4 +146,4 @@ class Plan:
 
     def reverse_config(self, view: str) -> Path:
         """Of a translator; only one that can show real hrT2 as source scans has the file."""
-        return self.bundles_dir / f"{view}_translation" / "configs" / REVERSE_CONFIG
+        return self.bundles_dir / f"{view}{TRANSLATION}" / "configs" / REVERSE_CONFIG

@@ -124,6 +124,15 @@ def test_an_overlay_that_changes_nothing_is_refused_with_the_config_that_it_is_f
         refuse_unknown_options(command(files=("train.json", "reverse.json")))
 
 
+def test_an_overlay_may_hold_values_that_another_one_reads(command, tmp_path):
+    write_json(tmp_path / "values.json", {"mine": {"epochs": 3}})
+    write_json(tmp_path / "use.json", {"max_epochs": "@mine::epochs"})
+    refuse_unknown_options(command(files=("train.json", "values.json", "use.json")))
+    write_json(tmp_path / "use.json", {"mine": {"epochs": 3}, "max_epochs": "$@mine['epochs']"})
+    write_json(tmp_path / "values.json", {"mine::epochs": 5})
+    refuse_unknown_options(command(files=("train.json", "use.json", "values.json")))
+
+
 def test_an_overlay_for_a_training_may_follow_another_config(command, tmp_path):
     write_json(tmp_path / "inference.json", {"weights": "x", "training": []})
     write_json(tmp_path / "two_speed.json", {"max_epochs": 3})

@@ -310,6 +310,32 @@ def test_gradients_of_large_feature_maps_lose_no_digits_in_float32(size, offset)
         torch.testing.assert_close(ours.double(), exact, rtol=1e-5, atol=tolerance)
 
 
+@pytest.mark.parametrize("spread", [1, 1e4])
+def test_gradients_of_few_others_lose_no_digits_in_float32(spread):
+    size = [256, 256]
+    label = torch.full((1, 1, *size), 2.0)
+    label[..., 9, 7:9] = 0
+    draw = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 3, *size, generator=draw)
+    x = torch.where(label == 2, spread * x, x)
+    outward = torch.randn(x.shape, generator=draw)
+    network, found = Normalised(size), []
+    for dtype in (torch.float32, torch.float64):
+        y = network.to(dtype)(x.to(dtype), label)
+        found.append(torch.autograd.grad(y, (network.norm.weight, network.norm.bias), outward.to(dtype)))
+    for ours, exact in zip(*found, strict=True):
+        torch.testing.assert_close(ours[0].double(), exact[0], rtol=1e-3, atol=1e-4)
+
+
+def test_without_gradient_the_output_takes_memory_that_is_at_hand():
+    x, label = rectified([24, 40])
+    network = Normalised([24, 40])
+    with torch.no_grad(), torch.profiler.profile(profile_memory=True) as profiled:
+        network(x, label)
+    scaled = [event for event in profiled.events() if event.name == "aten::addcmul"]
+    assert [event.cpu_memory_usage for event in scaled] == [0]
+
+
 def test_features_with_their_channels_last_are_normalised_alike():
     x, label = rectified([24, 40])
     outward = torch.randn(x.shape, generator=torch.Generator().manual_seed(1))

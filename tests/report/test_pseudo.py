@@ -60,9 +60,9 @@ def test_the_most_confident_share_stands_in_the_caption(audited):
     (content,) = rounds_of(audited, [FINE, FAILED], ["round_1"])
     assert "20 of 40 voxels are: those of probability 0.875 or more." in pseudo_table(content)["caption"]
     gate = audited / "round_1" / "pseudo_labels" / "gate.json"
-    write_json(gate, {"cases": [], "top": {"VS": {"voxels": 0, "kept": 0, "lowest_probability": None}}})
+    write_json(gate, {"cases": [], "top": {"VS": {"voxels": 0, "kept": 0, "lowest_probability": 0.0}}})
     (content,) = rounds_of(audited, [FINE, FAILED], ["round_1"])
-    assert pseudo_table(content)["caption"].endswith("No scan has a voxel of the VS.")
+    assert pseudo_table(content)["caption"].endswith("Of the VS, no voxel is left in the scans that are trained on.")
     write_json(gate, {"cases": []})
     (content,) = rounds_of(audited, [FINE, FAILED], ["round_1"])
     assert "probability" not in pseudo_table(content)["caption"]
