@@ -62,7 +62,7 @@ def _sums_with(grad: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
 
     They are the gradients of shift and scale of a batch normalisation, of which every block is a channel.
     """
-    blocks = _whole_blocks(grad)
+    blocks = _whole_blocks(grad, 1024)
     number, channels = blocks.shape[:3], (1, -1, blocks.shape[3])
     zeros = grad.new_zeros(number.numel())
     _, products, sums = torch.ops.aten.native_batch_norm_backward(
@@ -70,6 +70,24 @@ def _sums_with(grad: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
         (False, True, True),
     )  # fmt: skip
     return sums.view(number).sum(dim=2, dtype=torch.float64), products.view(number).sum(dim=2)
+
+
+def _normalised(listed: Tensor, regions: Regions, eps: float) -> tuple[Tensor, Tensor]:
+    """Listed pixels ``(P, C)`` by mean and deviation of their region, and the inverse of that deviation, in float64."""
+    group, values = regions.group, listed.to(torch.float64)  # index_add adds one by one
+    count = regions.target_count.to(values.dtype).clamp_min(1).unsqueeze(1)
+    zeros = torch.zeros([regions.target_count.shape[0], values.shape[1]], dtype=values.dtype, device=values.device)
+    mean = zeros.index_add(0, group, values) / count
+    deviation = values - mean[group]
+    variance = zeros.index_add(0, group, deviation * deviation) / count
+    inverse_std = torch.rsqrt(variance + eps)[group]
+    return deviation * inverse_std, inverse_std
+
+
+def _styled(regions: Regions, num_targets: int, styled_region: int) -> Tensor:
+    """Listed pixels ``(P, 1)`` that take the style of "others"."""
+    styled = regions.group % num_targets == styled_region - 1
+    return (styled & (regions.rest_count > 0)[regions.sample]).unsqueeze(1)
 
 
 def _targets(
@@ -83,20 +101,47 @@ def _targets(
     styled_region: int,
 ) -> Tensor:
     """Normalised (and, in the styled region, restyled) values of the listed pixels: ``(P, C)``."""
-    num_targets = weight.shape[0]
-    group, values = regions.group, listed.to(torch.float64)  # index_add adds one by one
-    count = regions.target_count.to(values.dtype).clamp_min(1).unsqueeze(1)
-    zeros = torch.zeros([regions.target_count.shape[0], values.shape[1]], dtype=values.dtype, device=values.device)
-    mean = zeros.index_add(0, group, values) / count
-    deviation = values - mean[group]
-    variance = zeros.index_add(0, group, deviation * deviation) / count
-    normalised = (deviation * torch.rsqrt(variance + eps)[group]).to(listed.dtype)
-    region = group % num_targets
+    normalised = _normalised(listed, regions, eps)[0].to(listed.dtype)
+    region = regions.group % weight.shape[0]
     if styled_region > 0:
         restyled = normalised * torch.sqrt(rest_variance + eps)[regions.sample] + rest_mean[regions.sample]
-        styled = (region == styled_region - 1) & (regions.rest_count > 0)[regions.sample]
-        normalised = torch.where(styled.unsqueeze(1), restyled, normalised)
+        normalised = torch.where(_styled(regions, weight.shape[0], styled_region), restyled, normalised)
     return normalised * weight[region] + bias[region]
+
+
+def _target_gradients(
+    grad: Tensor,
+    listed: Tensor,
+    rest_mean: Tensor,
+    rest_variance: Tensor,
+    weight: Tensor,
+    regions: Regions,
+    eps: float,
+    styled_region: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Of :func:`_targets`, from the gradient ``(P, C)`` of its result: those of its first five arguments."""
+    normalised, inverse_std = _normalised(listed, regions, eps)
+    grad, region, double = grad.to(normalised.dtype), regions.group % weight.shape[0], normalised.dtype
+    inner, value = grad * weight.to(double)[region], normalised
+    of_rest = torch.zeros(rest_mean.shape, dtype=double, device=grad.device)
+    of_variance = of_rest
+    if styled_region > 0:
+        styled, std = _styled(regions, weight.shape[0], styled_region), torch.sqrt(rest_variance.to(double) + eps)
+        shift = torch.where(styled, inner, 0)
+        of_variance = of_rest.index_add(0, regions.sample, shift * normalised) / (2 * std)
+        of_rest = of_rest.index_add(0, regions.sample, shift)
+        restyled = normalised * std[regions.sample] + rest_mean[regions.sample]
+        value, inner = torch.where(styled, restyled, value), torch.where(styled, inner * std[regions.sample], inner)
+    of_weight = torch.zeros(weight.shape, dtype=double, device=grad.device)
+    of_bias = of_weight.index_add(0, region, grad)
+    of_weight = of_weight.index_add(0, region, grad * value)
+    count = regions.target_count.to(double).clamp_min(1).unsqueeze(1)
+    sums = torch.zeros([count.shape[0], grad.shape[1]], dtype=double, device=grad.device)
+    mean = (sums.index_add(0, regions.group, inner) / count)[regions.group]
+    along = (sums.index_add(0, regions.group, inner * normalised) / count)[regions.group]
+    of_listed = (inner - mean - normalised * along) * inverse_std
+    found = (of_listed, of_rest, of_variance, of_weight, of_bias)
+    return tuple(each.to(listed.dtype) for each in found)  # type: ignore[return-value]
 
 
 def _forward(
@@ -121,32 +166,27 @@ def _forward(
 
 
 class _RegionNorm(torch.autograd.Function):
-    """:func:`_forward` with the gradient of "others" written out; that of the listed pixels is autograd's."""
+    """:func:`_forward` with its gradient written out."""
 
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, regions: Regions, eps: float, styled_region: int
     ) -> Tensor:
         y, *kept = _forward(x, weight, bias, regions, eps, styled_region, in_place=False)
-        ctx.save_for_backward(weight, bias, *kept, *regions)
+        ctx.save_for_backward(weight, *kept, *regions)
         ctx.eps, ctx.styled_region = eps, styled_region
         return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None, None]:
-        weight, bias, listed, deviation, mean, correction, variance, *listing = ctx.saved_tensors
+        weight, listed, deviation, mean, correction, variance, *listing = ctx.saved_tensors
         regions, grad = Regions(*listing), grads[0]
         pixels = (regions.sample, regions.position)
-        leaves = [tensor.detach().requires_grad_() for tensor in (listed, mean + correction, variance)]
-        leaves += [tensor[1:].detach().requires_grad_() for tensor in (weight, bias)]
         listed_grad = grad.transpose(1, 2)[pixels]
-        with torch.enable_grad():
-            values = _targets(
-                leaves[0], leaves[1], leaves[2], leaves[3], leaves[4], regions, ctx.eps, ctx.styled_region
-            )
-            parts = torch.autograd.grad(values, leaves, listed_grad, allow_unused=True, materialize_grads=True)
-        grad_listed, grad_mean, grad_variance, grad_weight, grad_bias = parts
+        grad_listed, grad_mean, grad_variance, grad_weight, grad_bias = _target_gradients(
+            listed_grad, listed, mean + correction, variance, weight[1:], regions, ctx.eps, ctx.styled_region
+        )
 
         inverse_std = torch.rsqrt(variance + ctx.eps)
         count = regions.rest_count.to(grad.dtype).clamp_min(1).unsqueeze(1)
