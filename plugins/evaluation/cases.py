@@ -6,7 +6,7 @@ import csv
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
@@ -20,6 +20,8 @@ from plugins.state import read_state
 StrPath = str | os.PathLike[str]
 Methods = dict[str, dict[str, CaseMetrics]]
 """Method to case to structure to measures."""
+Seeds = dict[str, Methods]
+"""Method to seed to case to structure to measures."""
 
 Missing = Literal["refuse", "penalise"]
 
@@ -32,12 +34,25 @@ class CaseTable:
     """Per-case values of any number of methods.
 
     Attributes:
-        methods: method to case to structure to measures, in the order of the table.
+        methods: method to case to structure to measures, in the order of the table; means over seeds where there are.
         sites: case to its site.
+        seeds: the values of each seed, of methods whose rows name one.
     """
 
     methods: Methods
     sites: dict[str, str]
+    seeds: Seeds = field(default_factory=dict)
+
+    def each(self, method: str) -> tuple[dict[str, CaseMetrics], dict[str, str]]:
+        """Every value of a method, with the sites: what is counted, and means by rules, are of these."""
+        if method not in self.seeds:
+            return self.methods[method], self.sites
+        rows = {
+            (case, f"{case}, seed {seed}"): row
+            for seed, cases in self.seeds[method].items()
+            for case, row in cases.items()
+        }
+        return {name: row for (_, name), row in rows.items()}, {name: self.sites[case] for case, name in rows}
 
 
 class _Site(TypedDict):
@@ -52,17 +67,18 @@ class _MetricsFile(TypedDict):
 def read_cases(path: StrPath) -> CaseTable:
     """Read a CSV with the columns ``case``, ``structure``, ``dice`` and ``assd_mm``.
 
-    ``method`` and ``site`` may stand beside them, and the other measures of :data:`CASE_MEASURES`. Without ``site``,
-    the name of the case tells it. Structures are VS and cochlea, in capitals or not. A structure that was not found has
-    the challenge's values, Dice 0 and ASSD 350 mm. One that neither side has, has no values, and ``both`` in a column
-    ``empty``. Other columns are not read.
+    ``method``, ``seed`` and ``site`` may stand beside them, and the other measures of :data:`CASE_MEASURES`. Without
+    ``site``, the name of the case tells it. A method that was trained with several seeds has a row for each.
+    Structures are VS and cochlea, in capitals or not. A structure that was not found has the challenge's values, Dice 0
+    and ASSD 350 mm. One that neither side has, has no values, and ``both`` in a column ``empty``. Other columns are not
+    read.
 
     Args:
         path: UTF-8, with commas or semicolons.
 
     Raises:
         InputError: naming the line, if a column, a value or a name is missing, a value is no number or out of its
-            range, a structure is unknown, a row stands twice, or a case has two sites.
+            range, a structure is unknown, a row stands twice, a case has two sites, or a seed lacks a row of another.
     """
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
@@ -71,14 +87,15 @@ def read_cases(path: StrPath) -> CaseTable:
         raise InputError(f"{path} cannot be read ({error}). Give a CSV file in UTF-8.") from error
     reader = csv.DictReader(lines, delimiter=";" if lines and ";" in lines[0] else ",", strict=True)
     columns = _columns(reader, str(path))
-    methods: Methods = {}
+    runs: Seeds = {}
     sites: dict[str, str] = {}
-    places: dict[tuple[str, str, str], int] = {}
+    places: dict[tuple[str, str, str, str], int] = {}
     try:
         for row in reader:
             place = f"{path}, line {reader.line_num}"
             method, case, structure = _names(row, place)
-            earlier = places.setdefault((method, case, structure), reader.line_num)
+            seed = (row.get("seed") or "").strip()
+            earlier = places.setdefault((method, seed, case, structure), reader.line_num)
             if earlier != reader.line_num:
                 of = f" of {method}" if method else ""
                 raise InputError(
@@ -90,12 +107,51 @@ def read_cases(path: StrPath) -> CaseTable:
                     f"{place}: {case} is of site {site}, but of {sites[case]} before. Correct one of them."
                 )
             values = _values(row, [name for name in CASE_MEASURES if name in columns], place)
-            methods.setdefault(method, {}).setdefault(case, {})[structure] = values
+            runs.setdefault(method, {}).setdefault(seed, {}).setdefault(case, {})[structure] = values
     except csv.Error as error:
         raise InputError(f"{path}, line {reader.line_num}: is no CSV ({error}). Correct the line.") from error
-    if not methods:
+    if not runs:
         raise InputError(f"{path} has no rows. Give a row for every case and structure.")
-    return CaseTable(methods, sites)
+    for method, of_seeds in runs.items():
+        _check_seeds(of_seeds, method, str(path))
+    means = {method: mean_of_seeds([*of_seeds.values()]) for method, of_seeds in runs.items()}
+    return CaseTable(means, sites, {method: of_seeds for method, of_seeds in runs.items() if "" not in of_seeds})
+
+
+def mean_of_seeds(seeds: Sequence[Mapping[str, CaseMetrics]]) -> dict[str, CaseMetrics]:
+    """Every measure of every case and structure as its mean over seeds, each with the challenge's values.
+
+    A structure that neither the reference nor a seed's prediction has counts in no mean.
+    """
+    if len(seeds) == 1:
+        return dict(seeds[0])
+    return {
+        case: {structure: _mean_row([cases[case][structure] for cases in seeds]) for structure in structures}
+        for case, structures in seeds[0].items()
+    }
+
+
+def _mean_row(rows: Sequence[StructureMetrics]) -> StructureMetrics:
+    counted = [row for row in rows if row["dice"] is not None]
+    if not counted:
+        return rows[0]
+    measures = {
+        name: sum(float(row[name] or 0) for row in counted) / len(counted)
+        for name in CASE_MEASURES
+        if all(row.get(name) is not None for row in counted)
+    }
+    return {**measures, "failure": measures["dice"] < FAILURE_DICE}
+
+
+def _check_seeds(seeds: Methods, method: str, path: str) -> None:
+    """Refuse a seed that lacks a row of another, whose mean would be over other cases."""
+    rows = {seed: {(case, name) for case, row in cases.items() for name in row} for seed, cases in seeds.items()}
+    every = set().union(*rows.values())
+    for seed, there in rows.items():
+        if absent := sorted(every - there):
+            case, structure = absent[0]
+            what = f"{structure} of {case}" + (f" of the method {method}" if method else "")
+            raise InputError(f"{path}: there is no row for {what} with seed {seed!r}. Add it, or leave the seed out.")
 
 
 def read_methods(methods: StrPath | Mapping[str, StrPath]) -> CaseTable:
@@ -114,18 +170,21 @@ def read_methods(methods: StrPath | Mapping[str, StrPath]) -> CaseTable:
             raise InputError(f"{methods} does not name the method of each row. Fill a column method.")
         return table
     values: Methods = {}
+    seeds: Seeds = {}
     sites: dict[str, str] = {}
     for name, path in methods.items():
         if str(path).lower().endswith(".csv"):
             table = read_cases(path)
-            values[name] = table.methods[one_method(table, None, str(path))]
+            method = one_method(table, None, str(path))
+            values[name] = table.methods[method]
+            seeds |= {name: table.seeds[method]} if method in table.seeds else {}
         else:
             table = _read_metrics(name, path)
             values[name] = table.methods[name]
         for case, site in table.sites.items():
             if sites.setdefault(case, site) != site:
                 raise InputError(f"{path}: {case} is of site {site}, but of {sites[case]} before. Correct one of them.")
-    return CaseTable(values, sites)
+    return CaseTable(values, sites, seeds)
 
 
 def one_method(table: CaseTable, method: str | None, path: str) -> str:
@@ -177,16 +236,31 @@ def complete(methods: Methods, missing: Missing = "refuse") -> tuple[Methods, li
     return whole, filled
 
 
-def write_cases(path: StrPath, methods: Mapping[str, Mapping[str, CaseMetrics]], sites: Mapping[str, str]) -> None:
-    """Write what :func:`read_cases` reads; the column ``method`` is left out for one without a name."""
-    named = ["method"] if set(methods) != {""} else []
-    measures = [name for name in CASE_MEASURES if any(name in row for *_, row in _rows(methods))]
-    heads = [*named, "case", "site", "structure", *measures, "failure", "empty"]
-    lines = [
-        {**row, "method": method, "case": case, "site": sites[case], "structure": structure}
-        for method, case, structure, row in _rows(methods)
+def write_cases(
+    path: StrPath,
+    methods: Mapping[str, Mapping[str, CaseMetrics]],
+    sites: Mapping[str, str],
+    seeds: Mapping[str, Mapping[str, Mapping[str, CaseMetrics]]] | None = None,
+) -> None:
+    """Write what :func:`read_cases` reads; the column ``method`` is left out for one without a name.
+
+    Args:
+        path: the file.
+        methods: method to case to structure to measures.
+        sites: case to its site.
+        seeds: the values of each seed, which are written in place of the means over them.
+    """
+    runs = [(name, each) for name, cases in methods.items() for each in (seeds or {}).get(name, {"": cases}).items()]
+    rows = [
+        {**row, "method": method, "seed": seed, "case": case, "site": sites[case], "structure": structure}
+        for method, (seed, cases) in runs
+        for case, structures in cases.items()
+        for structure, row in structures.items()
     ]
-    write_csv(path, heads, [[line.get(head) for head in heads] for line in lines])
+    named = [name for name in ("method", "seed") if any(row[name] for row in rows)]
+    measures = [name for name in CASE_MEASURES if any(name in row for row in rows)]
+    heads = [*named, "case", "site", "structure", *measures, "failure", "empty"]
+    write_csv(path, heads, [[row.get(head) for head in heads] for row in rows])
 
 
 def write_csv(path: StrPath, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -195,13 +269,6 @@ def write_csv(path: StrPath, heads: Sequence[str], rows: Iterable[Sequence[Any]]
         writer = csv.writer(file)
         writer.writerow(heads)
         writer.writerows([str(cell).lower() if isinstance(cell, bool) else cell for cell in row] for row in rows)
-
-
-def _rows(methods: Mapping[str, Mapping[str, CaseMetrics]]) -> Iterable[tuple[str, str, str, StructureMetrics]]:
-    for method, cases in methods.items():
-        for case, structures in cases.items():
-            for structure, row in structures.items():
-                yield method, case, structure, row
 
 
 def _columns(reader: csv.DictReader[str], path: str) -> list[str]:

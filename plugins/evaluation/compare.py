@@ -16,6 +16,7 @@ from plugins.evaluation.statistics import paired_t_test
 
 MEASURES = ("dice", "assd_mm")
 UNKNOWN = "-"
+NAMED = 5
 
 
 def compare_rounds(rounds: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -74,6 +75,9 @@ def show_metrics(metrics: Mapping[str, Any], file: str) -> None:
         for name, value in metrics["mean"].items():
             table.add_row(Text(name), _number(value) if isinstance(value, (int, float, type(None))) else str(value))
     Console().print(table)
+    if absent := metrics.get("not_compared"):
+        named = f"{', '.join(absent[:NAMED])}{', ...' if len(absent) > NAMED else ''}"
+        print(f"not compared, since one of the folders lacks them: {len(absent)} cases ({named})")
     print(f"metrics: {file}", flush=True)
 
 

@@ -14,9 +14,9 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from plugins.config.ranges import NotEmpty
 from plugins.errors import InputError
-from plugins.evaluation.cases import Methods, Missing, complete, read_methods, write_cases
+from plugins.evaluation.cases import CaseTable, Methods, Missing, complete, read_methods, write_cases
 from plugins.evaluation.evaluate import DEFINITIONS, RULES, metrics_by_site
-from plugins.evaluation.metrics import CASE_MEASURES, STRUCTURES, CaseMetrics
+from plugins.evaluation.metrics import CASE_MEASURES, STRUCTURES
 from plugins.evaluation.ranking import places_of, ranks_of_cases
 from plugins.evaluation.statistics import bootstrap_interval, compare_pair, holm
 from plugins.evaluation.tables import write_tables
@@ -40,7 +40,7 @@ STATISTICS = {
 def compare_methods(
     methods: StrPath | Mapping[str, StrPath] | None,
     output_dir: StrPath,
-    reference: str | None = None,
+    reference: str | Mapping[str, str] | None = None,
     missing: Missing = "refuse",
     measures: NotEmpty[str] = ("dice", "assd_mm"),
     resamples: PositiveInt = 9999,
@@ -52,12 +52,15 @@ def compare_methods(
     same as data, for figures), and the table as ``table.csv``, ``table.md`` and ``table.tex``.
 
     A structure that neither the reference nor a method has is compared in no method, and named under ``left_out``.
+    Of a method with several seeds, each case counts once, by its mean over them; means by rules, deviations and
+    failures are of the values of all seeds.
 
     Args:
         methods: a CSV with the column ``method``, or name to the ``metrics.json`` of an evaluation; see
             :func:`plugins.evaluation.cases.read_methods`.
         output_dir: the folder.
-        reference: the method that all others are tested against, as in the paper; ``None`` tests all pairs.
+        reference: the method that all others are tested against, as in the paper; or method to the one that it is
+            tested against; ``None`` tests all pairs.
         missing: what to do if a method lacks a case that another has: ``refuse`` it, or ``penalise`` it with Dice 0 and
             ASSD 350 mm; such rows are named under ``filled_in``.
         measures: names in :data:`plugins.evaluation.metrics.CASE_MEASURES` that are ranked and tested.
@@ -76,6 +79,7 @@ def compare_methods(
     table = read_methods(methods)
     rows, filled = complete(table.methods, missing)
     _check(rows, reference, measures)
+    whole = _with_all_cases(table, rows)
     values, left_out = _values(rows, measures)
     names, cases = list(rows), list(next(iter(rows.values())))
     per_case = ranks_of_cases(values)
@@ -83,33 +87,53 @@ def compare_methods(
     content = {
         "definitions": {**{name: DEFINITIONS[name] for name in measures}, **STATISTICS},
         "rules": RULES,
-        "reference": reference,
+        "reference": dict(reference) if isinstance(reference, Mapping) else reference,
+        "seeds": {name: [*seeds] for name, seeds in whole.seeds.items()},
         "measures": list(measures),
         "filled_in": filled,
         "left_out": left_out,
         "ranks": _ranks(names, per_case, resamples, seed or 0),
         "pairs": pairs,
         "intervals": _intervals(names, values, resamples, seed or 0),
-        "methods": {name: _summary(rows[name], table.sites) for name in names},
+        "methods": {name: _summary(whole, name) for name in names},
     }
     folder = Path(output_dir)
-    write_cases(folder / "cases.csv", rows, table.sites)
+    write_cases(folder / "cases.csv", rows, table.sites, whole.seeds)
     ranks_by_case = {name: dict(zip(cases, line, strict=True)) for name, line in zip(names, per_case, strict=True)}
     write_tables(content, folder, ranks_by_case, table.sites)
     write_json(folder / "comparison.json", content)
     return content
 
 
-def _summary(cases: Mapping[str, CaseMetrics], sites: Mapping[str, str]) -> dict[str, Any]:
-    content = metrics_by_site(cases, sites)
+def _with_all_cases(table: CaseTable, rows: Methods) -> CaseTable:
+    """The table with what was filled in, in every seed."""
+    seeds = {
+        method: {
+            seed: {
+                case: {name: cases.get(case, {}).get(name) or row for name, row in structures.items()}
+                for case, structures in rows[method].items()
+            }
+            for seed, cases in each.items()
+        }
+        for method, each in table.seeds.items()
+    }
+    return CaseTable(rows, table.sites, seeds)
+
+
+def _summary(table: CaseTable, method: str) -> dict[str, Any]:
+    content = metrics_by_site(*table.each(method))
     return {key: content[key] for key in ("mean", "sites", "failures")}
 
 
-def _check(rows: Methods, reference: str | None, measures: Sequence[str]) -> None:
+def _check(rows: Methods, reference: str | Mapping[str, str] | None, measures: Sequence[str]) -> None:
     if len(rows) < 2:
         raise InputError(f"methods holds {', '.join(rows)} alone. Give two or more, or evaluate it.")
-    if reference is not None and reference not in rows:
-        raise InputError(f"reference is {reference!r}, which is no method. Set it to one of {', '.join(rows)}.")
+    named = [*reference, *reference.values()] if isinstance(reference, Mapping) else [reference or next(iter(rows))]
+    for name in named:
+        if name not in rows:
+            raise InputError(f"reference is {name!r}, which is no method. Set it to one of {', '.join(rows)}.")
+    if isinstance(reference, Mapping) and all(name == other for name, other in reference.items()):
+        raise InputError("reference tests no method against another. Name one, or leave reference out.")
     unknown = [name for name in measures if name not in CASE_MEASURES]
     if unknown:
         raise InputError(f"measures holds {unknown[0]!r}. Take them from {', '.join(CASE_MEASURES)}.")
@@ -142,12 +166,13 @@ def _values(rows: Methods, measures: Sequence[str]) -> tuple[Values, list[dict[s
 
 
 def _pairs(
-    names: Sequence[str], values: Values, reference: str | None, resamples: int, seed: int
+    names: Sequence[str], values: Values, reference: str | Mapping[str, str] | None, resamples: int, seed: int
 ) -> list[dict[str, Any]]:
     if reference is None:
         compared = list(combinations(names, 2))
     else:
-        compared = [(reference, name) for name in names if name != reference]
+        given = reference if isinstance(reference, Mapping) else dict.fromkeys(names, reference)
+        compared = [(given[name], name) for name in names if name in given and given[name] != name]
     pairs = []
     for (structure, measure), table in values.items():
         known = dict(zip(names, table[:, ~np.isnan(table[0])], strict=True))
@@ -196,6 +221,7 @@ def _intervals(names: Sequence[str], values: Values, resamples: int, seed: int) 
             "structure": structure,
             "measure": measure,
             "mean": float(line.mean()) if line.size else None,
+            "n": int(line.size),
             "interval": bootstrap_interval(line, resamples=resamples, seed=seed),
         }
         for (structure, measure), table in values.items()

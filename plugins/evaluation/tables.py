@@ -20,7 +20,7 @@ from plugins.files import whole_file
 
 DIGITS = 4
 STARS = ((0.0001, "**"), (0.05, "*"))
-NOTE = "Mean (± standard deviation) over cases. "
+NOTE = "Mean (± standard deviation) over {}. "
 NOTE_STARS = "Paired t-test against {}, without correction for several tests: * p < 0.05, ** p < 0.0001."
 TEX = {
     "\\": r"\textbackslash{}",
@@ -100,8 +100,11 @@ def stars(p: float | None) -> str:
 
 def note(content: Mapping[str, Any]) -> str:
     """What stands below the table."""
-    tested = NOTE_STARS.format(content["reference"]) if content["reference"] is not None else ""
-    return f"{NOTE}By the challenge's rule, {content['rules']['challenge']}. {tested}".strip()
+    reference = content["reference"]
+    names = dict.fromkeys(reference.values()) if isinstance(reference, Mapping) else [reference]
+    tested = NOTE_STARS.format(" or ".join(map(str, names))) if reference is not None else ""
+    over = NOTE.format("cases and seeds" if any(len(seeds) > 1 for seeds in content["seeds"].values()) else "cases")
+    return f"{over}By the challenge's rule, {content['rules']['challenge']}. {tested}".strip()
 
 
 def csv_table(content: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from pathlib import Path
@@ -53,8 +53,12 @@ def head(kind: str, title: str, name: str) -> dict[str, Any]:
     return {"kind": kind, "title": title, "name": name, "versions": versions(), "machine": machine()}
 
 
-def stages_in(run_dir: StrPath) -> list[dict[str, Any]]:
+def stages_in(run_dir: StrPath, names: Collection[str] | None = None) -> list[dict[str, Any]]:
     """The stages of a run, in the order in which they began to be complete.
+
+    Args:
+        run_dir: folder of the run.
+        names: of the stages that belong to it; ``None`` takes all that lie there, also those of earlier settings.
 
     Returns:
         for each: ``name``, ``complete``, ``seconds``, ``peak_mib`` (``None`` where it was not recorded),
@@ -63,12 +67,13 @@ def stages_in(run_dir: StrPath) -> list[dict[str, Any]]:
     found = []
     for record in sorted(Path(run_dir).glob(f"**/{RECORD}"), key=lambda path: path.stat().st_mtime_ns):
         content, folder = _json(record), record.parent
-        if "fingerprint" not in content:
+        name = folder.relative_to(run_dir).as_posix().removesuffix(".partial")
+        if "fingerprint" not in content or (names is not None and name not in names):
             continue
         results = content.get("results")
         found.append(
             {
-                "name": folder.relative_to(run_dir).as_posix().removesuffix(".partial"),
+                "name": name,
                 "complete": results is not None,
                 "seconds": content.get("seconds"),
                 "peak_mib": content.get("peak_mib"),

@@ -21,6 +21,7 @@ from plugins.state import StrPath
 LIVE_PAGE, FOLDER = "report.html", "report"
 EVERY_SECONDS = 20.0
 LATEST = 2
+TRANSLATION = "_translation"
 LOSS = "loss"
 _logger = logging.getLogger(__name__)
 
@@ -140,11 +141,13 @@ class LivePage:
 
     def _translations(self) -> list[dict[str, str]]:
         """The latest translated scans of any view."""
-        scans = {scan["case"]: scan for scan in facts.source_in(self._run)}
-        files = [path for path in self._run.glob("*_translation*/*.nii.gz") if path.name[:-7] in scans]
+        files: dict[Path, tuple[str, dict[str, Any]]] = {}
+        for name in [name for name in (*self._done, *self._running) if TRANSLATION in Path(name).name]:
+            scans = {scan["case"]: scan for scan in facts.source_in((self._run / name).parent)}
+            folder = self._run / (name if name in self._done else f"{name}.partial")
+            files |= {path: (name, scans[c]) for path in folder.glob("*.nii.gz") if (c := path.name[:-7]) in scans}
         latest = sorted(files, key=os.path.getmtime, reverse=True)[:LATEST]
-        heads = [path.parent.name.removesuffix(".partial") for path in latest]
         return [
-            {"case": path.name[:-7], "picture": translation_figure(scans[path.name[:-7]], {head: path})}
-            for path, head in zip(latest, heads, strict=True)
+            {"case": scan["case"], "picture": translation_figure(scan, {name: path})}
+            for path, (name, scan) in ((path, files[path]) for path in latest)
         ]

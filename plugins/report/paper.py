@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,15 +46,17 @@ class Translator:
         return {"title": self.title, "view": self.view, **norms}
 
 
-def translators_in(runs: Mapping[str, Path]) -> list[Translator]:
+def translators_in(runs: Mapping[str, Path], stages: Mapping[str, Collection[str]] | None = None) -> list[Translator]:
     """The translators of some runs; one that several share stands there once, under the first method that has it.
 
     Args:
         runs: method to the folder of its run.
+        stages: method to the names of its run's stages; ``None`` takes all that lie there.
     """
     found: dict[str, Translator] = {}
     for method, run in runs.items():
-        views = [path.parents[1].name.removesuffix("_training") for path in sorted(run.glob(f"*_training/{TRAINING}"))]
+        made = [path.parents[1].name for path in sorted(run.glob(f"*_training/{TRAINING}"))]
+        views = [name.removesuffix("_training") for name in made if stages is None or name in stages[method]]
         for view in views:
             mark = read_state(run / f"{view}_training" / RECORD, dict[str, Any], CURE)["fingerprint"]
             found.setdefault(mark, Translator(method if len(views) == 1 else f"{method}: {view}", run, view))

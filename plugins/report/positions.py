@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,18 +58,23 @@ class Chosen:
         }
 
 
-def run_positions(run: Path, source: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
+def run_positions(
+    run: Path, source: Sequence[Mapping[str, Any]], stages: Collection[str] | None = None
+) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """For each translator of a run that has a contrastive loss, the positions that it chooses.
 
     Args:
         run: folder of the run; translators are trained in ``<view>_training``.
         source: its source scans; the first is shown, shares are means over the first :data:`SHARED_SCANS`.
+        stages: names of the run's stages; ``None`` takes all that lie there.
 
     Returns:
         numbers: ``view`` and what :func:`numbers_of` gives; and pictures: ``view``, ``case``, ``picture``.
     """
     numbers, pictures = [], []
     for record in sorted(run.glob(f"*_training/{RECORD}")):
+        if stages is not None and record.parents[1].name not in stages:
+            continue
         view = record.parents[1].name.removesuffix("_training")
         chosen = chosen_positions(run, view, source)
         if chosen:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ def write_report(
     target: Scans = (),
     run_dir: StrPath | None = None,
     handed_over: str | None = None,
+    stages: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """Write ``index.html``, ``report.json``, ``metrics.json`` and ``table.txt`` into a folder.
 
@@ -67,6 +68,7 @@ def write_report(
         target: the hrT2 scans that pseudo-labels were made of.
         run_dir: folder of the run, for its stages, losses, scores and pseudo-labels.
         handed_over: the round whose label maps are judged; ``None`` is the last.
+        stages: names of the run's stages; ``None`` shows all that lie in its folder.
 
     Returns:
         The content of ``metrics.json``: round to metrics, and ``paired_t_test``.
@@ -97,15 +99,16 @@ def write_report(
     rows = worst_first(rows)
     target_rows = [] if run is None else worst_first(_target_rows(run, target, final, scores, statistics))
     judged = scores.get("cases", [])
-    losses = {} if run is None else _losses(run)
+    losses = {} if run is None else _losses(run, stages)
     views = _views(source, translations, target, None if run is None else run, final)
     changes = [] if run is None else pseudo.rounds_of(run, [scan["case"] for scan in target], [*pred_dirs])
     intervals = tables.intervals_of(rounds)
-    positions, drawn = run_positions(run, source) if run is not None else ([], [])
+    positions, drawn = run_positions(run, source, stages) if run is not None else ([], [])
     content: dict[str, Any] = {
         **facts.head("run", TITLE, "" if run is None else run.name),
-        "stages": [] if run is None else facts.stages_in(run),
+        "stages": [] if run is None else facts.stages_in(run, stages),
         "handed_over": round_title(final),
+        "model": final,
         "decisions": [*decision_lines(decisions)],
         "metrics": rounds,
         "intervals": intervals,
@@ -237,7 +240,10 @@ def _target_rows(
 ) -> list[dict[str, Any]]:
     """A row for each scan without labels that the run has segmented, by the model that is handed over."""
     agreements = {row["case"]: row["agreement"] for row in scores.get("cases", [])}
-    folders = [run / final / "target", *sorted(run.glob("round_*/pseudo_labels"), reverse=True)]
+    made = sorted(
+        run.glob("round_*/pseudo_labels"), key=lambda folder: int(folder.parent.name.split("_")[1]), reverse=True
+    )
+    folders = [run / final / "target", *made]
     rows = []
     for scan in target:
         case = scan["case"]
@@ -249,11 +255,10 @@ def _target_rows(
     return rows
 
 
-def _losses(run: Path) -> dict[str, Any]:
+def _losses(run: Path, stages: Collection[str] | None) -> dict[str, Any]:
     """Stage to scalar to points, for every stage that wrote events."""
-    records = sorted(run.glob("**/stage.json"), key=os.path.getmtime)
-    folders = [path.parent for path in records]
-    series = {folder.relative_to(run).as_posix(): facts.losses_in(folder) for folder in folders}
+    names = [stage["name"] for stage in facts.stages_in(run, stages) if stage["complete"]]
+    series = {name: facts.losses_in(run / name) for name in names}
     return {
         stage: {name: [*thinned(points)] for name, points in found.items() if points}
         for stage, found in series.items()

@@ -87,7 +87,8 @@ def write_study_report(
     rows = worst_first(_case(case, known) for case in dict.fromkeys(case for run in known for case in run.rows))
     first = [run for run in known if run.seed == next(iter(runs[run.method]))]
     files = {row["case"]: found for row in rows[:SHOWN_CASES] if (found := _files(row["case"], first)) is not None}
-    translators = paper.translators_in({run.method: run.folder for run in first})
+    stages = {run.method: [stage["name"] for stage in run.numbers["stages"]] for run in first}
+    translators = paper.translators_in({run.method: run.folder for run in first}, stages)
     source = facts.source_in(first[0].folder)
     positions = paper.positions_of(translators, source)
     shown = [{"view": each.title, **found} for each, found, _ in positions]
@@ -219,8 +220,8 @@ def _worst_and_median(rows: Sequence[Mapping[str, Any]], files: Mapping[str, Any
 
 
 def _own_results(runs: Sequence[Run]) -> dict[str, Any]:
-    """The intervals of each run's last round."""
-    return {run.method: next(reversed(run.numbers["intervals"].values())) for run in runs if run.numbers["intervals"]}
+    """The intervals of what each run hands over."""
+    return {run.method: run.numbers["intervals"][run.numbers["model"]] for run in runs if run.numbers["intervals"]}
 
 
 def _intervals(comparison: Mapping[str, Any]) -> dict[str, Any]:
@@ -229,8 +230,9 @@ def _intervals(comparison: Mapping[str, Any]) -> dict[str, Any]:
     for row in comparison["intervals"]:
         mean = comparison["methods"][row["method"]]["mean"][row["structure"]]
         low, high = row["interval"] or (None, None)
-        structure = found.setdefault(row["method"], {}).setdefault(row["structure"], {"failures": mean["failures"]})
-        structure[row["measure"]] = {"mean": row["mean"], "low": low, "high": high, "n": mean["cases"]}
+        counts = {"failures": mean["failures"], "cases": mean["cases"]}
+        structure = found.setdefault(row["method"], {}).setdefault(row["structure"], counts)
+        structure[row["measure"]] = {"mean": row["mean"], "low": low, "high": high, "n": row["n"]}
     return found
 
 

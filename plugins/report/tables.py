@@ -60,6 +60,7 @@ def intervals_of(rounds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
                     for measure in MEASURES
                 },
                 "failures": content["mean"][structure]["failures"],
+                "cases": content["mean"][structure]["cases"],
             }
             for structure in STRUCTURE_TITLES
         }
@@ -75,7 +76,7 @@ def results_table(intervals: Mapping[str, Any], titles: Mapping[str, str] | None
             found = structures[structure]
             values = [spread(found[measure]) for measure in MEASURES]
             shown = (titles or {}).get(name) or round_title(name)
-            rows.append([shown, title, *values, f"{found['failures']} of {found['dice']['n']}"])
+            rows.append([shown, title, *values, f"{found['failures']} of {found['cases']}"])
     return table(RESULTS, ["", "structure", *TITLES.values(), "failures"], rows)
 
 

@@ -56,7 +56,7 @@ class Adaptation(Plan):
         for number in range(self.rounds + 1):
             stages += self._round(number)
         audits = self._audits()
-        return [*stages, *audits, self._report([stage.name for stage in audits])]
+        return [*stages, *audits, self._report([stage.name for stage in stages], [stage.name for stage in audits])]
 
     def _view_weights(self, number: int) -> list[Stage]:
         if not self.weigh_views:
@@ -349,7 +349,7 @@ class Adaptation(Plan):
             self, f"{name}/{EVALUATION}", SEGMENTATION, EVALUATE, [f"{name}/validation"], overrides, files
         )
 
-    def _report(self, audits: Sequence[str]) -> Stage:
+    def _report(self, stages: Sequence[str], audits: Sequence[str]) -> Stage:
         rounds, folders = [f"round_{number}" for number in range(self.rounds + 1)], self.folders(self.rounds)
         decided = rounds[1:] if self.gate is not None else []
         arguments = {
@@ -361,6 +361,7 @@ class Adaptation(Plan):
             "run_dir": "{run}",
             "translations": {view: f"{{run}}/{folder}" for view, folder in folders.items()},
             "accepted_files": {name: f"{{run}}/{name}/acceptance/{ACCEPTED}" for name in decided},
+            "stages": [*stages, *audits],
         }
         last = EVALUATION if self.truth else "validation"
         needs = [f"{name}/{stage}" for name in rounds for stage in ("validation", last)]

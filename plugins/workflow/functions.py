@@ -104,6 +104,7 @@ def write_run_report(
     translations: Mapping[str, str],
     target: str,
     run_dir: str,
+    stages: Sequence[str],
     accepted_files: Mapping[str, str] | None = None,
 ) -> None:
     """:func:`plugins.report.write_report` with datalist files in place of lists, and files of decisions."""
@@ -119,6 +120,7 @@ def write_run_report(
         decisions=decisions_in(accepted_files or {}),
         target=read_datalist(target),
         run_dir=run_dir,
+        stages=stages,
         handed_over=next((read_state(file, Decision, REMAKE)["model"] for file in last), None),
     )
 

@@ -10,20 +10,34 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import NonNegativeInt, PositiveInt
+from typing_extensions import TypedDict
 
 from plugins.errors import InputError
 from plugins.files import write_json
+from plugins.report.live import FOLDER
+from plugins.report.page import NUMBERS
 from plugins.state import StrPath, read_state
 from plugins.workflow.execution import bundle_command
-from plugins.workflow.gate import ACCEPTED, Decision
 from plugins.workflow.plan import INFERENCE, MODELS, RUN_IDS, SEGMENTATION, find_bundles
 from plugins.workflow.process import CommandError, run_command
-from plugins.workflow.records import REMAKE, recorded_fingerprint
+from plugins.workflow.records import recorded_fingerprint
+
+
+class _ReportStage(TypedDict):
+    name: str
+    fingerprint: str
+
+
+class _Report(TypedDict):
+    """``report.json`` of a run, as far as it names the model."""
+
+    model: str
+    stages: list[_ReportStage]
 
 
 @dataclass
 class RunInference:
-    """Segment hrT2 scans with the last complete round of a run, or with the weights that a bundle brings.
+    """Segment hrT2 scans with the model that a run hands over, or with the weights that a bundle brings.
 
     Args:
         bundle_root: root of this bundle.
@@ -88,21 +102,18 @@ class RunInference:
 
 
 def final_model(run_dir: StrPath) -> Path:
-    """The model that a run hands over: of the last complete round, or of the one that was accepted in its place.
+    """The model that a run hands over, as its report names it.
 
     Raises:
-        InputError: if there is none.
+        InputError: if the run is not complete, or a stage was made anew since its report.
     """
     run = Path(run_dir).absolute()
-    rounds = {
-        int(path.parent.name.removeprefix("round_")): path
-        for path in run.glob("round_*/segmentation")
-        if recorded_fingerprint(path) is not None and path.parent.name.removeprefix("round_").isdigit()
-    }
-    if not rounds:
-        raise InputError(f"{run_dir} has no complete round of segmentation. Give the folder of a complete run.")
-    last = rounds[max(rounds)]
-    decision = last.parent / "acceptance"
-    if recorded_fingerprint(decision) is not None:
-        last = run / read_state(decision / ACCEPTED, Decision, REMAKE)["model"] / "segmentation"
-    return last / MODELS
+    cure = "Complete the run by its command, or give the models of a round as ckpt_dir"
+    if not Path(run, FOLDER, NUMBERS).is_file():
+        raise InputError(f"{run_dir} has no report of a complete run. {cure}.")
+    content = read_state(run / FOLDER / NUMBERS, _Report, cure)
+    made = {stage["name"]: stage["fingerprint"] for stage in content["stages"]}
+    name = f"{content['model']}/segmentation"
+    if recorded_fingerprint(run / name) is None or recorded_fingerprint(run / name) != made.get(name):
+        raise InputError(f"{run_dir}: {name} is not the one that the report is of. {cure}.")
+    return run / name / MODELS

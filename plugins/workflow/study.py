@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +11,6 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from monai.bundle import ConfigParser
 from pydantic import NonNegativeInt
 
@@ -19,8 +18,8 @@ from plugins.config.names import refuse_unknown
 from plugins.config.ranges import NotEmpty
 from plugins.errors import InputError
 from plugins.evaluation import compare_methods, show_comparison
-from plugins.evaluation.cases import Methods, read_methods, write_cases, write_csv
-from plugins.evaluation.metrics import CASE_MEASURES, FAILURE_DICE, STRUCTURES
+from plugins.evaluation.cases import Seeds, mean_of_seeds, read_methods, write_cases, write_csv
+from plugins.evaluation.metrics import STRUCTURES
 from plugins.interrupts import SENTENCE
 from plugins.locks import sole_owner
 from plugins.report import write_study_report
@@ -32,9 +31,9 @@ from plugins.workflow.gate import ACCEPTED, Decision
 from plugins.workflow.graph import run_together
 from plugins.workflow.plan import EVALUATION, METRICS
 from plugins.workflow.process import CommandError
-from plugins.workflow.records import REMAKE
+from plugins.workflow.records import REMAKE, recorded_fingerprint
 
-CONFIGS, OVERLAYS, SUFFIX, RESULTS = "configs", "+overlays", "run_suffix", "results"
+CONFIGS, OVERLAYS, SUFFIX, SETTINGS, RESULTS = "configs", "+overlays", "run_suffix", "settings", "results"
 SELF_TRAINED = "{} + self-training"
 
 
@@ -52,16 +51,18 @@ class Arm:
     seed: int
     driver: UdaWorkflow
 
+    @property
+    def titles(self) -> list[str]:
+        """Of its rows: of the first segmentation, and of what self-training hands over."""
+        return [self.method, *([SELF_TRAINED.format(self.method)] if self.driver.rounds else [])]
+
     def metrics(self) -> dict[str, Path]:
-        """Title to ``metrics.json``: of the first segmentation, and of what self-training hands over."""
-        run, rounds = self.driver.run_dir, self.driver.rounds
-        found = {self.method: "round_0"}
-        if rounds:
-            last = f"round_{rounds}"
-            if self.driver.gate is not None:
-                last = read_state(run / last / "acceptance" / ACCEPTED, Decision, REMAKE)["model"]
-            found[SELF_TRAINED.format(self.method)] = last
-        return {title: run / name / EVALUATION / METRICS for title, name in found.items()}
+        """Title to ``metrics.json``."""
+        run, last = self.driver.run_dir, f"round_{self.driver.rounds}"
+        if self.driver.rounds and self.driver.gate is not None:
+            last = read_state(run / last / "acceptance" / ACCEPTED, Decision, REMAKE)["model"]
+        rounds = zip(self.titles, ["round_0", last], strict=False)
+        return {title: run / name / EVALUATION / METRICS for title, name in rounds}
 
     def audits(self) -> dict[str, Path]:
         """Round to its ``audit.json``, of those that were audited."""
@@ -78,12 +79,13 @@ class Study:
     Args:
         driver: :class:`UdaWorkflow` with the settings that all methods share, still to be called with those of one.
         methods: title to settings of the driver. ``configs`` among them names overlays in the bundle's ``configs``;
-            ``+overlays`` adds to the overlays of the stages.
+            ``+overlays`` adds to the overlays of the stages, and ``settings`` to those that all methods share.
         seeds: each method is run with every one.
         executor: runs stages that need not wait for each other; any of ``concurrent.futures``.
         output_dir: a folder ``<method>/seed_<n>`` for each run, and ``results/``.
         bundle_root: root of the driver's bundle.
-        reference: title of the row that all others are tested against; ``None`` tests all pairs.
+        reference: what all others are tested against: a method, of which each row before self-training is held against
+            the one before, and each after it against the one after; or the title of one row; ``None`` tests all pairs.
     """
 
     driver: Callable[..., UdaWorkflow]
@@ -133,7 +135,8 @@ class Study:
             adaptation, stages[arm.driver.run_dir] = arm.driver.checked()
             if not adaptation.truth:
                 raise InputError("the data set has no reference label maps of its validation scans. Set truth_dir.")
-        print(f"study folder: {self.folder}", flush=True)
+        self._references(dict.fromkeys(title for arm in arms for title in arm.titles), arms)
+        print(f"study folder: {self.folder}\nreport: {self.folder / LIVE_PAGE}", flush=True)
         try:
             with sole_owner(self.folder, "study"):
                 run_together(stages, self.folder, self.executor)
@@ -146,22 +149,34 @@ class Study:
         print(f"report: {self.folder / LIVE_PAGE}", flush=True)
 
     def compare(self, arms: Sequence[Arm]) -> dict[str, Any]:
-        """Write ``seeds.csv`` (each seed apart), what :func:`compare_methods` writes of means over seeds, and the page.
+        """Write the values of each seed, what :func:`compare_methods` makes of them, and the page.
+
+        ``methods.csv`` has every case, ``seeds.csv`` the means. A model that several methods have in common, such as
+        that before different ways of self-training, has one row.
 
         Where pseudo-labels were audited, ``audit.csv`` has a line for each method, seed and round. The page is that of
         :func:`plugins.report.write_study_report`.
         """
-        values: dict[str, list[dict[str, Any]]] = {}
-        sites: dict[str, str] = {}
-        lines = []
+        files: dict[str, dict[int, Path]] = {}
         for arm in arms:
             for title, file in arm.metrics().items():
+                files.setdefault(title, {})[arm.seed] = file
+        owners: dict[tuple[str | None, ...], str] = {}
+        for title in sorted(files, key=lambda title: title not in self._pair(arms)):
+            made = tuple(recorded_fingerprint(file.parent) for file in files[title].values())
+            if owners.setdefault(made, title) != title:
+                print(f"{title} before self-training is the model of {owners[made]}: one row for both", flush=True)
+        values: Seeds = {}
+        sites: dict[str, str] = {}
+        lines = []
+        for title in [title for title in files if title in owners.values()]:
+            for seed, file in files[title].items():
                 table = read_methods({title: file})
                 sites |= table.sites
-                values.setdefault(title, []).append(table.methods[title])
+                values.setdefault(title, {})[str(seed)] = table.methods[title]
                 means = read_state(file, dict[str, Any], REMAKE)["mean"]
                 lines += [
-                    (title, arm.seed, structure, *(means[structure][key] for key in ("dice", "assd_mm", "failures")))
+                    (title, seed, structure, *(means[structure][key] for key in ("dice", "assd_mm", "failures")))
                     for structure in STRUCTURES
                 ]
         results = self.folder / RESULTS
@@ -170,19 +185,42 @@ class Study:
         if audits:
             told = [{"method": arm.method, "seed": arm.seed, "round": name, **audit_line(f)} for arm, name, f in audits]
             write_csv(results / "audit.csv", [*told[0]], [[*line.values()] for line in told])
-        means_of_seeds: Methods = {title: _mean_of(seeds) for title, seeds in values.items()}
-        write_cases(results / "methods.csv", means_of_seeds, sites)
-        comparison = compare_methods(results / "methods.csv", results, reference=self.reference)
+        means = {title: mean_of_seeds([*seeds.values()]) for title, seeds in values.items()}
+        write_cases(results / "methods.csv", means, sites, values)
+        references = self._references(values, arms)
+        comparison = compare_methods(results / "methods.csv", results, reference=references)
         runs: dict[str, dict[int, StrPath]] = {}
         for arm in arms:
-            runs.setdefault(arm.method, {})[arm.seed] = arm.driver.run_dir
+            runs.setdefault(arm.titles[-1], {})[arm.seed] = arm.driver.run_dir
         write_study_report(runs, self.folder, comparison, lines)
         return comparison
+
+    def _pair(self, arms: Sequence[Arm]) -> list[str]:
+        """Titles of the rows that others are tested against: before and after self-training, or the only one."""
+        single = [] if self.reference is None else [self.reference]
+        return next((arm.titles for arm in arms if arm.method == self.reference), single)
+
+    def _references(self, titles: Iterable[str], arms: Sequence[Arm]) -> str | dict[str, str] | None:
+        """What each row is tested against.
+
+        Raises:
+            InputError: if there is no such row, or one row alone.
+        """
+        titles = [*titles]
+        if len(titles) < 2:
+            raise InputError(f"methods gives one row, {titles[0]}. Name two or more methods, or give one rounds.")
+        if self.reference is None:
+            return None
+        pair = self._pair(arms)
+        refuse_unknown(pair, titles, "reference")
+        trained = {arm.titles[-1] for arm in arms if arm.driver.rounds}
+        return self.reference if len(pair) < 2 else {title: pair[title in trained] for title in titles}
 
     def _settings(self, method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The driver's arguments of a method: its overlays in order, then its own."""
         base = self.driver.keywords if isinstance(self.driver, partial) else {}
         given: dict[str, Any] = {"overlays": [*base.get("overlays", ())]}
+        shared: dict[str, dict[str, Any]] = {name: dict(ids) for name, ids in base.get(SETTINGS, {}).items()}
         folder = Path(self.bundle_root) / CONFIGS
         refuse_unknown(settings.get(CONFIGS, ()), [file.name for file in folder.glob("*.json")], f"{folder}")
         layers = [ConfigParser.load_config_file(folder / name) for name in settings.get(CONFIGS, ())]
@@ -190,28 +228,14 @@ class Study:
             for key, value in layer.items():
                 if key == OVERLAYS:
                     given["overlays"] += value
+                elif key == SETTINGS:
+                    for bundle, ids in value.items():
+                        given.setdefault(SETTINGS, shared).setdefault(bundle, {}).update(ids)
                 elif key != SUFFIX:
                     given[key] = value
         known = [name for name in signature(UdaWorkflow).parameters if name not in ("executor", "output_dir", "seed")]
         refuse_unknown(given, known, f"methods::{method}")
         return given
-
-
-def _mean_of(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Every measure of every case and structure as its mean over seeds."""
-    found: dict[str, Any] = {}
-    for case in seeds[0]:
-        for structure in STRUCTURES:
-            rows = [cases[case][structure] for cases in seeds]
-            measures = {
-                name: None if None in (each := [row[name] for row in rows]) else float(np.mean(each))
-                for name in CASE_MEASURES
-                if all(name in row for row in rows)
-            }
-            failure = measures["dice"] is not None and measures["dice"] < FAILURE_DICE
-            empty = rows[0].get("empty") if measures["dice"] is None else None
-            found.setdefault(case, {})[structure] = {**measures, "failure": failure, "empty": empty}
-    return found
 
 
 def _folder(name: str) -> str:

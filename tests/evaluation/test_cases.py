@@ -167,3 +167,41 @@ def test_faulty_metrics_files_are_refused_by_name(tmp_path, content, message):
     path = save(tmp_path, json.dumps(content), "metrics.json")
     with pytest.raises(InputError, match=rf"metrics.json.*{message}"):
         read_methods({"x": path})
+
+
+SEEDS = """method,seed,case,site,structure,dice,assd_mm,empty
+a,0,c1,ldn,VS,0.9,1,
+a,0,c1,ldn,cochlea,0.8,0.5,
+a,0,c2,etz,VS,0.7,1,
+a,0,c2,etz,cochlea,,,both
+a,1,c1,ldn,VS,0,350,
+a,1,c1,ldn,cochlea,0.6,0.7,
+a,1,c2,etz,VS,0.8,1,
+a,1,c2,etz,cochlea,0,350,reference
+"""
+
+
+def test_a_method_with_seeds_has_their_means_and_keeps_their_values(tmp_path):
+    table = read_cases(save(tmp_path, SEEDS))
+    means = table.methods["a"]
+    assert (means["c1"]["vs"]["dice"], means["c1"]["vs"]["assd_mm"]) == pytest.approx((0.45, 175.5))
+    assert means["c1"]["vs"]["failure"]
+    assert means["c2"]["vs"]["dice"] == pytest.approx(0.75)
+    assert means["c2"]["cochlea"]["dice"] == 0  # one seed draws what is not there
+    assert table.seeds["a"]["1"]["c1"]["vs"]["assd_mm"] == 350
+    write_cases(tmp_path / "again.csv", table.methods, table.sites, table.seeds)
+    assert read_cases(tmp_path / "again.csv") == table
+
+
+def test_rules_and_failures_are_those_of_each_seed_not_of_a_mean_over_seeds(tmp_path):
+    mean = evaluate_cases(save(tmp_path, SEEDS), tmp_path / "m.json")["mean"]["vs"]
+    assert (mean["dice"], mean["assd_mm"]) == pytest.approx((0.6, 88.25))
+    assert (mean["cases"], mean["failures"], mean["empty"]) == (4, 1, 1)
+    assert mean["plain"]["assd_mm"] == 1  # never the mean of a distance and a penalty
+    assert mean["without_failures"]["dice"] == pytest.approx(0.8)
+
+
+def test_a_seed_without_a_row_that_another_has_is_refused(tmp_path):
+    path = save(tmp_path, SEEDS.replace("a,1,c2,etz,VS,0.8,1,\n", ""))
+    with pytest.raises(InputError, match=r"no row for vs of c2 of the method a with seed '1'\. Add it, or leave"):
+        read_cases(path)

@@ -282,6 +282,8 @@ def test_a_comparison_says_its_ranks_and_where_they_are(two, tmp_path, capsys):
     ("settings", "message"),
     [
         ({"reference": "theirs"}, "reference is 'theirs', which is no method"),
+        ({"reference": {"ours": "theirs"}}, "reference is 'theirs', which is no method"),
+        ({"reference": {"ours": "ours"}}, "reference tests no method against another"),
         ({"measures": ["dicee"]}, "measures holds 'dicee'"),
         ({"measures": ["dice", "nsd_1mm"]}, "ours has no nsd_1mm in 1"),
         ({"methods": None}, "methods is not set"),
@@ -297,3 +299,42 @@ def test_one_method_alone_is_not_compared(two, tmp_path):
     two.write_text("".join(line for line in TWO.splitlines(keepends=True) if not line.startswith("a_b")))
     with pytest.raises(InputError, match="methods holds ours alone"):
         compare_methods(two, tmp_path / "out")
+
+
+def test_each_method_may_have_a_reference_of_its_own(tmp_path):
+    path = tmp_path / "cases.csv"
+    write_challenge(path, methods=4)
+    reference = {"team01": "team01", "team02": "team01", "team03": "team04"}
+    content = compare_methods(path, tmp_path / "out", reference=reference, resamples=99)
+    assert {(pair["method"], pair["against"]) for pair in content["pairs"]} == {
+        ("team01", "team02"),
+        ("team04", "team03"),
+    }
+    assert "Paired t-test against team01 or team04" in markdown_table(content)
+    single = compare_methods(path, tmp_path / "single", reference="team01", resamples=99)
+    both = [[p for p in each["pairs"] if p["against"] == "team02"][0] for each in (content, single)]
+    assert both[0]["p"] == both[1]["p"]
+
+
+def test_a_case_counts_once_in_tests_however_many_seeds_it_has(tmp_path):
+    path = tmp_path / "cases.csv"
+    rng = np.random.default_rng(3)
+    dice = rng.uniform(0.3, 0.9, (2, 3, 6, 2)).round(3)  # method, seed, case, structure
+    dice[0, 1, 2, 0] = 0
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["method", "seed", "case", "structure", "dice", "assd_mm"])
+        for (m, s, c, k), value in np.ndenumerate(dice):
+            writer.writerow(["ab"[m], s, f"case{c}", ("vs", "cochlea")[k], value, 350 if value == 0 else 1 + m])
+    content = compare_methods(path, tmp_path / "out", reference="a", resamples=99)
+    pair = content["pairs"][0]
+    means = dice.mean(axis=1)[..., 0]
+    assert (pair["n"], pair["p"]) == (6, pytest.approx(t_test(means[0] - means[1])[1]))
+    assert content["seeds"] == {"a": ["0", "1", "2"], "b": ["0", "1", "2"]}
+    found = content["methods"]["a"]["mean"]["vs"]
+    assert (found["cases"], found["failures"]) == (18, (dice[0, ..., 0] < 0.5).sum())
+    assert found["plain"]["assd_mm"] == 1
+    assert found["dice"] == pytest.approx(content["intervals"][0]["mean"])
+    assert "over cases and seeds" in markdown_table(content)
+    again = compare_methods(tmp_path / "out" / "cases.csv", tmp_path / "again", reference="a", resamples=99)
+    assert again == content

@@ -272,10 +272,11 @@ def test_a_folder_is_not_evaluated_against_itself(tmp_path):
 
 def test_an_evaluation_says_its_means_and_where_they_are(capsys):
     content = {"cases": {}, "mean": summarise({"a": case_metrics(np.ones((3, 3, 3)), np.ones((3, 3, 3)), (1, 1, 1))})}
-    show_metrics(content, "out/metrics.json")
+    show_metrics({**content, "not_compared": [f"x_{number}" for number in range(7)]}, "out/metrics.json")
     show_metrics({"mean": {"vs_contrast": -0.05, "segmenter": None}}, "out/translated.json")
     said = capsys.readouterr().out
     assert "1.0000" in said
+    assert said.count("not compared, since one of the folders lacks them: 7 cases (x_0, x_1, x_2, x_3, x_4, ...)") == 1
     assert "vs_contrast" in said
     assert "-0.0500" in said
     assert "metrics: out/metrics.json" in said

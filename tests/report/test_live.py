@@ -27,15 +27,34 @@ def test_it_shows_stages_progress_losses_and_translations(tmp_path):
     with SummaryWriter(str(folder)) as writer:
         for step in range(5):
             writer.add_scalar("loss", 1 / (step + 1), step)
-    (tmp_path / "tanq_translation").mkdir()
-    (tmp_path / "tanq_translation" / "s.nii.gz").write_bytes(scan.read_bytes())
-    page.update(["tanq_training"])
+    (tmp_path / "tanq_translation.partial").mkdir()
+    (tmp_path / "tanq_translation.partial" / "s.nii.gz").write_bytes(scan.read_bytes())
+    page.update(["tanq_training", "tanq_translation"])
     text = page.path.read_text()
     assert "1 of 3 stages are complete" in text
     assert "30 of 60 &lt;i&gt;, 1.5 min left" in text
     assert "loss of tanq_training: 1 at first, 0.2 in the end" in text
     assert text.count("data:image/webp") == 1
     assert "location.reload" in text
+
+
+def test_a_study_at_work_shows_the_latest_translations_of_its_runs_and_none_of_earlier_settings(tmp_path):
+    label = save(tmp_path / "label.nii.gz", label_map())
+    scan = save(tmp_path / "scan.nii.gz", np.random.default_rng(0).random((150, 40, 12), dtype=np.float32))
+    for run in ("a/seed_0", "b/seed_0"):
+        item = {"case": "s", "image": str(scan), "label": str(label)}
+        write_json(tmp_path / run / "dataset" / "source.json", {"training": [item]})
+        for view in ("tanq", "old"):
+            (tmp_path / run / f"{view}_translation").mkdir()
+            (tmp_path / run / f"{view}_translation" / "s.nii.gz").write_bytes(scan.read_bytes())
+    page = LivePage(["a/seed_0/tanq_translation", "b/seed_0/tanq_translation"], tmp_path, every=0)
+    for name in ("a", "b"):
+        page.finished(f"{name}/seed_0/tanq_translation", None)
+        page.update([])
+        text = page.path.read_text()
+        assert f"{name}/seed_0/tanq_translation" in text
+    assert text.count("data:image/webp") == 2
+    assert "old_translation" not in text
 
 
 def test_the_curves_of_a_complete_stage_are_drawn_once(tmp_path, monkeypatch):
@@ -101,5 +120,5 @@ def test_a_stage_that_was_complete_when_another_one_failed_is_shown_once(tmp_pat
 def test_a_page_that_cannot_be_made_does_not_stop_the_run(tmp_path, caplog):
     write_json(tmp_path / "dataset" / "source.json", {"training": 1})
     with caplog.at_level(logging.WARNING):
-        LivePage(STAGES, tmp_path).update(["dataset"])
+        LivePage(STAGES, tmp_path).update(["tanq_translation"])
     assert "cannot be brought up to date" in caplog.text

@@ -412,11 +412,26 @@ def test_a_gated_round_goes_on_from_weights_and_hands_over_what_was_accepted(bun
     assert final_model(run) == run / "round_1" / "segmentation" / "models"
     assert "accepted, nothing falls" in " ".join(capsys.readouterr().out.split())
 
-    write_json(run / "round_1" / "acceptance" / "accepted.json", {**decision, "accepted": False, "model": "round_0"})
-    assert final_model(run) == run / "round_0" / "segmentation" / "models"
     work.clear()
     workflow(bundles, dataset, tmp_path, **BEYOND).run()
     assert work == []
+
+
+def test_the_model_of_a_run_is_that_of_its_report_whatever_else_lies_there(bundles, dataset, tmp_path, work):
+    run = tmp_path / "runs" / "small"
+    with pytest.raises(InputError, match=r"has no report of a complete run\. Complete the run by its command, or give"):
+        final_model(run)
+    workflow(bundles, dataset, tmp_path).run()
+    workflow(bundles, dataset, tmp_path, rounds=0).run()
+    assert (run / "round_1" / "segmentation" / "stage.json").is_file()
+    assert final_model(run) == run / "round_0" / "segmentation" / "models"
+    report = read_json(run / "report" / "report.json")
+    assert "round_0/segmentation" in {stage["name"] for stage in report["stages"]}
+    assert not [stage["name"] for stage in report["stages"] if stage["name"].startswith("round_1/")]
+    record = run / "round_0" / "segmentation" / "stage.json"
+    write_json(record, {**read_json(record), "fingerprint": "0" * 64})
+    with pytest.raises(InputError, match=r"round_0/segmentation is not the one that the report is of\. Complete"):
+        final_model(run)
 
 
 def test_the_second_round_takes_the_labels_of_the_accepted_model(bundles, dataset, tmp_path, work):

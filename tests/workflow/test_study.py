@@ -71,7 +71,7 @@ def test_the_table_has_the_means_over_seeds_and_each_seed_apart(study, work, tmp
     study(METHODS).run()
     folder = tmp_path / "study"
     table = read_cases(folder / "results" / "methods.csv").methods
-    assert list(table) == ["TANQ alone", "TANQ + CycleGAN", "TANQ again", "TANQ again + self-training"]
+    assert list(table) == ["TANQ alone", "TANQ + CycleGAN", "TANQ again + self-training"]  # one model, one row
     files = [folder / "tanq_alone" / f"seed_{seed}" / "round_0" / "evaluation" / "metrics.json" for seed in (0, 1)]
     per_seed = [read_json(file) for file in files]
     for case, structures in table["TANQ alone"].items():
@@ -91,6 +91,12 @@ def test_the_table_has_the_means_over_seeds_and_each_seed_apart(study, work, tmp
     assert [row["seed"] for row in report["seeds"] if row["method"] == "TANQ alone"] == [0, 0, 1, 1]
     assert (folder / "report.html").read_text() == (folder / "report" / "index.html").read_text()
     assert (folder / "results" / "fig3.png").is_file()
+
+    assert report["methods"] == ["TANQ alone", "TANQ + CycleGAN", "TANQ again + self-training"]
+    with open(folder / "results" / "methods.csv", newline="") as file:
+        raw = [row for row in csv.DictReader(file) if row["method"] == "TANQ alone" and row["structure"] == "vs"]
+    scored = [(str(seed), case, row["vs"]["dice"]) for seed in (0, 1) for case, row in per_seed[seed]["cases"].items()]
+    assert [(row["seed"], row["case"], float(row["dice"])) for row in raw] == scored
 
     with open(folder / "results" / "audit.csv", newline="") as file:
         rows = [*csv.DictReader(file)]
@@ -112,6 +118,7 @@ def test_the_table_has_the_means_over_seeds_and_each_seed_apart(study, work, tmp
         ({"a b": {}, "A-b": {}}, "'a b', 'A-b' give no folder of their own"),
         ({"a": {"views": ["tanc"]}}, "views has no 'tanc'. Did you mean 'tanq'"),
         ({"a": {"configs": ["round.json"]}}, "has no 'round.json'. Did you mean 'rounds.json'"),
+        ({"a": {"views": ["tanq"]}}, "methods gives one row, a. Name two or more methods"),
     ],
 )
 def test_a_fault_of_a_method_is_told_before_anything_begins(study, work, tmp_path, methods, words):  # noqa: F811
@@ -120,6 +127,28 @@ def test_a_fault_of_a_method_is_told_before_anything_begins(study, work, tmp_pat
     assert words in str(caught.value)
     assert work == []
     assert not (tmp_path / "study").exists()
+
+
+def test_rows_are_tested_against_the_reference_before_and_after_self_training(study, work, tmp_path):  # noqa: F811
+    methods = {
+        "plain": {"views": ["tanq"]},
+        "both": {"views": ["tanq", "cyclegan"], "rounds": 1},
+        "ours": {"views": ["tanq"], "rounds": 1, "gate": {}},
+    }
+    study(methods, reference="ours").run()
+    pairs = read_json(tmp_path / "study" / "results" / "comparison.json")["pairs"]
+    tested = {(pair["method"], pair["against"]) for pair in pairs}
+    assert tested == {("ours", "both"), ("ours + self-training", "both + self-training")}
+    with pytest.raises(InputError, match=r"reference has no 'our'\. Did you mean 'ours'"):
+        study(methods, reference="our").run()
+
+
+def test_settings_of_a_method_are_added_to_those_of_the_study(study):  # noqa: F811
+    made = study({"a": {"settings": {"tanq_translation": {"lr": 1e-3}}}, "b": {}})
+    made.driver = partial(made.driver, settings={"tanq_translation": {"lr": 1e-4, "max_epochs": 3}})
+    given = {arm.method: arm.driver.settings for arm in made.arms()}
+    assert given["a"] == {"tanq_translation": {"lr": 1e-3, "max_epochs": 3}}
+    assert given["b"] == {"tanq_translation": {"lr": 1e-4, "max_epochs": 3}}
 
 
 def test_the_config_of_the_study_plans_every_method_of_the_bundle(dataset, tmp_path):  # noqa: F811
