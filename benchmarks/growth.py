@@ -1,20 +1,19 @@
-"""How time and memory grow with the size and number of slices, with scans and with cores; JSON and one picture.
+"""How time grows with the size and number of slices, with scans and with cores; JSON and one picture.
 
 python -m benchmarks.growth --output benchmarks/results/growth.json --picture benchmarks/results/growth.png
 
-Times are CPU seconds of one thread: medians of calls taken in turn, but for cores, where they are wall seconds.
+Times are CPU seconds of one thread: of calls taken in turn, but for cores, where they are wall seconds.
+Lines are medians, bands the least and the most.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import resource
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -22,22 +21,24 @@ import torch
 from monai.data import MetaTensor
 
 from benchmarks.published import CycleGanGenerator
-from benchmarks.translation import config_of, example, interleaved
+from benchmarks.translation import config_of, example, interleaved, machine, spread
 from plugins.files import read_json, whole_file, write_json
 from plugins.runtime import keep_freed_memory
 from plugins.segmentation import EnsembleInferer, FoldEnsemble, SegmentationModel, SlidingWindow
 from plugins.segmentation.model import NOMINAL
 
-SIZES, SLICES, SCANS = (64, 128, 192, 256, 384), (1, 2, 4, 8), (1, 2, 3)
+SIZES, SLICES, SCANS = (64, 128, 192, 256, 384, 512), (1, 2, 4, 8), (1, 2, 3)
+NAMES = ("TANQ", "CycleGAN", "published CycleGAN")
+Curves = dict[str, list[dict[str, float]]]
 
 
 def networks() -> dict[str, torch.nn.Module]:
     """The generators, untrained, in full size."""
-    ours = {name: config_of(name).get_parsed_content("network_def").eval() for name in ("TANQ", "CycleGAN")}
-    return {**ours, "published CycleGAN": CycleGanGenerator().eval()}
+    ours = {name: config_of(name).get_parsed_content("network_def").eval() for name in NAMES[:2]}
+    return {**ours, NAMES[2]: CycleGanGenerator().eval()}
 
 
-def translating(sizes: Sequence[tuple[int, int]], rounds: int, what: str) -> dict[str, list[float]]:
+def translating(sizes: Sequence[tuple[int, int]], rounds: int, what: str) -> Curves:
     """CPU seconds of each generator for batches of (side, slices)."""
     calls: dict[str, Callable[[], Any]] = {}
     for name, network in networks().items():
@@ -45,11 +46,11 @@ def translating(sizes: Sequence[tuple[int, int]], rounds: int, what: str) -> dic
             batch = example(side, count)
             calls[f"{name}|{side}|{count}"] = partial(network, batch["image"], batch["label"])
     with torch.inference_mode():
-        seconds = interleaved(calls, rounds, what)
-    return {name: [seconds[f"{name}|{side}|{count}"] for side, count in sizes] for name in networks()}
+        times = interleaved(calls, rounds, what)
+    return {name: [spread(times[f"{name}|{side}|{count}"]) for side, count in sizes] for name in NAMES}
 
 
-def segmenting(scans: Sequence[int], rounds: int) -> dict[str, list[float]]:
+def segmenting(scans: Sequence[int], rounds: int) -> Curves:
     """CPU seconds of the 2D network of the nominal plan for so many small scans."""
     model = SegmentationModel({"2d": NOMINAL.members["2d"]}, (0,), {"VS": ("2d",), "cochlea": ("2d",)})
     network, inferer = FoldEnsemble(model).eval(), EnsembleInferer(model, SlidingWindow(mirroring=False, batch_size=2))
@@ -60,11 +61,11 @@ def segmenting(scans: Sequence[int], rounds: int) -> dict[str, list[float]]:
             inferer(scan, network)
 
     with torch.inference_mode():
-        seconds = interleaved({str(count): partial(segment, count) for count in scans}, rounds, "scans")
-    return {"nnU-Net, 2D": [seconds[str(count)] for count in scans]}
+        times = interleaved({str(count): partial(segment, count) for count in scans}, rounds, "scans")
+    return {"nnU-Net, 2D": [spread(times[str(count)]) for count in scans]}
 
 
-def by_cores(cores: Sequence[int], rounds: int) -> dict[str, list[float]]:
+def by_cores(cores: Sequence[int], rounds: int) -> Curves:
     """Wall seconds of a slice of 256 x 256 with so many threads, taken in turn."""
     batch, times = example(256, 1), {name: {count: [] for count in cores} for name in networks()}
     with torch.inference_mode():
@@ -76,7 +77,7 @@ def by_cores(cores: Sequence[int], rounds: int) -> dict[str, list[float]]:
                     network(batch["image"], batch["label"])
                     times[name][count].append(time.perf_counter() - start)
     torch.set_num_threads(1)
-    return {name: [median(each[count][1:]) for count in cores] for name, each in times.items()}
+    return {name: [spread(each[count][1:]) for count in cores] for name, each in times.items()}
 
 
 def draw(results: dict[str, Any], file: Path) -> None:
@@ -84,7 +85,9 @@ def draw(results: dict[str, Any], file: Path) -> None:
     figure, axes = plt.subplots(1, len(results["curves"]), figsize=(3.4 * len(results["curves"]), 3.2))
     for panel, (title, curve) in zip(axes, results["curves"].items(), strict=True):
         for name, values in curve["values"].items():
-            panel.plot(curve["at"], values, marker="o", label=name)
+            middle, least, most = ([each[key] for each in values] for key in ("median", "least", "most"))
+            panel.plot(curve["at"], middle, marker="o", label=name)
+            panel.fill_between(curve["at"], least, most, alpha=0.25)
         panel.set_title(title, fontsize=9)
         panel.set_xlabel(curve["along"], fontsize=8)
         panel.set_ylabel(curve["unit"], fontsize=8)
@@ -127,8 +130,7 @@ def main() -> None:
             }
             for title, (along, at, values) in curves.items()
         },
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
-        "torch": torch.__version__,
+        "machine": machine(threads=1, rounds=given.rounds),
     }
     write_json(given.output, results)
     draw(results, given.picture)

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
+from datetime import date
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -25,16 +27,17 @@ import torch
 from monai.bundle import ConfigParser
 from rich.progress import track
 
-from plugins.files import write_json
+from plugins.files import read_json, write_json
 from plugins.networks import RAIN, RegionNorm, list_regions
 from plugins.runtime import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
 RANDOM = {"selections": ["@random_queries"] * 5}
+INSTANCE = {"network_def::encoder_norm": "instance", "network_def::decoder_norm": "instance"}
 PUBLISHED = {"_target_": "benchmarks.published.CycleGanGenerator"}
 METHODS: dict[str, tuple[str, list[str], dict[str, Any]]] = {
     "TANQ": ("tanq_translation", [], {}),
-    "TANQ, instance norm": ("tanq_translation", ["qs_attn.json"], {}),
+    "TANQ, instance norm": ("tanq_translation", [], INSTANCE),
     "TANQ, random queries": ("tanq_translation", [], RANDOM),
     "QS-Attn": ("tanq_translation", ["qs_attn.json"], {}),
     "CycleGAN": ("cyclegan_translation", [], {}),
@@ -84,8 +87,8 @@ def example(size: int, batch_size: int) -> dict[str, torch.Tensor]:
     return {"image": image, "label": label, "reals": reals, "reals_label": torch.zeros_like(label)}
 
 
-def interleaved(calls: dict[str, Callable[[], Any]], rounds: int, what: str) -> dict[str, float]:
-    """Median CPU seconds of each call, all of them taken in turn."""
+def interleaved(calls: dict[str, Callable[[], Any]], rounds: int, what: str) -> dict[str, list[float]]:
+    """CPU seconds of each call, all of them taken in turn; a round of warming up is left out."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for number in track(range(rounds + 1), description=what):
         for name, call in calls.items():
@@ -93,7 +96,41 @@ def interleaved(calls: dict[str, Callable[[], Any]], rounds: int, what: str) -> 
             call()
             if number > 0:
                 times[name].append(time.process_time() - start)
-    return {name: median(values) for name, values in times.items()}
+    return times
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median, least and most."""
+    return {"median": median(values), "least": min(values), "most": max(values)}
+
+
+def ratio(times: dict[str, list[float]], name: str, to: str) -> dict[str, float]:
+    """:func:`spread` over the rounds of :func:`interleaved` of one call's time by that of another."""
+    return spread([one / other for one, other in zip(times[name], times[to], strict=True)])
+
+
+def spreads(times: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+    """:func:`spread` of each call."""
+    return {name: spread(values) for name, values in times.items()}
+
+
+def processor() -> str:
+    """Name of the processor, as far as the system tells."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text(encoding="utf-8").splitlines() if told.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def machine(**settings: Any) -> dict[str, Any]:
+    """Where and when something was measured."""
+    return {
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "date": date.today().isoformat(),
+        "torch": torch.__version__,
+        **settings,
+    }
 
 
 def norms(rounds: int) -> dict[str, Any]:
@@ -117,9 +154,9 @@ def norms(rounds: int) -> dict[str, Any]:
             "RAIN": both_ways(lambda x=x, norm=rain, regions=both: norm(x, regions)),
             "listing the regions": lambda targets=targets, size=size: list_regions(targets, [size, size]),
         }
-        seconds = interleaved(calls, rounds, f"norms {channels} x {size} x {size}")
-        ratios = {name: value / seconds["instance norm"] for name, value in seconds.items()}
-        results[f"{channels}x{size}x{size}"] = {"ratio_to_instance_norm": ratios, "cpu_seconds": seconds}
+        times = interleaved(calls, rounds, f"norms {channels} x {size} x {size}")
+        ratios = {name: ratio(times, name, "instance norm") for name in times}
+        results[f"{channels}x{size}x{size}"] = {"ratio_to_instance_norm": ratios, "cpu_seconds": spreads(times)}
     return results
 
 
@@ -131,13 +168,13 @@ def inference(rounds: int, size: int = 256) -> dict[str, Any]:
         name: lambda network=network: network(batch["image"], batch["label"]) for name, network in networks.items()
     }
     with torch.inference_mode():
-        seconds = interleaved(calls, rounds, "inference")
+        times = interleaved(calls, rounds, "inference")
     return {
-        "ratio_tanq_to_same_with_instance_norm": seconds["TANQ"] / seconds["TANQ, instance norm"],
-        "ratio_tanq_to_cyclegan": seconds["TANQ"] / seconds["CycleGAN"],
-        "ratio_tanq_to_published_cyclegan": seconds["TANQ"] / seconds["published CycleGAN"],
-        "ratio_cyclegan_to_published_cyclegan": seconds["CycleGAN"] / seconds["published CycleGAN"],
-        "cpu_seconds": seconds,
+        "ratio_tanq_to_same_with_instance_norm": ratio(times, "TANQ", "TANQ, instance norm"),
+        "ratio_tanq_to_cyclegan": ratio(times, "TANQ", "CycleGAN"),
+        "ratio_tanq_to_published_cyclegan": ratio(times, "TANQ", "published CycleGAN"),
+        "ratio_cyclegan_to_published_cyclegan": ratio(times, "CycleGAN", "published CycleGAN"),
+        "cpu_seconds": spreads(times),
     }
 
 
@@ -163,8 +200,8 @@ def convolutions(rounds: int, size: int = 256) -> dict[str, Any]:
 
             calls: dict[str, Callable[[], Any]] = {name: partial(by_torch, way) for name, way in ways.items()}
             calls["fast_conv"] = partial(network, batch["image"], batch["label"])
-            seconds = interleaved(calls, rounds, f"convolutions of {method}")
-            results |= {f"{method}, {name}": value / seconds["torch"] for name, value in seconds.items()}
+            times = interleaved(calls, rounds, f"convolutions of {method}")
+            results |= {f"{method}, {name}": ratio(times, name, "torch") for name in times}
     return {"ratio_to_torch": results}
 
 
@@ -190,21 +227,21 @@ def training(rounds: int, size: int = 256) -> dict[str, Any]:
     """A train step of each method, and what TANQ's costs in forward passes of its generator."""
     network = config_of("TANQ").get_parsed_content("network_def")
     batch = example(size, 1)
-    methods = ("TANQ", "QS-Attn", "CycleGAN", "published CycleGAN")
+    methods = ("TANQ", "TANQ, instance norm", "CycleGAN", "published CycleGAN")
     calls: dict[str, Callable[[], Any]] = {name: train_step(name, size, 1) for name in methods}
 
     @torch.no_grad()
     def forward() -> torch.Tensor:
         return network(batch["image"], batch["label"])
 
-    seconds = interleaved({**calls, "TANQ generator, forward": forward}, rounds, "training")
+    times = interleaved({**calls, "TANQ generator, forward": forward}, rounds, "training")
     return {
-        "ratio_tanq_to_cyclegan": seconds["TANQ"] / seconds["CycleGAN"],
-        "ratio_tanq_to_instance_norm": seconds["TANQ"] / seconds["QS-Attn"],
-        "ratio_tanq_to_published_cyclegan": seconds["TANQ"] / seconds["published CycleGAN"],
-        "ratio_cyclegan_to_published_cyclegan": seconds["CycleGAN"] / seconds["published CycleGAN"],
-        "tanq_step_in_forward_passes_of_its_generator": seconds["TANQ"] / seconds["TANQ generator, forward"],
-        "cpu_seconds": seconds,
+        "ratio_tanq_to_cyclegan": ratio(times, "TANQ", "CycleGAN"),
+        "ratio_tanq_to_same_with_instance_norm": ratio(times, "TANQ", "TANQ, instance norm"),
+        "ratio_tanq_to_published_cyclegan": ratio(times, "TANQ", "published CycleGAN"),
+        "ratio_cyclegan_to_published_cyclegan": ratio(times, "CycleGAN", "published CycleGAN"),
+        "tanq_step_in_forward_passes_of_its_generator": ratio(times, "TANQ", "TANQ generator, forward"),
+        "cpu_seconds": spreads(times),
     }
 
 
@@ -222,8 +259,8 @@ def memory() -> dict[str, Any]:
     """:func:`peak_memory` of several sizes, each in a process of its own; random queries leave the attention out."""
     results = {}
     for method, size, batch_size in track(MEMORY, description="memory"):
-        command = [sys.executable, __file__, "--memory", method, str(size), str(batch_size)]
-        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        command = [sys.executable, "-m", "benchmarks.translation", "--memory", method, str(size), str(batch_size)]
+        output = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
         results[f"{method}, {size} x {size}, batch {batch_size}"] = json.loads(output.splitlines()[-1])
     return results
 
@@ -266,14 +303,13 @@ def main() -> None:
         "train_step": lambda: training(max(2, given.rounds // 2), given.size),
         "train_step_memory": memory,
     }
-    results = {name: part() for name, part in parts.items() if given.only is None or name in given.only}
-    results["machine"] = {
-        "processor": platform.machine(),
-        "threads": given.threads,
-        "torch": torch.__version__,
-        "size": given.size,
-    }
-    write_json(given.output, results)
+    where = machine(threads=given.threads, size=given.size)
+    output = Path(given.output)
+    results = {**(read_json(output) if output.is_file() else {}), "machine": where}
+    for name, part in parts.items():
+        if given.only is None or name in given.only:
+            results[name] = part()
+            write_json(output, results)
     print(json.dumps(results, indent=2))
 
 
