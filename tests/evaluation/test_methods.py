@@ -312,7 +312,7 @@ def test_each_method_may_have_a_reference_of_its_own(tmp_path):
     }
     assert "Paired t-test against team01 or team04" in markdown_table(content)
     single = compare_methods(path, tmp_path / "single", reference="team01", resamples=99)
-    both = [[p for p in each["pairs"] if p["against"] == "team02"][0] for each in (content, single)]
+    both = [next(p for p in each["pairs"] if p["against"] == "team02") for each in (content, single)]
     assert both[0]["p"] == both[1]["p"]
 
 

@@ -143,7 +143,7 @@ def test_rows_are_tested_against_the_reference_before_and_after_self_training(st
         study(methods, reference="our").run()
 
 
-def test_settings_of_a_method_are_added_to_those_of_the_study(study):  # noqa: F811
+def test_settings_of_a_method_are_added_to_those_of_the_study(study):
     made = study({"a": {"settings": {"tanq_translation": {"lr": 1e-3}}}, "b": {}})
     made.driver = partial(made.driver, settings={"tanq_translation": {"lr": 1e-4, "max_epochs": 3}})
     given = {arm.method: arm.driver.settings for arm in made.arms()}
