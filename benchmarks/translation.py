@@ -305,10 +305,10 @@ def main() -> None:
     }
     where = machine(threads=given.threads, size=given.size)
     output = Path(given.output)
-    results = {**(read_json(output) if output.is_file() else {}), "machine": where}
+    results = read_json(output) if output.is_file() else {}
     for name, part in parts.items():
         if given.only is None or name in given.only:
-            results[name] = part()
+            results[name] = {**part(), "machine": where}
             write_json(output, results)
     print(json.dumps(results, indent=2))
 

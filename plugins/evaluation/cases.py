@@ -113,9 +113,13 @@ def read_cases(path: StrPath) -> CaseTable:
     if not runs:
         raise InputError(f"{path} has no rows. Give a row for every case and structure.")
     for method, of_seeds in runs.items():
+        if "" in of_seeds and len(of_seeds) > 1:
+            raise InputError(
+                f"{path}: seed is empty in some rows of {method or 'the table'}. Fill it, or empty it in all."
+            )
         _check_seeds(of_seeds, method, str(path))
     means = {method: mean_of_seeds([*of_seeds.values()]) for method, of_seeds in runs.items()}
-    return CaseTable(means, sites, {method: of_seeds for method, of_seeds in runs.items() if "" not in of_seeds})
+    return CaseTable(means, sites, {method: of_seeds for method, of_seeds in runs.items() if len(of_seeds) > 1})
 
 
 def mean_of_seeds(seeds: Sequence[Mapping[str, CaseMetrics]]) -> dict[str, CaseMetrics]:

@@ -104,10 +104,13 @@ def evaluate_cases(cases_file: StrPath, output_file: StrPath, method: str | None
     """
     table = read_cases(cases_file)
     name = one_method(table, method, str(cases_file))
-    complete({name: table.methods[name]})
-    cases, sites = table.each(name)
-    content = {**metrics_by_site(cases, sites), "not_compared": []}
-    _write(output_file, content, cases, sites)
+    if seeds := table.seeds.get(name):
+        raise InputError(
+            f"{cases_file} has the seeds {', '.join(seeds)}. Leave the rows of one seed, or compare methods."
+        )
+    cases = complete({name: table.methods[name]})[0][name]
+    content = {**metrics_by_site(cases, table.sites), "not_compared": []}
+    _write(output_file, content, cases, table.sites)
     return content
 
 

@@ -128,9 +128,9 @@ def _summary(table: CaseTable, method: str) -> dict[str, Any]:
 def _check(rows: Methods, reference: str | Mapping[str, str] | None, measures: Sequence[str]) -> None:
     if len(rows) < 2:
         raise InputError(f"methods holds {', '.join(rows)} alone. Give two or more, or evaluate it.")
-    named = [*reference, *reference.values()] if isinstance(reference, Mapping) else [reference or next(iter(rows))]
+    named = [*reference, *reference.values()] if isinstance(reference, Mapping) else [reference]
     for name in named:
-        if name not in rows:
+        if name is not None and name not in rows:
             raise InputError(f"reference is {name!r}, which is no method. Set it to one of {', '.join(rows)}.")
     if isinstance(reference, Mapping) and all(name == other for name, other in reference.items()):
         raise InputError("reference tests no method against another. Name one, or leave reference out.")

@@ -173,7 +173,8 @@ def show_comparison(comparison: Mapping[str, Any], folder: str) -> None:
         about = comparison["methods"][entry["method"]]
         ends = "" if entry["interval"] is None else " [{:.2f}, {:.2f}]".format(*entry["interval"])
         means = [_cell(about["mean"][structure][measure], None) for structure, measure in columns]
-        first = (str(entry["place"]), Text(entry["method"]), f"{entry['rank']:.2f}{ends}", str(len(about["failures"])))
+        failed = f"{len(about['failures'])}/{sum(about['mean'][structure]['cases'] for structure in STRUCTURES)}"
+        first = (str(entry["place"]), Text(entry["method"]), f"{entry['rank']:.2f}{ends}", failed)
         table.add_row(*first, *means)
     Console().print(table)
     print(f"comparison: {folder}", flush=True)

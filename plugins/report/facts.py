@@ -58,7 +58,8 @@ def stages_in(run_dir: StrPath, names: Collection[str] | None = None) -> list[di
 
     Args:
         run_dir: folder of the run.
-        names: of the stages that belong to it; ``None`` takes all that lie there, also those of earlier settings.
+        names: of the complete stages that belong to it; ``None`` takes all that lie there, unfinished ones and those of
+            earlier settings too.
 
     Returns:
         for each: ``name``, ``complete``, ``seconds``, ``peak_mib`` (``None`` where it was not recorded),
@@ -68,7 +69,8 @@ def stages_in(run_dir: StrPath, names: Collection[str] | None = None) -> list[di
     for record in sorted(Path(run_dir).glob(f"**/{RECORD}"), key=lambda path: path.stat().st_mtime_ns):
         content, folder = _json(record), record.parent
         name = folder.relative_to(run_dir).as_posix().removesuffix(".partial")
-        if "fingerprint" not in content or (names is not None and name not in names):
+        unfinished = folder.name.endswith(".partial")
+        if "fingerprint" not in content or (names is not None and (unfinished or name not in names)):
             continue
         results = content.get("results")
         found.append(

@@ -29,6 +29,7 @@ from plugins.state import read_state
 StrPath = str | os.PathLike[str]
 Scans = Sequence[Mapping[str, Any]]
 Files = Mapping[str, StrPath]
+Stages = Collection[str] | None
 
 TITLE = "Segmentation of hrT2 without hrT2 labels"
 TRANSLATED_CASES, COMPARED_SCANS, VIEWED_CASES = 4, 8, 20
@@ -49,7 +50,7 @@ def write_report(
     target: Scans = (),
     run_dir: StrPath | None = None,
     handed_over: str | None = None,
-    stages: Collection[str] | None = None,
+    stages: Stages = None,
 ) -> dict[str, Any]:
     """Write ``index.html``, ``report.json``, ``metrics.json`` and ``table.txt`` into a folder.
 
@@ -82,7 +83,7 @@ def write_report(
 
     run = None if run_dir is None else Path(run_dir)
     final = handed_over or [*pred_dirs][-1]
-    scores = {} if run is None else _scores(run, final)
+    scores = {} if run is None else _scores(run, final, stages)
     statistics = _statistics(scores, source)
     windows = case_windows(pred_dirs[final])
     rows, files = [], {}
@@ -97,10 +98,10 @@ def write_report(
         maps |= {round_title(name): Path(folder, case + LABEL_ENDING) for name, folder in pred_dirs.items()}
         files[case] = {**paths, "maps": maps}
     rows = worst_first(rows)
-    target_rows = [] if run is None else worst_first(_target_rows(run, target, final, scores, statistics))
+    target_rows = [] if run is None else worst_first(_target_rows(run, target, final, scores, statistics, stages))
     judged = scores.get("cases", [])
     losses = {} if run is None else _losses(run, stages)
-    views = _views(source, translations, target, None if run is None else run, final)
+    views = _views(source, translations, target, run, final, stages)
     changes = [] if run is None else pseudo.rounds_of(run, [scan["case"] for scan in target], [*pred_dirs])
     intervals = tables.intervals_of(rounds)
     positions, drawn = run_positions(run, source, stages) if run is not None else ([], [])
@@ -118,6 +119,7 @@ def write_report(
         "cases": rows,
         "target_lights": lights_of(target_rows),
         "target_cases": target_rows,
+        "target_made_by": "" if run is None else round_title(_target_folder(run, final, stages)[1]),
         "judged_without_labels": judged,
         "statistics": statistics.to_json(),
         "views": views,
@@ -214,10 +216,16 @@ def _tables(intervals: Mapping[str, Any], tests: Sequence[Mapping[str, Any]]) ->
     return [*([tables.results_table(intervals)] if intervals else []), *([tables.tests_table(tests)] if tests else [])]
 
 
-def _scores(run: Path, final: str) -> dict[str, Any]:
+def _scores(run: Path, final: str, stages: Stages) -> dict[str, Any]:
     """What is known of the target scans without labels; empty where no gate asked for it."""
     file = run / final / "score" / SCORE
-    return read_state(file, dict[str, Any], CURE) if file.is_file() else {}
+    known = file.is_file() and _belongs(f"{final}/score", stages)
+    return read_state(file, dict[str, Any], CURE) if known else {}
+
+
+def _belongs(name: str, stages: Stages) -> bool:
+    """Whether a stage is one of the run's; ``None`` takes all that lie in its folder."""
+    return stages is None or name in stages
 
 
 def _statistics(scores: Mapping[str, Any], source: Scans) -> SourceStatistics:
@@ -236,26 +244,29 @@ def case_windows(folder: StrPath) -> dict[str, Window]:
 
 
 def _target_rows(
-    run: Path, target: Scans, final: str, scores: Mapping[str, Any], statistics: SourceStatistics
+    run: Path, target: Scans, final: str, scores: Mapping[str, Any], statistics: SourceStatistics, stages: Stages
 ) -> list[dict[str, Any]]:
     """A row for each scan without labels that the run has segmented, by the model that is handed over."""
     agreements = {row["case"]: row["agreement"] for row in scores.get("cases", [])}
-    made = sorted(
-        run.glob("round_*/pseudo_labels"), key=lambda folder: int(folder.parent.name.split("_")[1]), reverse=True
-    )
-    folders = [run / final / "target", *made]
+    folder = _target_folder(run, final, stages)[0]
     rows = []
     for scan in target:
-        case = scan["case"]
-        files = [folder / f"{case}{LABEL_ENDING}" for folder in folders]
-        file = next((each for each in files if each.is_file()), None)
-        if file is not None:
+        file = folder / f"{scan['case']}{LABEL_ENDING}"
+        if file.is_file():
             found = read_label(file, (0, 1, 2, IGNORED))
-            rows.append(case_row(case, found, statistics, agreement=agreements.get(case)))
+            rows.append(case_row(scan["case"], found, statistics, agreement=agreements.get(scan["case"])))
     return rows
 
 
-def _losses(run: Path, stages: Collection[str] | None) -> dict[str, Any]:
+def _target_folder(run: Path, final: str, stages: Stages) -> tuple[Path, str]:
+    """Label maps of the scans without labels, and whose they are; without a gate the last round's has none."""
+    if (run / final / "target").is_dir() and _belongs(f"{final}/target", stages):
+        return run / final / "target", final
+    number = int(final.removeprefix("round_") or 0)
+    return run / final / "pseudo_labels", f"round_{max(number - 1, 0)}"
+
+
+def _losses(run: Path, stages: Stages) -> dict[str, Any]:
     """Stage to scalar to points, for every stage that wrote events."""
     names = [stage["name"] for stage in facts.stages_in(run, stages) if stage["complete"]]
     series = {name: facts.losses_in(run / name) for name in names}
@@ -279,14 +290,16 @@ def _translations(source: Scans, translations: Files) -> list[dict[str, str]]:
     ]
 
 
-def _views(source: Scans, translations: Files, target: Scans, run: Path | None, final: str) -> dict[str, Any]:
+def _views(
+    source: Scans, translations: Files, target: Scans, run: Path | None, final: str, stages: Stages
+) -> dict[str, Any]:
     """Regions of translations, with the source's labels, and of real scans, with the labels that the run found."""
     views = {
         head: regions_of([(Path(folder, f"{s['case']}.nii.gz"), s["label"]) for s in source[:COMPARED_SCANS]])
         for head, folder in translations.items()
     }
     if run is not None and views:
-        folder = run / final / "target"
+        folder, _ = _target_folder(run, final, stages)
         pairs = [(scan["image"], folder / f"{scan['case']}{LABEL_ENDING}") for scan in target]
         known = [pair for pair in pairs if pair[1].is_file()][:COMPARED_SCANS]
         if known:

@@ -147,6 +147,8 @@ def _numbers(run: Path) -> dict[str, Any]:
     content = read_state(file, dict[str, Any], "Complete the run, or remove its report and give its command again")
     if content.get("kind") != "run":
         raise InputError(f"{file} is not the report of a run. Give the folder of a run.")
+    if "model" not in content:
+        raise InputError(f"{file} is of an earlier version. Remove {file.parent} and give the run's command again.")
     return content
 
 
@@ -232,7 +234,7 @@ def _intervals(comparison: Mapping[str, Any]) -> dict[str, Any]:
         low, high = row["interval"] or (None, None)
         counts = {"failures": mean["failures"], "cases": mean["cases"]}
         structure = found.setdefault(row["method"], {}).setdefault(row["structure"], counts)
-        structure[row["measure"]] = {"mean": row["mean"], "low": low, "high": high, "n": row["n"]}
+        structure[row["measure"]] = {"mean": row["mean"], "low": low, "high": high, "n": row.get("n", mean["cases"])}
     return found
 
 

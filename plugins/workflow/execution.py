@@ -166,12 +166,12 @@ def _command(stage: Stage, partial: Path) -> list[str]:
 def _work(stage: Stage, command: list[str], partial: Path, run_dir: Path, stop_file: Path | None) -> float | None:
     """Do the work of a stage and return its peak in MiB."""
     settings: dict[str, Any] = fill_in(stage.overrides, partial, run_dir)
+    write_json(partial / OVERRIDES, settings)
     if stage.bundle is None:
         function = pydoc.locate(str(stage.function))
         if not callable(function):
             raise RuntimeError(f"stage {stage.name}: no function is called {stage.function}")
         return peak_of(lambda: function(**settings))
-    write_json(partial / OVERRIDES, settings)
     return run_command(command, stage.bundle, partial / LOG, f"stage {stage.name}", stop_file)
 
 

@@ -111,6 +111,8 @@ def final_model(run_dir: StrPath) -> Path:
     cure = "Complete the run by its command, or give the models of a round as ckpt_dir"
     if not Path(run, FOLDER, NUMBERS).is_file():
         raise InputError(f"{run_dir} has no report of a complete run. {cure}.")
+    if "model" not in read_state(run / FOLDER / NUMBERS, dict[str, Any], cure):
+        raise InputError(f"{run / FOLDER / NUMBERS} is not of a run, or of an earlier version. {cure}.")
     content = read_state(run / FOLDER / NUMBERS, _Report, cure)
     made = {stage["name"]: stage["fingerprint"] for stage in content["stages"]}
     name = f"{content['model']}/segmentation"

@@ -162,14 +162,15 @@ class Study:
             for title, file in arm.metrics().items():
                 files.setdefault(title, {})[arm.seed] = file
         owners: dict[tuple[str | None, ...], str] = {}
-        for title in sorted(files, key=lambda title: title not in self._pair(arms)):
+        for title in sorted({arm.method: 0 for arm in arms}, key=lambda title: title not in self._pair(arms)):
             made = tuple(recorded_fingerprint(file.parent) for file in files[title].values())
             if owners.setdefault(made, title) != title:
                 print(f"{title} before self-training is the model of {owners[made]}: one row for both", flush=True)
         values: Seeds = {}
         sites: dict[str, str] = {}
         lines = []
-        for title in [title for title in files if title in owners.values()]:
+        merged = {arm.method for arm in arms} - {*owners.values()}
+        for title in [title for title in files if title not in merged]:
             for seed, file in files[title].items():
                 table = read_methods({title: file})
                 sites |= table.sites
@@ -214,13 +215,13 @@ class Study:
         pair = self._pair(arms)
         refuse_unknown(pair, titles, "reference")
         trained = {arm.titles[-1] for arm in arms if arm.driver.rounds}
-        return self.reference if len(pair) < 2 else {title: pair[title in trained] for title in titles}
+        return pair[0] if len(pair) < 2 or titles == pair else {title: pair[title in trained] for title in titles}
 
     def _settings(self, method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The driver's arguments of a method: its overlays in order, then its own."""
         base = self.driver.keywords if isinstance(self.driver, partial) else {}
         given: dict[str, Any] = {"overlays": [*base.get("overlays", ())]}
-        shared: dict[str, dict[str, Any]] = {name: dict(ids) for name, ids in base.get(SETTINGS, {}).items()}
+        shared: dict[str, dict[str, Any]] = {name: dict(ids) for name, ids in (base.get(SETTINGS) or {}).items()}
         folder = Path(self.bundle_root) / CONFIGS
         refuse_unknown(settings.get(CONFIGS, ()), [file.name for file in folder.glob("*.json")], f"{folder}")
         layers = [ConfigParser.load_config_file(folder / name) for name in settings.get(CONFIGS, ())]
@@ -229,6 +230,9 @@ class Study:
                 if key == OVERLAYS:
                     given["overlays"] += value
                 elif key == SETTINGS:
+                    if not all(isinstance(each, Mapping) for each in (value, *dict(value or {}).values())):
+                        fault = f"methods::{method}::{SETTINGS} is no mapping of bundles to mappings of settings"
+                        raise InputError(f"{fault}. Write it so, as the driver's.")
                     for bundle, ids in value.items():
                         given.setdefault(SETTINGS, shared).setdefault(bundle, {}).update(ids)
                 elif key != SUFFIX:

@@ -194,11 +194,24 @@ def test_a_method_with_seeds_has_their_means_and_keeps_their_values(tmp_path):
 
 
 def test_rules_and_failures_are_those_of_each_seed_not_of_a_mean_over_seeds(tmp_path):
-    mean = evaluate_cases(save(tmp_path, SEEDS), tmp_path / "m.json")["mean"]["vs"]
+    rows = SEEDS + "".join(f"b{line[1:]}" for line in SEEDS.splitlines(keepends=True)[1:])
+    mean = compare_methods(save(tmp_path, rows), tmp_path / "out", resamples=99)["methods"]["a"]["mean"]["vs"]
     assert (mean["dice"], mean["assd_mm"]) == pytest.approx((0.6, 88.25))
     assert (mean["cases"], mean["failures"], mean["empty"]) == (4, 1, 1)
     assert mean["plain"]["assd_mm"] == 1  # never the mean of a distance and a penalty
     assert mean["without_failures"]["dice"] == pytest.approx(0.8)
+
+
+def test_an_evaluation_is_of_one_seed(tmp_path):
+    with pytest.raises(InputError, match=r"has the seeds 0, 1\. Leave the rows of one seed, or compare methods"):
+        evaluate_cases(save(tmp_path, SEEDS), tmp_path / "m.json")
+    one = "".join(line for line in SEEDS.splitlines(keepends=True) if not line.startswith("a,1"))
+    assert evaluate_cases(save(tmp_path, one), tmp_path / "m.json")["mean"]["vs"]["cases"] == 2
+
+
+def test_a_seed_in_some_rows_only_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"seed is empty in some rows of a\. Fill it, or empty it in all"):
+        read_cases(save(tmp_path, SEEDS.replace("a,1,c1,ldn,VS", "a,,c1,ldn,VS")))
 
 
 def test_a_seed_without_a_row_that_another_has_is_refused(tmp_path):

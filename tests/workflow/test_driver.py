@@ -422,6 +422,12 @@ def test_the_model_of_a_run_is_that_of_its_report_whatever_else_lies_there(bundl
     with pytest.raises(InputError, match=r"has no report of a complete run\. Complete the run by its command, or give"):
         final_model(run)
     workflow(bundles, dataset, tmp_path).run()
+    report = read_json(run / "report" / "report.json")
+    assert (report["model"], report["target_made_by"]) == ("round_1", "before self-training")
+    assert len(report["target_cases"]) == 2
+    assert report["views"]["real hrT2"]["histograms"]
+    settings = {stage["name"]: stage["settings"] for stage in report["stages"]}
+    assert settings["round_1/pseudo_labels"]["output_dir"].endswith("round_1/pseudo_labels.partial")
     workflow(bundles, dataset, tmp_path, rounds=0).run()
     assert (run / "round_1" / "segmentation" / "stage.json").is_file()
     assert final_model(run) == run / "round_0" / "segmentation" / "models"
@@ -429,6 +435,8 @@ def test_the_model_of_a_run_is_that_of_its_report_whatever_else_lies_there(bundl
     assert "round_0/segmentation" in {stage["name"] for stage in report["stages"]}
     assert not [stage["name"] for stage in report["stages"] if stage["name"].startswith("round_1/")]
     record = run / "round_0" / "segmentation" / "stage.json"
+    write_json(run / "round_0" / "segmentation.partial" / "stage.json", {**read_json(record), "fingerprint": "1" * 64})
+    assert final_model(run) == record.parent / "models"
     write_json(record, {**read_json(record), "fingerprint": "0" * 64})
     with pytest.raises(InputError, match=r"round_0/segmentation is not the one that the report is of\. Complete"):
         final_model(run)

@@ -14,7 +14,8 @@ from monai.bundle import ConfigParser
 from plugins.errors import InputError
 from plugins.evaluation.cases import read_cases
 from plugins.files import read_json, write_json
-from plugins.workflow import Study, UdaWorkflow
+from plugins.workflow import Study, UdaWorkflow, gate
+from plugins.workflow.segment import final_model
 
 from .test_driver import bundles, dataset, work  # noqa: F401
 
@@ -141,6 +142,26 @@ def test_rows_are_tested_against_the_reference_before_and_after_self_training(st
     assert tested == {("ours", "both"), ("ours + self-training", "both + self-training")}
     with pytest.raises(InputError, match=r"reference has no 'our'\. Did you mean 'ours'"):
         study(methods, reference="our").run()
+
+
+def test_a_refused_round_keeps_the_row_of_what_is_handed_over(study, work, tmp_path, monkeypatch):  # noqa: F811
+    refused = {"accepted": False, "model": "round_0", "sentence": "refused"}
+    real = gate.accept_round
+
+    def refuse(before, after, output_dir, **settings):
+        content = {**real(before, after, output_dir, **settings), **refused}
+        write_json(Path(output_dir, gate.ACCEPTED), content)
+        return content
+
+    monkeypatch.setattr(gate, "accept_round", refuse)
+    methods = {"ours": {"views": ["tanq"], "rounds": 1, "gate": {}}}
+    study(methods, reference="ours", seeds=(3,)).run()
+    run, results = tmp_path / "study" / "ours" / "seed_3", tmp_path / "study" / "results"
+    assert final_model(run) == run / "round_0" / "segmentation" / "models"
+    rows = read_cases(results / "methods.csv").methods
+    assert rows["ours"] == rows["ours + self-training"]
+    pairs = read_json(results / "comparison.json")["pairs"]
+    assert {(pair["method"], pair["against"]) for pair in pairs} == {("ours", "ours + self-training")}
 
 
 def test_settings_of_a_method_are_added_to_those_of_the_study(study):
