@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from math import isfinite
 from pathlib import Path
@@ -63,7 +64,7 @@ def stages_in(run_dir: StrPath, names: Collection[str] | None = None) -> list[di
 
     Returns:
         for each: ``name``, ``complete``, ``seconds``, ``peak_mib`` (``None`` where it was not recorded),
-        ``fingerprint``, ``command``, ``settings`` and ``results`` (how many files).
+        ``fingerprint``, ``versions``, ``command``, ``settings`` and ``results`` (how many files).
     """
     found = []
     for record in sorted(Path(run_dir).glob(f"**/{RECORD}"), key=lambda path: path.stat().st_mtime_ns):
@@ -80,12 +81,24 @@ def stages_in(run_dir: StrPath, names: Collection[str] | None = None) -> list[di
                 "seconds": content.get("seconds"),
                 "peak_mib": content.get("peak_mib"),
                 "fingerprint": content["fingerprint"],
+                "versions": content.get("versions", {}),
                 "command": " ".join(content.get("command", [])),
                 "settings": _json(folder / OVERRIDES),
                 "results": len(results or {}),
             }
         )
     return found
+
+
+def other_versions(stages: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Packages that stages were made with in other versions than this report: name to version and how many stages."""
+    now = versions()
+    found: dict[str, Counter[str]] = {}
+    for stage in stages:
+        for name, each in stage.get("versions", {}).items():
+            if each != now.get(name):
+                found.setdefault(name, Counter())[each] += 1
+    return {name: ", ".join(f"{each} ({count} stages)" for each, count in of.items()) for name, of in found.items()}
 
 
 def source_in(run_dir: StrPath) -> list[dict[str, Any]]:

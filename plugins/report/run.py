@@ -105,9 +105,11 @@ def write_report(
     changes = [] if run is None else pseudo.rounds_of(run, [scan["case"] for scan in target], [*pred_dirs])
     intervals = tables.intervals_of(rounds)
     positions, drawn = run_positions(run, source, stages) if run is not None else ([], [])
+    made = [] if run is None else facts.stages_in(run, stages)
     content: dict[str, Any] = {
         **facts.head("run", TITLE, "" if run is None else run.name),
-        "stages": [] if run is None else facts.stages_in(run, stages),
+        "stages": made,
+        "other_versions": facts.other_versions(made),
         "handed_over": round_title(final),
         "model": final,
         "decisions": [*decision_lines(decisions)],

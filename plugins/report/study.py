@@ -103,6 +103,7 @@ def write_study_report(
             for run in known
             for stage in run.numbers["stages"]
         ],
+        "other_versions": facts.other_versions(stage for run in known for stage in run.numbers["stages"]),
         "methods": [*runs],
         "intervals": results,
         "comparison": dict(comparison or {}),

@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from plugins.files import PART, write_json
 from plugins.locks import LOCK
 from plugins.progress import FILE_NAME
+from plugins.report.facts import versions
 from plugins.state import StrPath, read_state
 from plugins.store import Mark, is_as_marked, mark_of
 
@@ -23,11 +24,15 @@ _WORKSHOPS = {"cache", "nnunet"}  # folders that nothing reads any more once a s
 
 
 class StageRecord(TypedDict):
-    """``stage.json``; ``results``, by path in the folder, and ``peak_mib`` are added when the stage is complete."""
+    """``stage.json``; ``results``, by path in the folder, and ``peak_mib`` are added when the stage is complete.
+
+    ``versions`` are those of the packages that worked on it last.
+    """
 
     fingerprint: str
     command: list[str]
     seconds: float
+    versions: NotRequired[dict[str, str]]
     peak_mib: NotRequired[float | None]
     results: NotRequired[dict[str, Mark]]
 
@@ -62,7 +67,12 @@ def write_record(
     peak_mib: float | None = None,
 ) -> None:
     """Write the record of a stage; with ``results`` it is complete."""
-    record: StageRecord = {"fingerprint": fingerprint, "command": [*command], "seconds": seconds}
+    record: StageRecord = {
+        "fingerprint": fingerprint,
+        "command": [*command],
+        "seconds": seconds,
+        "versions": versions(),
+    }
     if results is not None:
         record |= {"peak_mib": peak_mib and round(peak_mib, 1), "results": results}
     write_json(folder / RECORD, record)

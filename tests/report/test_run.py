@@ -37,6 +37,9 @@ def test_the_page_holds_all_and_its_numbers_are_in_the_json(run):
     assert f"{vs['mean']:.3f} [{vs['low']:.3f}, {vs['high']:.3f}]" in page
     assert "self-training, round 1: accepted &lt;b&gt;, nothing falls." in page
     assert "accepted <b>, nothing falls" in (run / "report" / "table.txt").read_text()
+    assert numbers["other_versions"] == {"torch": "1.13<b> (1 stages)"}
+    assert "Some stages were made with other versions" in page
+    assert "1.13&lt;b&gt; (1 stages)" in page
     stage = next(each for each in numbers["stages"] if each["name"] == "round_0/validation")
     assert stage["seconds"] == 12.5
     assert "<td>12.5</td><td>-</td>" in page
