@@ -159,12 +159,12 @@ def _case(case: str, runs: Sequence[Run]) -> dict[str, Any]:
     scores = {name: row["score"] for name, row in found.items()}
     failed = [name for name, row in found.items() if row["light"] == RED]
     worst, best = min(scores, key=lambda name: scores[name]), max(scores, key=lambda name: scores[name])
-    summary = f"failed with {len(failed)} of {len(found)}: worst {worst} ({scores[worst]:.2f})"
+    summary = f"failed in {len(failed)} of {len(found)} runs: worst with '{worst}' (score {scores[worst]:.2f})"
     return {
         "case": case,
         "light": _light(row["light"] for row in found.values()),
         "reasons": [
-            *([f"{summary}, best {best} ({scores[best]:.2f})"] if failed else []),
+            *([f"{summary}, best with '{best}' ({scores[best]:.2f})"] if failed else []),
             *(f"{name}: {reason}" for name, row in found.items() for reason in row["reasons"]),
         ],
         "score": float(np.mean([*scores.values()])),

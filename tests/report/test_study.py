@@ -55,7 +55,9 @@ def test_the_worst_case_is_first_and_names_its_methods(study):
     assert rows[0]["case"] == FAILED
     assert rows[0]["runs"] == {"a, seed 0": 0.5, "a, seed 3": 0.5, OTHER: 0.5}
     assert rows[0]["failed"] == ["a, seed 0", "a, seed 3", OTHER]
-    assert rows[0]["reasons"][0].startswith("failed with 3 of 3: worst a, seed 0 (0.50), best a, seed 0 (0.50)")
+    assert rows[0]["reasons"][0].startswith(
+        "failed in 3 of 3 runs: worst with 'a, seed 0' (score 0.50), best with 'a, seed 0' (0.50)"
+    )
     assert "a, seed 3: empty: no VS was found" in rows[0]["reasons"]
     assert rows[1]["light"] == "green"
     assert rows[1]["reasons"] == []
