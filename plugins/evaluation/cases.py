@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
@@ -140,7 +141,7 @@ def _mean_row(rows: Sequence[StructureMetrics]) -> StructureMetrics:
     if not counted:
         return rows[0]
     measures = {
-        name: sum(float(row[name] or 0) for row in counted) / len(counted)
+        name: fmean(float(row[name] or 0) for row in counted)
         for name in CASE_MEASURES
         if all(row.get(name) is not None for row in counted)
     }

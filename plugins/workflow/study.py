@@ -165,11 +165,12 @@ class Study:
         for title in sorted({arm.method: 0 for arm in arms}, key=lambda title: title not in self._pair(arms)):
             made = tuple(recorded_fingerprint(file.parent) for file in files[title].values())
             if owners.setdefault(made, title) != title:
-                print(f"{title} before self-training is the model of {owners[made]}: one row for both", flush=True)
+                print(f"{title} before self-training is the model of {owners[made]}", flush=True)
         values: Seeds = {}
         sites: dict[str, str] = {}
         lines = []
         merged = {arm.method for arm in arms} - {*owners.values()}
+        merged = merged if len(files) - len(merged) > 1 else set()  # a comparison needs two rows
         for title in [title for title in files if title not in merged]:
             for seed, file in files[title].items():
                 table = read_methods({title: file})
@@ -230,7 +231,7 @@ class Study:
                 if key == OVERLAYS:
                     given["overlays"] += value
                 elif key == SETTINGS:
-                    if not all(isinstance(each, Mapping) for each in (value, *dict(value or {}).values())):
+                    if not isinstance(value, Mapping) or not all(isinstance(each, Mapping) for each in value.values()):
                         fault = f"methods::{method}::{SETTINGS} is no mapping of bundles to mappings of settings"
                         raise InputError(f"{fault}. Write it so, as the driver's.")
                     for bundle, ids in value.items():
