@@ -5,6 +5,7 @@ Source: Zhu et al., Unpaired image-to-image translation using cycle-consistent a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -67,11 +68,16 @@ class CycleGanGenerator(nn.Module):
         """The deepest map, and no features."""
         return self.encoder(x), []
 
-    def decode(self, deepest: Tensor, regions: list[Any], x: Tensor | None = None) -> Tensor:
+    def code_of(self, reals: Tensor, sites: Sequence[str] | None = None) -> None:
+        """None: there is no code of a site here."""
+
+    def decode(
+        self, deepest: Tensor, regions: list[Any], x: Tensor | None = None, code: Tensor | None = None
+    ) -> Tensor:
         """The translation of what :meth:`encode` gave."""
         translated: Tensor = self.decoder(deepest)
         return translated
 
-    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """Translate ``x``; the label map is not looked at."""
+    def forward(self, x: Tensor, condition: Tensor | None = None, code: Tensor | None = None) -> Tensor:
+        """Translate ``x``; neither label map nor code is looked at."""
         return self.decode(self.encoder(x), [])

@@ -172,19 +172,39 @@ def test_settings_of_a_method_are_added_to_those_of_the_study(study):
     assert given["b"] == {"tanq_translation": {"lr": 1e-4, "max_epochs": 3}}
 
 
-def test_the_config_of_the_study_plans_every_method_of_the_bundle(dataset, tmp_path):  # noqa: F811
+@pytest.mark.parametrize(
+    ("overlays", "training", "method", "other", "overlay"),
+    [
+        ([], "tanq_training", "TANQ without RAIN", "TANQ + CycleGAN", "without_rain.json"),
+        (
+            ["study_beyond.json"],
+            "cyclegan_training",
+            "and CycleGAN with SegDecoder",
+            "and CycleGAN",
+            "seg_decoder.json",
+        ),
+    ],
+)
+def test_the_configs_of_the_study_plan_every_method_of_the_bundle(
+    dataset,  # noqa: F811
+    tmp_path,
+    overlays,
+    training,
+    method,
+    other,
+    overlay,
+):
     configs = Path(__file__).parents[2] / "bundles" / "vs_cochlea_uda" / "configs"
     parser = ConfigParser()
-    parser.read_config([str(configs / name) for name in ("study.json", "cpu.json")])
+    parser.read_config([str(configs / name) for name in ("study.json", "cpu.json", *overlays)])
     parser.update({"bundle_root": str(configs.parent), "dataset_dir": str(dataset), "output_dir": str(tmp_path)})
+    named = set(ConfigParser.load_config_file(configs / (overlays or ["study.json"])[-1])["methods"])
     arms = parser.get_parsed_content("all_methods").arms()
-    assert len(arms) == 24
-    stages = {(arm.method, arm.seed): arm.driver.checked()[1] for arm in arms}
-    files = {
-        name: stage.config_files for name, *_ in stages for stage in stages[name, 0] if stage.name == "tanq_training"
-    }
-    assert "without_rain.json" in files["TANQ without RAIN"]
-    assert "without_rain.json" not in files["TANQ + CycleGAN"]
+    assert {(arm.method, arm.seed) for arm in arms} == {(name, seed) for name in named for seed in (0, 1)}
+    stages = {arm.method: arm.driver.checked()[1] for arm in arms if arm.seed == 0}
+    files = {name: stage.config_files for name in stages for stage in stages[name] if stage.name == training}
+    assert overlay in files[method]
+    assert overlay not in files[other]
 
 
 def test_a_study_without_methods_is_refused_by_its_command():
