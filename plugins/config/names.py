@@ -125,11 +125,11 @@ def refuse_unknown_ids(config: Mapping[str, Any], ids: Iterable[str], what: str,
             level = level[int(key)] if isinstance(level, list) else level[key]
 
 
-def _arguments(node: Mapping[str, Any]) -> tuple[set[str], bool]:
+def _arguments(node: Mapping[str, Any]) -> tuple[frozenset[str], bool]:
     """What may stand in a ``_target_`` node, and whether anything else may."""
     target = node["_target_"]
     component = None if is_computed(target) else locate(str(target))
-    names, takes_more = argument_names(component) if callable(component) else (set(), component is None)
+    names, takes_more = argument_names(component) if callable(component) else (frozenset(), component is None)
     return names | OF_COMPONENTS, takes_more
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -77,12 +78,19 @@ def names_beside(target: str) -> list[str]:
     return list(_LOCATOR._components_table or {})
 
 
+@cache
 def signature(component: Callable[..., Any]) -> inspect.Signature:
     """The signature, with ranges of :data:`OF_OTHERS`, and annotations evaluated; those that cannot be count as none.
+
+    It is read once, so it must not change afterwards.
 
     Raises:
         ValueError: if there is no signature, as of some built-ins.
     """
+    return _with_ranges(component)
+
+
+def _with_ranges(component: Callable[..., Any]) -> inspect.Signature:
     known = _signature(component)
     parameters = dict(known.parameters)
     is_open = any(each.kind is _KEYWORDS for each in parameters.values())
@@ -109,7 +117,8 @@ def _signature(component: Callable[..., Any]) -> inspect.Signature:
         return known.replace(parameters=[*plain])
 
 
-def argument_names(component: Callable[..., Any]) -> tuple[set[str], bool]:
+@cache
+def argument_names(component: Callable[..., Any]) -> tuple[frozenset[str], bool]:
     """Names of the arguments that a component takes, and whether it may take others.
 
     Where a constructor hands ``**kwargs`` on, the arguments of its base classes are known as well.
@@ -117,14 +126,14 @@ def argument_names(component: Callable[..., Any]) -> tuple[set[str], bool]:
     try:
         known = dict(signature(component).parameters)
     except (ValueError, ImportError):  # an optional package may be missing
-        return set(), True
+        return frozenset(), True
     is_open = any(each.kind is _KEYWORDS for each in known.values())
     if is_open and isinstance(component, type):
         for base in component.__mro__[1:-1]:
             with suppress(ValueError, ImportError):
                 known |= signature(getattr(base, "__init__")).parameters  # noqa: B009 - mypy
     names = {name for name, each in known.items() if each.kind not in (_KEYWORDS, inspect.Parameter.VAR_POSITIONAL)}
-    return names - {"self"}, is_open
+    return frozenset(names - {"self"}), is_open
 
 
 def refused_by(check: Callable[..., None]) -> Callable[[Component], Component]:
@@ -155,7 +164,7 @@ def passes_on(target: Callable[..., Any], but: Collection[str] = ()) -> Callable
     """
 
     def declare(cls: Class) -> Class:
-        own = [each for each in signature(cls).parameters.values() if each.kind is not _KEYWORDS]
+        own = [each for each in _with_ranges(cls).parameters.values() if each.kind is not _KEYWORDS]
         names = {*but, *(each.name for each in own)}
         passed = [
             each.replace(kind=inspect.Parameter.KEYWORD_ONLY)

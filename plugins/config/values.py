@@ -6,6 +6,7 @@ import inspect
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
@@ -142,7 +143,7 @@ def value_fault(value: Any, hint: Any, name: str) -> str:
     if hint is Any or is_computed(value):
         return ""
     try:
-        TypeAdapter(_checked(hint)).validate_python(value)
+        _adapter(hint, repr(hint)).validate_python(value)
     except ValidationError as error:
         faults = [(_path(value, each), each) for each in error.errors()]
     else:
@@ -158,6 +159,12 @@ def value_fault(value: Any, hint: Any, name: str) -> str:
     if _is_range(first):
         return f"{place} is {given!r}. {RANGES[first['type']].format(**first['ctx'])}."
     return f"{place} is {given!r}{_cure(given, here)}"
+
+
+@cache
+def _adapter(hint: Any, _: str) -> TypeAdapter[Any]:
+    """Made once for each annotation. Unions that differ in order alone are equal, so their text tells them apart."""
+    return TypeAdapter(_checked(hint))
 
 
 def title(hint: Any) -> str:

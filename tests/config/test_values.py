@@ -83,3 +83,8 @@ def test_arguments_have_their_ranges(name, argument, value):
 def test_ranges_change_nothing_from_python():
     assert locate("plugins.networks.RandomQueries")(0).num_queries == 0
     assert locate("plugins.segmentation.SlidingWindow")(tile_step_size=2).tile_step_size == 2
+
+
+def test_a_union_of_another_order_keeps_its_own_words():
+    assert value_fault([], int | str, "a") == "a is []. Give a whole number or text."
+    assert value_fault([], str | int, "a") == "a is []. Give text or a whole number."
