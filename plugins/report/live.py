@@ -20,6 +20,7 @@ from plugins.state import StrPath
 
 LIVE_PAGE, FOLDER = "report.html", "report"
 EVERY_SECONDS = 20.0
+SHARE = 0.05  # of the time that pages may take
 LATEST = 2
 TRANSLATION = "_translation"
 LOSS = "loss"
@@ -42,7 +43,7 @@ class LivePage:
     Args:
         names: all stages in the order of work.
         run_dir: folder of the run.
-        every: seconds between two versions.
+        every: least seconds between two versions; more where a page takes long to make.
 
     Attributes:
         path: of the page.
@@ -50,7 +51,7 @@ class LivePage:
 
     def __init__(self, names: Sequence[str], run_dir: StrPath, every: float = EVERY_SECONDS):
         self._names, self._run = list(names), Path(run_dir)
-        self._every, self._written = every, -every
+        self._every, self._written, self._cost = every, -every, 0.0
         self._done: dict[str, float | None] = {}
         self._running: list[str] = []
         self._drawn: dict[str, list[dict[str, Any]]] = {}  # curves of complete stages
@@ -60,12 +61,13 @@ class LivePage:
         """Write the page if the last one is old, or something else is running."""
         now, before = time.monotonic(), self._running
         self._running = list(running)
-        if now - self._written >= self._every or self._running != before:
+        if now - self._written >= max(self._every, self._cost / SHARE) or self._running != before:
             self._write("running")
 
     def finished(self, name: str, seconds: float | None) -> None:
         """Note that a stage is complete; ``None`` seconds if it was so already."""
         self._done[name] = seconds
+        self._cost = 0.0  # this is news
 
     def close(self) -> None:
         """Put the report in the page's place, or say that the run has stopped."""
@@ -83,6 +85,7 @@ class LivePage:
                 part.write_text(text, encoding="utf-8")
         except Exception as error:  # a picture of the run must not end the run
             _logger.warning(f"{self.path}: cannot be brought up to date ({error}).")
+        self._cost = time.monotonic() - self._written
 
     def _content(self, state: str) -> tuple[dict[str, Any], dict[str, Any]]:
         running = [self._progress(name) for name in self._running]

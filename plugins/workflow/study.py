@@ -27,11 +27,11 @@ from plugins.report.live import LIVE_PAGE
 from plugins.state import StrPath, read_state
 from plugins.workflow.audit import AUDIT, AUDITED, audit_line
 from plugins.workflow.driver import UdaWorkflow
-from plugins.workflow.gate import ACCEPTED, Decision
 from plugins.workflow.graph import run_together
 from plugins.workflow.plan import EVALUATION, METRICS
 from plugins.workflow.process import CommandError
 from plugins.workflow.records import REMAKE, recorded_fingerprint
+from plugins.workflow.segment import final_model
 
 CONFIGS, OVERLAYS, SUFFIX, SETTINGS, RESULTS = "configs", "+overlays", "run_suffix", "settings", "results"
 SELF_TRAINED = "{} + self-training"
@@ -58,11 +58,9 @@ class Arm:
 
     def metrics(self) -> dict[str, Path]:
         """Title to ``metrics.json``."""
-        run, last = self.driver.run_dir, f"round_{self.driver.rounds}"
-        if self.driver.rounds and self.driver.gate is not None:
-            last = read_state(run / last / "acceptance" / ACCEPTED, Decision, REMAKE)["model"]
-        rounds = zip(self.titles, ["round_0", last], strict=False)
-        return {title: run / name / EVALUATION / METRICS for title, name in rounds}
+        run = self.driver.run_dir
+        rounds = zip(self.titles, [run / "round_0", final_model(run).parents[1]], strict=False)
+        return {title: folder / EVALUATION / METRICS for title, folder in rounds}
 
     def audits(self) -> dict[str, Path]:
         """Round to its ``audit.json``, of those that were audited."""

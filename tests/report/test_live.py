@@ -85,6 +85,27 @@ def test_it_is_not_written_more_often_than_asked(tmp_path):
     assert page.path.exists()
 
 
+def test_a_page_that_takes_long_is_written_less_often(tmp_path, monkeypatch):
+    clock = [100.0]
+    monkeypatch.setattr(live.time, "monotonic", lambda: clock[0])
+    real = live.render_live
+
+    def slow(*content):
+        clock[0] += 3
+        return real(*content)
+
+    monkeypatch.setattr(live, "render_live", slow)
+    page = LivePage(STAGES, tmp_path, every=20)
+    page.update(["dataset"])
+    page.path.unlink()
+    clock[0] = 100 + 3 / live.SHARE - 1
+    page.update(["dataset"])
+    assert not page.path.exists()
+    clock[0] += 1
+    page.update(["dataset"])
+    assert page.path.exists()
+
+
 def test_in_the_end_it_is_the_report(tmp_path):
     page = LivePage(STAGES, tmp_path)
     (tmp_path / "report").mkdir()
