@@ -15,6 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTABLE := $(VENV)/.testable
+EXTRAS := train,dev,docs,dicom,onnx,tracking,cluster,browser
 UDA := bundles/vs_cochlea_uda
 CONFIGS := '$(UDA)/configs
 SMALL := $(CONFIGS)/train.json',$(CONFIGS)/cpu.json'
@@ -52,12 +53,16 @@ clean:
 dataset:
 	@test -z "$(DATASET)" || test -d "$(DATASET)" || { echo "error: DATASET=$(DATASET) is not a folder" >&2; exit 2; }
 
+define install
+@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; name one with PYTHON=..." >&2; exit 2; }
+@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[$(1)]"
+endef
+
 $(INSTALLED): pyproject.toml constraints.txt
-	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; name one with PYTHON=..." >&2; exit 2; }
-	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[train]"
+	$(call install,train)
 	@touch $@
 
-$(TESTABLE): $(INSTALLED)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".[train,dev,docs,dicom,onnx,tracking,cluster,browser]"
-	@touch $@
+$(TESTABLE): pyproject.toml constraints.txt
+	$(call install,$(EXTRAS))
+	@touch $(INSTALLED) $@

@@ -12,17 +12,14 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import re
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from monai.bundle import ConfigParser
+from monai.bundle import ConfigParser, ckpt_export
 from monai.bundle.utils import merge_kv
 
 import plugins
@@ -182,13 +179,14 @@ def _export_script(folder: Path, ckpt_dir: Path) -> None:
         "ckpt_file": models / WEIGHTS,
         "filepath": models / SCRIPT,
     }
-    words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-    command = [sys.executable, "-m", "monai.bundle", "ckpt_export", *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    if done.returncode or not (models / SCRIPT).is_file():
-        lines = [line for line in done.stderr.splitlines() if re.match(r"[\w.]*(Error|Exception)\b", line)]
-        fault = f"{ckpt_dir / WEIGHTS}: cannot be exported as TorchScript ({(lines or ['no message'])[-1]})"
-        raise InputError(f"{fault}. Give weights of this bundle, and the overlays that they were trained with.")
+    try:
+        ckpt_export(**{name: str(value) for name, value in options.items()})
+    except Exception as fault:  # of a constructor, of torch's compiler, or of the weights
+        first = str(fault).partition("\n")[0]
+        raise InputError(
+            f"{ckpt_dir / WEIGHTS}: cannot be exported as TorchScript ({type(fault).__name__}: {first}). "
+            "Give weights of this bundle, and the overlays that they were trained with."
+        ) from fault
 
 
 def _describe(folder: Path) -> None:
