@@ -11,6 +11,12 @@ import torch
 from monai.utils import set_determinism
 
 
+def pytest_collection_modifyitems(items):
+    """Files with a slow test come first, so that no worker is left alone with one in the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)

@@ -1,13 +1,17 @@
 import json
+import random
+import runpy
 import shutil
-import subprocess
+import signal
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow
+from monai.utils import set_determinism
 
 import plugins
 from plugins import runtime
@@ -58,7 +62,7 @@ START = {"_target_": "plugins.runtime.start", "seed": "@seed", "num_threads": "@
         ("null", None), ("None", None),
     ],
 )  # fmt: skip
-def test_names_with_a_hash_and_null_reach_the_run_as_they_are_given(tmp_path, given, meant):
+def test_names_with_a_hash_and_null_reach_the_run_as_they_are_given(tmp_path, monkeypatch, capsys, given, meant):
     shown = "$print('seen', json.dumps([@output_dir, @seed, @beside::file]))"
     config = {
         "imports": ["$import json"],
@@ -69,10 +73,13 @@ def test_names_with_a_hash_and_null_reach_the_run_as_they_are_given(tmp_path, gi
         "run": [shown],
     }
     write_json(tmp_path / "train.json", {**config, "initialize": [START]})
-    command = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(tmp_path / "train.json")]
-    done = subprocess.run([*command, "--output_dir", given, "--seed", "null"], capture_output=True, text=True)
-    seen = [line for line in done.stdout.splitlines() if line.startswith("seen")]
-    assert seen == [f"seen {json.dumps([meant, None, 'of a config#1'])}"], done.stderr
+    command = ["-m", "run", "--config_file", str(tmp_path / "train.json")]
+    monkeypatch.setattr("sys.argv", [*command, "--output_dir", given, "--seed", "null"])
+    monkeypatch.setattr(runtime, "show_input_errors_as_sentences", lambda *arguments: None)
+    monkeypatch.setattr(runtime, "obey", lambda: None)
+    runpy.run_module("monai.bundle", run_name="__main__", alter_sys=True)
+    seen = [line for line in capsys.readouterr().out.splitlines() if line.startswith("seen")]
+    assert seen == [f"seen {json.dumps([meant, None, 'of a config#1'])}"]
 
 
 @pytest.mark.parametrize(
@@ -107,32 +114,48 @@ def test_objects_from_python_pass(tmp_path):
     ConfigWorkflow(files, workflow_type="train", bundle_root=str(tmp_path), **settings).initialize()
 
 
-def test_denormal_numbers_count_as_zero_once_a_run_has_started():
-    code = (
-        "import torch; from plugins.runtime import start; tiny = torch.full((8,), 1e-39);"
-        " print((tiny * 0.5).sum() > 0); start(); print((tiny * 0.5).sum() > 0)"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.split() == ["tensor(True)", "tensor(False)"]
+@pytest.fixture
+def started(monkeypatch):
+    """A start from Python; what it sets for the whole process is set back."""
+    monkeypatch.setattr("sys.argv", ["python"])
+    threads = torch.get_num_threads()
+    torch.set_flush_denormal(False)
+    yield runtime.start
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(False)
 
 
-@pytest.mark.parametrize(("seed", "equal"), [(5, True), (None, False)])
-def test_a_start_seeds_python_numpy_and_torch_or_leaves_them(seed, equal):
-    code = (
-        "import random, sys, numpy, torch; from plugins.runtime import start;"
-        " start(int(sys.argv[1]) if sys.argv[1:] else None);"
-        " print(random.random(), numpy.random.rand(), torch.rand(1).item())"
-    )
-    command = [sys.executable, "-c", code, *([] if seed is None else [str(seed)])]
-    first, second = (subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() for _ in "ab")
-    assert [a == b for a, b in zip(first, second, strict=True)] == [equal] * 3
+def test_denormal_numbers_count_as_zero_once_a_run_has_started(started):
+    tiny = torch.full((8,), 1e-39)
+    assert (tiny * 0.5).sum() > 0
+    started(seed=None)
+    assert (tiny * 0.5).sum() == 0
 
 
-def test_a_start_from_python_leaves_the_hooks_of_the_process_alone():
-    code = (
-        "import signal, sys; from plugins.runtime import start;"
-        " known = sys.excepthook, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM); start();"
-        " print(known == (sys.excepthook, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)))"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "True"
+def draws():
+    return random.random(), np.random.rand(), torch.rand(1).item()
+
+
+def test_a_start_seeds_python_numpy_and_torch(started):
+    started(5)
+    first = draws()
+    assert all(a != b for a, b in zip(first, draws(), strict=True))
+    started(5)
+    assert draws() == first
+    started(6)
+    assert all(a != b for a, b in zip(first, draws(), strict=True))
+
+
+def test_a_start_without_a_seed_leaves_the_generators(started):
+    set_determinism(5)
+    expected = draws(), draws()
+    set_determinism(5)
+    first = draws()
+    started(None)
+    assert (first, draws()) == expected
+
+
+def test_a_start_from_python_leaves_the_hooks_of_the_process_alone(started):
+    known = sys.excepthook, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    started()
+    assert known == (sys.excepthook, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))

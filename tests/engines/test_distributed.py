@@ -32,12 +32,22 @@ def train(method, out, rank=0, ranks=1):
         torch.save({f"{i} {k}": v for i, n in enumerate(networks) for k, v in n.state_dict().items()}, out)
 
 
-@pytest.mark.parametrize("method", ["tanq", "cyclegan"])
-def test_two_ranks_reach_the_weights_of_one_process_with_the_whole_batch(method, tmp_path):
+METHODS = ("tanq", "cyclegan")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What two processes and what one have trained."""
+    folder = tmp_path_factory.mktemp("distributed")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", __file__]
-    subprocess.run([*command, method, str(tmp_path / "two.pt")], check=True, capture_output=True)
-    subprocess.run([sys.executable, __file__, method, str(tmp_path / "one.pt")], check=True)
-    two, one = (torch.load(tmp_path / name, weights_only=True) for name in ("two.pt", "one.pt"))
+    subprocess.run([*command, str(folder / "two")], check=True, capture_output=True)
+    subprocess.run([sys.executable, __file__, str(folder / "one")], check=True)
+    return folder
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_two_ranks_reach_the_weights_of_one_process_with_the_whole_batch(method, folder):
+    two, one = (torch.load(folder / f"{name}_{method}.pt", weights_only=True) for name in ("two", "one"))
     assert max((two[name] - one[name]).abs().max().item() for name in one if one[name].is_floating_point()) < 1e-9
 
 
@@ -45,7 +55,8 @@ if __name__ == "__main__":
     distributed = torch.distributed.is_torchelastic_launched()
     if distributed:
         torch.distributed.init_process_group("gloo")
-        train(sys.argv[1], sys.argv[2], torch.distributed.get_rank(), torch.distributed.get_world_size())
+    place = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else ()
+    for each in METHODS:
+        train(each, f"{sys.argv[1]}_{each}.pt", *place)
+    if distributed:
         torch.distributed.destroy_process_group()
-    else:
-        train(sys.argv[1], sys.argv[2])

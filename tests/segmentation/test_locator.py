@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -362,7 +363,8 @@ def write_head(path, field=None, at=(0, 0, 0)):
 def model_dir(tmp_path):
     """A segmentation and a locator with random weights, whose threshold lets any place pass."""
     folder = tmp_path / "models"
-    model = SegmentationModel({"2d": FLAT}, (0,), {"VS": ("2d",), "cochlea": ("2d",)})
+    member = replace(FLAT, patch_size=(32, 32))
+    model = SegmentationModel({"2d": member}, (0,), {"VS": ("2d",), "cochlea": ("2d",)})
     model.write(folder)
     torch.manual_seed(0)
     torch.save(FoldEnsemble(model).state_dict(), folder / "model.pt")
