@@ -18,6 +18,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.ticker import MaxNLocator
 from monai.data import MetaTensor
 
 from benchmarks.published import CycleGanGenerator
@@ -92,6 +93,7 @@ def draw(results: dict[str, Any], file: Path) -> None:
         panel.set_xlabel(curve["along"], fontsize=8)
         panel.set_ylabel(curve["unit"], fontsize=8)
         panel.set_ylim(bottom=0)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.tick_params(labelsize=7)
         panel.legend(fontsize=7)
     figure.tight_layout()
