@@ -137,14 +137,6 @@ def opened(file, program, kind):
     return torch.jit.load(io.BytesIO(buffer.getvalue()))
 
 
-@pytest.fixture
-def compiled_once():
-    """TorchScript is compiled for any size at once, not anew for each of the first sizes that it meets."""
-    before = torch.jit.set_fusion_strategy([("DYNAMIC", 1)])
-    yield
-    torch.jit.set_fusion_strategy(before)
-
-
 def test_the_table_has_every_network_in_every_format():
     formats = {(network, kind) for network in SOURCES for kind in ("ts", "pt2", "onnx")} - {
         ("locator", "ts"),
@@ -155,7 +147,7 @@ def test_the_table_has_every_network_in_every_format():
 
 
 @pytest.mark.parametrize(("network", "kind", "difference", "free"), TABLE, ids=[" as ".join(row[:2]) for row in TABLE])
-def test_a_line_of_the_table(bundle_of, compiled_once, network, kind, difference, free):
+def test_a_line_of_the_table(bundle_of, network, kind, difference, free):
     folder, name = bundle_of(network), SOURCES[network][1]
     (program,) = (each for each in programs(folder) if each.name == name)
     call, worst = opened(folder / "models" / f"{name}.{kind}", program, kind), 0.0
