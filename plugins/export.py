@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import shutil
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -179,14 +180,19 @@ def _export_script(folder: Path, ckpt_dir: Path) -> None:
         "ckpt_file": models / WEIGHTS,
         "filepath": models / SCRIPT,
     }
+    log = logging.getLogger(ckpt_export.__module__)
+    level = log.level
+    log.setLevel(logging.WARNING)  # else MONAI tells of files that are about to be renamed
     try:
         ckpt_export(**{name: str(value) for name, value in options.items()})
     except Exception as fault:  # of a constructor, of torch's compiler, or of the weights
-        first = str(fault).partition("\n")[0]
+        first = str(fault).partition("\n")[0].rstrip(":")
         raise InputError(
             f"{ckpt_dir / WEIGHTS}: cannot be exported as TorchScript ({type(fault).__name__}: {first}). "
             "Give weights of this bundle, and the overlays that they were trained with."
         ) from fault
+    finally:
+        log.setLevel(level)
 
 
 def _describe(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Exported bundles stand alone: own code, configs that find it, sums, and a zip that is always the same."""
 
 import json
+import logging
 import re
 import shutil
 import subprocess
@@ -126,6 +127,17 @@ def test_the_torchscript_is_the_network_with_and_without_regions(exported, weigh
         torch.testing.assert_close(script(image), network(image), atol=1e-5, rtol=0)
         torch.testing.assert_close(network(image), network(image, label * 0), atol=1e-5, rtol=0)
         assert (network(image, label) - network(image)).abs().max() > 1e-3
+
+
+def test_monai_tells_nothing_of_files_that_are_about_to_be_renamed(weights, tmp_path, monkeypatch):
+    told, log = [], logging.getLogger("monai.bundle.scripts")
+    monkeypatch.setattr(
+        log, "handlers", [type("Told", (logging.Handler,), {"emit": lambda _, record: told.append(record)})()]
+    )
+    log.info("before")
+    export(ROOT / "tanq_translation", tmp_path, weights, SMALL)
+    log.info("after")
+    assert [record.getMessage() for record in told] == ["before", "after"]
 
 
 def test_programs_lie_beside_the_weights_where_they_are_wanted(ensemble, tmp_path):
