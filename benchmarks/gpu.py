@@ -296,6 +296,7 @@ def main() -> None:
     if results["settings"] != settings:
         sys.exit(f"error: {given.output} has results of {results['settings']}. Give another --output.")
     set_determinism(0, use_deterministic_algorithms=None)
+    torch._dynamo.config.recompile_limit = 64  # blocks of many shapes share their code
     for part in given.only:
         if part not in results:
             start = time.perf_counter()
