@@ -29,7 +29,10 @@ from plugins.data import crossmoda_datalist, heldout_labels
 from plugins.evaluation import SliceSegmenter, evaluate_translations, translation_picture
 from plugins.evaluation.fidelity import PERCENTILES
 from plugins.files import read_json, whole_file, write_json
+from plugins.store import digest_of
 from plugins.workflow import Stage, run_stages
+from plugins.workflow.functions import SPLITS
+from plugins.workflow.making import dataset_stage
 
 ROOT = Path(__file__).parents[1]
 METHODS = {
@@ -93,22 +96,22 @@ def stages_of(method: str, seed: int, dataset_dir: Path, changes: Mapping[str, A
     ]
 
 
-def dataset_stage(dataset_dir: Path) -> Stage:
+def lists_of(dataset_dir: Path) -> Stage:
     """Lists of scans."""
-    return Stage(
-        name="dataset",
-        function="plugins.workflow.functions.write_dataset_lists",
-        overrides={"dataset_dir": str(dataset_dir), "output_dir": "{stage}"},
-    )
+    return dataset_stage({name: crossmoda_datalist(dataset_dir, split) for name, split in SPLITS.items()})
 
 
 def segmenter_of(dataset_dir: Path, run_dir: Path, epochs: int = 150) -> SliceSegmenter:
     """The judge of target preservation, trained on the real target scans and their held-out labels."""
-    file = run_dir / ("segmenter.ts" if epochs == 150 else f"segmenter_{epochs}.ts")
+    labels = heldout_labels(dataset_dir, "training_target")
+    scans = [
+        {"image": scan["image"], "label": labels[scan["case"]]}
+        for scan in crossmoda_datalist(dataset_dir, "training_target")
+    ]
+    content = digest_of([scan[key] for scan in scans for key in ("image", "label")], epochs)
+    file = run_dir / f"segmenter_{content[:16]}.ts"
     if not file.is_file():
-        labels = heldout_labels(dataset_dir, "training_target")
-        scans = crossmoda_datalist(dataset_dir, "training_target")
-        train_segmenter([{"image": scan["image"], "label": labels[scan["case"]]} for scan in scans], file, epochs)
+        train_segmenter(scans, file, epochs)
     return SliceSegmenter(str(file))
 
 
@@ -177,7 +180,7 @@ def main() -> None:
     segmenter = segmenter_of(dataset_dir, run_dir)
     changes = {"max_epochs": given.max_epochs, "val_interval": given.max_epochs}
     order = [(method, seed) for seed in given.seeds for method in given.methods]
-    stages = [dataset_stage(dataset_dir)]
+    stages = [lists_of(dataset_dir)]
     for method, seed in order:
         stages += stages_of(method, seed, dataset_dir, changes)
     with ThreadPoolExecutor(given.workers) as executor:

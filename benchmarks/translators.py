@@ -24,7 +24,7 @@ from monai.bundle import ConfigParser
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.ablation import ROOT, dataset_stage, segmenter_of, true_scans
+from benchmarks.ablation import ROOT, lists_of, segmenter_of, true_scans
 from plugins.config.command import read_configs
 from plugins.config.names import known_settings
 from plugins.evaluation import evaluate_translations
@@ -48,6 +48,7 @@ def redrawn_stages(run_dir: Path, dataset_dir: Path) -> list[Stage]:
     return [
         Stage(
             name="redrawn_dataset",
+            needs=("dataset",),
             function="plugins.workflow.windows.write_redrawn_dataset",
             overrides={"dataset_dir": str(dataset_dir), "output_dir": "{stage}"},
         ),
@@ -186,7 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         **{key: _literal(value) for key, value in (each.split("=", 1) for each in given.set)},
     }
     files = [] if given.full else ["cpu.json"]
-    stages = [dataset_stage(dataset_dir), *redrawn_stages(run_dir, dataset_dir)]
+    stages = [lists_of(dataset_dir), *redrawn_stages(run_dir, dataset_dir)]
     places = {name: name.lower().replace(" ", "_") for name in TRANSLATORS}
     for name, folder in places.items():
         stages += translator_stages(name, folder, files, changes)

@@ -11,7 +11,7 @@ from plugins.workflow.audit import AUDITED
 from plugins.workflow.checks import check_plan
 from plugins.workflow.functions import UNTRANSLATED
 from plugins.workflow.gate import ACCEPTED, GATE, SCORE
-from plugins.workflow.making import bundle_stage, call_stage
+from plugins.workflow.making import bundle_stage, call_stage, dataset_stage
 from plugins.workflow.plan import (
     EVALUATE,
     EVALUATION,
@@ -67,10 +67,7 @@ class Adaptation(Plan):
         return [call_stage(name, needs, "views.weigh_views", **self.lists("source"), views=views)]
 
     def _dataset(self) -> Stage:
-        scans = [scan for scans in self.scans.values() for scan in scans]
-        inputs = [scan[key] for scan in scans for key in ("image", "label") if key in scan]
-        function = "functions.write_dataset_lists"
-        return call_stage("dataset", (), function, inputs, dataset_dir=str(self.dataset_dir))
+        return dataset_stage(self.scans)
 
     def _windows(self) -> list[Stage]:
         """The locator, and what lies in the windows of all scans."""

@@ -40,7 +40,7 @@ REPORT_METRICS = "report/metrics.json"
 TESTS = "paired_t_test"
 PARAMETERS = (
     "window", "translate", "calibrated", "weigh_views", "gate", "continue_rounds", "last_round_on_target",
-    "interaction", "reverse_view", "rounds", "seed", "max_epochs",
+    "interaction", "interaction_epochs", "reverse_view", "rounds", "seed", "max_epochs",
 )  # fmt: skip
 """Settings that results depend on, as MLflow shows them."""
 
@@ -107,7 +107,7 @@ class UdaWorkflow:
         device: torch device of all stages.
         seed: of all stages.
         num_threads: of each stage; ``None`` leaves each bundle's own.
-        max_epochs: of every training; ``None`` leaves each bundle's own.
+        max_epochs: of every training but that of the locator; ``None`` leaves each bundle's own.
         train_handlers: told of every evaluated round, see :class:`plugins.workflow.tracking.DriverRun`.
     """
 
@@ -240,7 +240,7 @@ class UdaWorkflow:
             for name, value in values.items()
         }
         return {
-            "dataset": adaptation.dataset_dir.name,
+            "dataset": str(adaptation.dataset_dir),
             "views": ", ".join(adaptation.views),
             "overlays": ", ".join(adaptation.overlays),
             **{name: getattr(self, name) for name in PARAMETERS},

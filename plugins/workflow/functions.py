@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plugins.data import check_scans, crossmoda_datalist, read_datalist
+from plugins.data import check_scans, read_datalist
 from plugins.files import write_json
 from plugins.report import write_report
 from plugins.state import read_state
@@ -19,18 +19,19 @@ SPLITS = {"source": "training_source", "target": "training_target", "validation"
 UNTRANSLATED = "ceT1"
 
 
-def write_dataset_lists(dataset_dir: str, output_dir: str) -> None:
-    """Check every scan of a data set, then write ``source.json``, ``target.json`` and ``validation.json``.
+def write_dataset_lists(scans: Mapping[str, Sequence[Mapping[str, str]]], output_dir: str) -> None:
+    """Check every scan of a data set, then write its lists, ``source.json``, ``target.json`` and ``validation.json``.
 
-    The lists name the scans by absolute paths, so that the run folder may be moved.
+    Args:
+        scans: those of each list, by absolute paths, so that the run folder may be moved.
+        output_dir: where the lists go.
 
     Raises:
         InputError: naming the first scan that cannot be used.
     """
-    lists = {name: crossmoda_datalist(dataset_dir, split) for name, split in SPLITS.items()}
-    check_scans([scan for scans in lists.values() for scan in scans], foreground=True)
-    for name, scans in lists.items():
-        write_json(Path(output_dir, f"{name}.json"), {"training": scans})
+    check_scans([scan for each in scans.values() for scan in each], foreground=True)
+    for name, each in scans.items():
+        write_json(Path(output_dir, f"{name}.json"), {"training": each})
 
 
 def write_training_list(

@@ -69,6 +69,13 @@ def call_stage(name: str, needs: Iterable[str], function: str, inputs: Iterable[
     )
 
 
+def dataset_stage(scans: Mapping[str, Sequence[Mapping[str, str]]]) -> Stage:
+    """The lists of source, target and validation scans; it is another stage as soon as a scan changes its list."""
+    files = [scan[key] for each in scans.values() for scan in each for key in ("image", "label") if key in scan]
+    lists = {name: [dict(scan) for scan in each] for name, each in scans.items()}
+    return call_stage("dataset", (), "functions.write_dataset_lists", files, scans=lists)
+
+
 def device_expression(name: str) -> str:
     """A torch device as configs hold it."""
     return f"$torch.device({name!r})"

@@ -185,6 +185,8 @@ class Study:
         if audits:
             told = [{"method": arm.method, "seed": arm.seed, "round": name, **audit_line(f)} for arm, name, f in audits]
             write_csv(results / "audit.csv", [*told[0]], [[*line.values()] for line in told])
+        else:
+            (results / "audit.csv").unlink(missing_ok=True)
         means = {title: mean_of_seeds([*seeds.values()]) for title, seeds in values.items()}
         write_cases(results / "methods.csv", means, sites, values)
         references = self._references(values, arms)

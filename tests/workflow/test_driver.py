@@ -18,7 +18,7 @@ from plugins.evaluation import evaluate_folder
 from plugins.files import read_json, write_json
 from plugins.locks import sole_owner
 from plugins.segmentation import Locator, LocatorNetwork
-from plugins.workflow import RunInference, UdaWorkflow, run_folder
+from plugins.workflow import RunInference, UdaWorkflow, run_folder, run_stage
 from plugins.workflow.segment import final_model
 from plugins.workflow.stage import fingerprint
 from plugins.workflow.tracking import DriverRun
@@ -176,6 +176,35 @@ def test_more_rounds_and_other_settings_repeat_only_what_depends_on_them(bundles
     names = [name for name, _ in work]
     assert names[:2] == ["cyclegan_training", "cyclegan_translation"]
     assert not any("tanq" in name for name in names)
+
+
+def test_a_scan_that_is_moved_to_another_split_is_listed_there(bundles, dataset, tmp_path):
+    data, run = tmp_path / "moved", tmp_path / "runs" / "moved"
+    shutil.copytree(dataset, data)
+
+    def list_scans():
+        stage = next(s for s in workflow(bundles, data, tmp_path).adaptation().stages() if s.name == "dataset")
+        run_stage(stage, run)
+        return {
+            name: {s["case"] for s in read_datalist(run / f"dataset/{name}.json")} for name in ("target", "validation")
+        }
+
+    before = list_scans()
+    scan = next(data.rglob("training_target/*_hrT2.nii.gz"))
+    scan.rename(next(data.rglob("validation/*_hrT2.nii.gz")).with_name(scan.name))
+    case = scan.name.removesuffix("_hrT2.nii.gz")
+    assert list_scans() == {"target": before["target"] - {case}, "validation": before["validation"] | {case}}
+
+
+def test_what_mlflow_shows_tells_runs_apart_that_results_tell_apart(bundles, dataset, tmp_path):
+    def shown(data=dataset, **settings):
+        driver = workflow(bundles, data, tmp_path, **settings)
+        return driver._parameters(driver.adaptation())
+
+    other = tmp_path / "elsewhere" / dataset.name
+    shutil.copytree(dataset, other)
+    assert shown() != shown(interaction_epochs=2)
+    assert shown() != shown(other)
 
 
 def test_overlays_and_settings_reach_every_config_that_has_them(bundles, dataset, tmp_path):

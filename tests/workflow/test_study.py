@@ -107,6 +107,9 @@ def test_common_stages_are_made_once_for_each_seed_and_the_table_has_each_seed(s
     study(METHODS).run()
     assert work == []
 
+    study({title: METHODS[title] for title in ("TANQ alone", "TANQ + CycleGAN")}).run()
+    assert not (folder / "results" / "audit.csv").exists()  # of rounds that the study no longer has
+
 
 @pytest.mark.parametrize(
     ("methods", "words"),
