@@ -192,13 +192,13 @@ def check_output_dir(output_dir: StrPath, inputs: Iterable[StrPath]) -> None:
         raise InputError(f"{fault}. Choose another output_dir.") from error
 
 
-def read_training(folder: StrPath) -> TrainingFacts | None:
+def read_training(folder: StrPath, name: str = TRAINING) -> TrainingFacts | None:
     """What the training in a folder was given, as :class:`plugins.engines.TrainingRecord` keeps it; ``None`` without.
 
     Raises:
         InputError: if the record cannot be read.
     """
-    file = Path(folder) / TRAINING
+    file = Path(folder) / name
     if not file.is_file():
         return None
     return read_state(file, TrainingFacts, "Set another ckpt_dir, or train anew")

@@ -4,7 +4,7 @@ from plugins.engines.augmentation import DiscriminatorAugmentation
 from plugins.engines.budget import TimeBudget
 from plugins.engines.contrastive import ContrastiveTranslationTrainer
 from plugins.engines.cyclegan import CycleGANTrainer
-from plugins.engines.handlers import BeginFrom, MovingAverage, Resume, SaveBest, SaveWeights, ShowProgress
+from plugins.engines.handlers import BeginFrom, MovingAverage, Resume, SaveBest, SaveWeights, SeedEpochs, ShowProgress
 from plugins.engines.image_pool import ImagePool
 from plugins.engines.record import TrainingRecord
 from plugins.engines.scanwise import ScanwiseEvaluator
@@ -22,6 +22,7 @@ __all__ = [
     "SaveBest",
     "SaveWeights",
     "ScanwiseEvaluator",
+    "SeedEpochs",
     "ShowProgress",
     "TimeBudget",
     "TrainingRecord",

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import EMAHandler
+from monai.transforms import Randomizable
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from typing_extensions import TypedDict
@@ -126,6 +128,30 @@ class Resume:
         own_random = content if own == self.path else read_tensors(own, ANEW)
         set_random_state(own_random["random"])
         engine.state.epoch, engine.state.iteration = content["epoch"], content["iteration"]
+
+
+class SeedEpochs:
+    """Seeds random transforms anew for each epoch, from seed and epoch alone.
+
+    MONAI's loader without workers seeds them once, so that a continued training would repeat the draws of the first
+    epochs. Loaders with workers draw their seeds from torch, whose state :class:`Resume` keeps.
+
+    Args:
+        transform: MONAI's, of the data set that is trained on.
+        seed: of the training.
+    """
+
+    def __init__(self, transform: Randomizable, seed: int):
+        self.transform, self.seed = transform, seed
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._seed)
+
+    def _seed(self, engine: Engine) -> None:
+        self.transform.set_random_state(
+            int(np.random.SeedSequence([self.seed, engine.state.epoch]).generate_state(1)[0])
+        )
 
 
 class BeginFrom:

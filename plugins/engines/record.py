@@ -30,6 +30,7 @@ class TrainingRecord:
         settings: on which the weights depend, by name.
         data: lists of scans ``{"image", optional "label"}`` by name.
         resume: whether a training goes on from its checkpoint; one that begins anew makes a new record.
+        name: of the record.
 
     Raises:
         InputError: when the engine starts, if the folder holds a training with other data or settings, or if another
@@ -42,8 +43,10 @@ class TrainingRecord:
         settings: Mapping[str, Any],
         data: Mapping[str, Sequence[Mapping[str, Any]]],
         resume: bool = True,
+        name: str = TRAINING,
     ):
         self.weights, self.settings, self.data, self.resume = Path(weights), dict(settings), data, resume
+        self.name = name
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -56,7 +59,7 @@ class TrainingRecord:
         scans = [scan for name in sorted(self.data) for scan in self.data[name]]
         content = digest_of([scan[key] for scan in scans for key in ("image", "label") if key in scan], None)
         record = {"version": plugins.__version__, "settings": self.settings, "data": content}
-        before = read_training(folder) if self.resume else None
+        before = read_training(folder, self.name) if self.resume else None
         if before is not None:
             other = difference(before["settings"], self.settings)
             if not other and before["data"] != content:
@@ -66,5 +69,5 @@ class TrainingRecord:
                 raise InputError(f"{fault}. Set another ckpt_dir, give what it was begun with, or remove the folder.")
             return
         if self.resume and self.weights.exists():
-            _logger.warning(f"{folder} holds weights without {TRAINING}: taken for a training with these settings.")
-        write_json(folder / TRAINING, record)
+            _logger.warning(f"{folder} holds weights without {self.name}: taken for a training with these settings.")
+        write_json(folder / self.name, record)

@@ -30,7 +30,7 @@ from plugins.data import WINDOW_MM, Window, as_tensor, read_scan, voxel_box, who
 from plugins.errors import InputError
 from plugins.files import whole_file
 from plugins.progress import Progress
-from plugins.state import copy_weights, read_state, read_tensors
+from plugins.state import SUM, copy_weights, read_state, read_tensors
 
 StrPath = str | os.PathLike[str]
 WEIGHTS, DESCRIPTION = "locator.pt", "locator.json"
@@ -271,9 +271,11 @@ def read_locator(model_dir: StrPath, device: Any = "cpu", enabled: bool = True) 
         InputError: if the files cannot be read or do not belong together.
     """
     weights, description = Path(model_dir) / WEIGHTS, Path(model_dir) / DESCRIPTION
+    cure = f"Copy {WEIGHTS} and {DESCRIPTION} of one training there"
+    if enabled and not weights.is_file() and any(path.exists() for path in (description, Path(f"{weights}{SUM}"))):
+        raise InputError(f"{weights} is missing, but files of a locator are there. {cure}, or remove them.")
     if not (enabled and weights.is_file()):
         return None
-    cure = f"Copy {WEIGHTS} and {DESCRIPTION} of one training there"
     content, state = read_state(description, Description, cure), read_tensors(weights, cure, device)
     try:
         network = LocatorNetwork(**content["network"]).to(device)

@@ -9,7 +9,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
+from ignite.utils import manual_seed
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
 from monai.transforms import Compose, Invertd, Orientation
@@ -236,6 +237,17 @@ def test_a_locator_is_read_as_it_was_written(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["locator.json", "locator.pt", "locator.pt.sha256"]
 
 
+@pytest.mark.parametrize("left", ["locator.json", "locator.pt.sha256"])
+def test_half_a_locator_is_not_taken_for_none(tmp_path, left):
+    save(tmp_path)
+    for path in tmp_path.iterdir():
+        if path.name != left:
+            path.unlink()
+    with pytest.raises(InputError, match=r"locator\.pt is missing, but files of a locator are there"):
+        read_locator(tmp_path)
+    assert read_locator(tmp_path, enabled=False) is None
+
+
 @pytest.mark.parametrize("broken", ["locator.pt", "locator.json"])
 def test_a_broken_locator_is_refused_in_a_sentence(tmp_path, broken):
     save(tmp_path)
@@ -447,7 +459,8 @@ def locator_config(tmp_path, **overrides):
     return config
 
 
-def test_the_bundle_trains_a_locator_and_does_not_train_a_finished_one_again(tmp_path):
+@pytest.fixture
+def two_heads(tmp_path):
     items = []
     for number in range(2):
         item = ears(tumour=(10, 20, 9))
@@ -456,6 +469,45 @@ def test_the_bundle_trains_a_locator_and_does_not_train_a_finished_one_again(tmp
             nib.save(nib.Nifti1Image(np.asarray(volume[0], np.float32), np.asarray(volume.affine)), files[name])
         items.append({"case": str(number), **files})
     write_datalist(tmp_path / "list.json", items)
+    return items
+
+
+def weights_of(folder):
+    return torch.load(folder / "locator.pt", weights_only=True)
+
+
+def test_a_locator_that_was_stopped_and_goes_on_is_that_of_a_training_never_stopped(tmp_path, two_heads):
+    def stop():
+        raise KeyboardInterrupt
+
+    def config(name):
+        manual_seed(0)
+        return locator_config(tmp_path, datalist=str(tmp_path / "list.json"), ckpt_dir=str(tmp_path / name))
+
+    config("whole").get_parsed_content("run")
+    stopped = config("parts")
+    stopped.get_parsed_content("train::trainer").add_event_handler(Events.EPOCH_COMPLETED(once=1), stop)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.get_parsed_content("train::trainer").run()
+    config("parts").get_parsed_content("run")
+    whole, parts = weights_of(tmp_path / "whole"), weights_of(tmp_path / "parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"), [({}, "other scans"), ({"spacing": 5.0}, "spacing"), ({"max_epochs": 3}, "max_epochs 2, not 3")]
+)
+def test_a_locator_of_other_scans_or_settings_is_not_taken_for_this_one(tmp_path, two_heads, change, said):
+    place = {"datalist": str(tmp_path / "list.json")}
+    locator_config(tmp_path, **place).get_parsed_content("run")
+    if not change:
+        write_datalist(tmp_path / "list.json", two_heads[:1])
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - MONAI's, around the cause
+        locator_config(tmp_path, **place, **change).get_parsed_content("run")
+    assert said in str(find_input_error(caught.value))
+
+
+def test_the_bundle_trains_a_locator_and_does_not_train_a_finished_one_again(tmp_path, two_heads):
     locator_config(tmp_path, datalist=str(tmp_path / "list.json")).get_parsed_content("run")
     models = tmp_path / "models"
     locator, first = read_locator(models), (models / "locator.pt").read_bytes()
