@@ -194,11 +194,13 @@ class NnUNetTraining:
         request = {
             "folds": self.folds,
             "max_epochs": self.settings.max_epochs,
+            "early_stop_patience": self.settings.early_stop_patience,
             "members": self.members,
             "select_per_structure": self.select_per_structure,
         }
         chosen = recall_state(marker, dict[str, Any], "The folds are validated and selected again")
-        if chosen is None or chosen.get("request") != request:
+        anew = chosen is None or chosen.get("request") != request
+        if chosen is None or anew:
             self._train([(name, fold) for fold in self.folds for name in self.configurations])
             with self.workspace.active():
                 selection = select(
@@ -210,16 +212,16 @@ class NnUNetTraining:
                     self.select_per_structure,
                 )
             chosen = {**selection, "request": request}
-            write_json(marker, chosen)
         selection = {key: value for key, value in chosen.items() if key != "request"}
         if self.anatomy is not None:
             known = {"cochleae_mm3": cochleae_volume(self.items), **self.anatomy}
             selection |= {"anatomy": known, "keep_largest_component_of": []}
         if self.locator and not is_copied(self.locator, self.model_dir):
             copy_locator(self.locator, self.model_dir)
-        if not self._is_exported(selection):
+        if anew or not self._is_exported(selection):
             with self.workspace.active():
                 export(self.workspace, selection, self.model_dir)
+        write_json(marker, chosen)
         drop_probabilities(self.workspace, self.configurations)
         return selection
 
@@ -298,11 +300,12 @@ class NnUNetTraining:
 
     def _train(self, jobs: Sequence[tuple[Configuration, int]]) -> None:
         probabilities = len(self.configurations) > 1
-        with TrainingWatch(self.workspace, jobs, self.settings.max_epochs, self.output_dir, self.train_handlers):
+        length = (self.settings.max_epochs, self.settings.early_stop_patience)
+        with TrainingWatch(self.workspace, jobs, *length, self.output_dir, self.train_handlers):
             free = [*(self.devices or [self.settings.device] * len(jobs))]
             running: dict[Future[None], str] = {}
             for name, fold in jobs:
-                if is_done(self.workspace, name, fold, self.settings.max_epochs):
+                if is_done(self.workspace, name, fold, *length):
                     continue
                 device = free.pop(0)
                 future = self.executor.submit(

@@ -103,11 +103,15 @@ def _report(trainer: nnUNetTrainer, **shown: float) -> None:
     write_json(Path(trainer.output_folder) / FILE_NAME, content)
 
 
-def is_done(workspace: Workspace, configuration: str, fold: int, max_epochs: int) -> bool:
-    """Whether a training has reached ``max_epochs`` and been validated."""
+def is_done(workspace: Workspace, configuration: str, fold: int, max_epochs: int, patience: int | None) -> bool:
+    """Whether a training has come to the end that ``max_epochs`` and ``patience`` give it, and been validated."""
     file = workspace.fold(configuration, fold) / DONE
     done = recall_state(file, dict[str, int], "The fold is validated again")
-    return done is not None and done.get("epochs") == max_epochs
+    return done is not None and {**done, "epochs": 0} == _done(0, max_epochs, patience)
+
+
+def _done(epochs: int, max_epochs: int, patience: int | None) -> dict[str, int]:
+    return {"epochs": epochs, "max_epochs": max_epochs, "early_stop_patience": patience or 0}
 
 
 def train_fold(
@@ -125,7 +129,7 @@ def train_fold(
     ensemble of configurations needs.
     """
     exit_with_parent()
-    if is_done(workspace, configuration, fold, settings.max_epochs):
+    if is_done(workspace, configuration, fold, settings.max_epochs, settings.early_stop_patience):
         return
     folder = workspace.fold(configuration, fold)
     if settings.num_threads is not None:
@@ -142,6 +146,11 @@ def train_fold(
                 trainer.load_checkpoint(checkpoint)
             except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
                 raise InputError(f"{folder} holds no checkpoint of this training. {FOLD_ANEW}.") from error
+            if trainer.current_epoch > settings.max_epochs:
+                raise InputError(
+                    f"{folder} holds a training of {trainer.current_epoch} epochs, but max_epochs is "
+                    f"{settings.max_epochs}. Raise it, or choose another output_dir."
+                )
         elif settings.init_weights is not None:
             begin_from(bare(trainer.network), Path(settings.init_weights), configuration, fold)
         _report(trainer)
@@ -161,7 +170,7 @@ def train_fold(
             engine.run()
         trainer.on_train_end()
         validate(trainer, window, save_probabilities)
-    write_json(folder / DONE, {"epochs": settings.max_epochs})
+    write_json(folder / DONE, _done(trainer.current_epoch, settings.max_epochs, settings.early_stop_patience))
 
 
 def validate(trainer: nnUNetTrainer, window: SlidingWindow, save_probabilities: bool) -> None:

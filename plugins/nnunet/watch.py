@@ -34,6 +34,7 @@ class TrainingWatch:
         workspace: in which the trainings run.
         jobs: configuration and fold of each.
         max_epochs: of each.
+        patience: likewise, see :class:`plugins.nnunet.trainer.TrainerSettings`.
         output_dir: gets one ``progress.json`` of all.
         handlers: ignite or MONAI handlers of epochs, such as MLflow's; ``state.metrics`` holds the latest values of
             every network, and ``state.epoch`` counts the epochs of all.
@@ -44,10 +45,12 @@ class TrainingWatch:
         workspace: Workspace,
         jobs: Sequence[tuple[str, int]],
         max_epochs: int,
+        patience: int | None,
         output_dir: Path,
         handlers: Sequence[Any] = (),
     ):
         self._workspace, self._jobs, self._max_epochs, self._output_dir = workspace, jobs, max_epochs, output_dir
+        self._patience = patience
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._seen: dict[tuple[str, int], int] = {}
@@ -74,7 +77,7 @@ class TrainingWatch:
     def _state(self, job: tuple[str, int]) -> Shown:
         file = self._workspace.fold(*job) / FILE_NAME
         state = recall_state(file, Shown, "It is shown as 0") or {"done": 0, "shown": {}}
-        if is_done(self._workspace, *job, self._max_epochs):  # maybe stopped early
+        if is_done(self._workspace, *job, self._max_epochs, self._patience):  # maybe stopped early
             state["done"] = self._max_epochs
         return state
 

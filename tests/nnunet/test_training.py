@@ -124,6 +124,25 @@ def test_a_training_that_stalls_ends_early_and_stays_ended(trained: NnUNetTraini
         assert torch.equal(weight, again["network_weights"][key]), key
 
 
+def test_a_training_ends_where_it_is_told_to_and_says_how_far_it_came(trained: NnUNetTraining, tmp_path: Path):
+    workspace = copy_of(trained.workspace, tmp_path / "lengths")
+    folder = workspace.fold("2d", 0)
+
+    def train(**length: Any) -> int:
+        settings = dataclasses.replace(trained.settings, initial_lr=0.0, **length)
+        training.train_fold(workspace, "2d", 0, settings, SlidingWindow())
+        checkpoint = newest_checkpoint(folder)
+        assert checkpoint is not None
+        assert read_json(folder / "done.json")["epochs"] == checkpoint["current_epoch"]
+        return int(checkpoint["current_epoch"])
+
+    stopped = train(max_epochs=20, early_stop_patience=1)
+    assert 1 < stopped < 20
+    with pytest.raises(InputError, match=f"holds a training of {stopped} epochs, but max_epochs is 1. Raise it"):
+        train(max_epochs=1)
+    assert train(max_epochs=20, early_stop_patience=None) == 20
+
+
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
 def test_a_training_that_diverges_ends_in_a_sentence_and_keeps_its_last_checkpoint(
     trained: NnUNetTraining, tmp_path: Path, configuration: str

@@ -23,7 +23,7 @@ def test_handlers_hear_of_every_epoch_of_every_network(tmp_path: Path):
     workspace, jobs = Workspace(tmp_path / "nnunet"), [("2d", 0), ("2d", 1)]
     write_json(workspace.fold("2d", 0) / "progress.json", {"done": 1, "shown": {}})
     record = Record()
-    with TrainingWatch(workspace, jobs, 3, tmp_path, [record]):
+    with TrainingWatch(workspace, jobs, 3, None, tmp_path, [record]):
         write_json(workspace.fold("2d", 0) / "progress.json", {"done": 2, "shown": {"loss": 0.5}})
         write_json(workspace.fold("2d", 1) / "progress.json", {"done": 3, "shown": {"loss": 0.25}})
     names = [name for name, *_ in record.events]
@@ -37,7 +37,7 @@ def test_handlers_hear_of_every_epoch_of_every_network(tmp_path: Path):
 def test_a_training_that_stopped_early_counts_as_done(tmp_path: Path):
     workspace = Workspace(tmp_path / "nnunet")
     write_json(workspace.fold("2d", 0) / "progress.json", {"done": 2, "shown": {}})
-    write_json(workspace.fold("2d", 0) / "done.json", {"epochs": 10})
-    with TrainingWatch(workspace, [("2d", 0)], 10, tmp_path):
+    write_json(workspace.fold("2d", 0) / "done.json", {"epochs": 2, "max_epochs": 10, "early_stop_patience": 1})
+    with TrainingWatch(workspace, [("2d", 0)], 10, 1, tmp_path):
         pass
     assert read_json(tmp_path / "progress.json")["done"] == 10
