@@ -9,15 +9,17 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from nibabel.affines import voxel_sizes
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
+from nibabel.processing import resample_from_to
 from numpy.typing import NDArray
 
-from plugins.data import LABEL_VALUES, read_label, read_scan
+from plugins.data import LABEL_VALUES, read_grid, read_label, read_scan
 from plugins.evaluation.metrics import STRUCTURE_TITLES, STRUCTURES
 from plugins.files import whole_file
 
@@ -30,12 +32,15 @@ WHOLE = (slice(None), slice(None))
 PANEL_INCHES = 2.6
 
 
-def read_axial(path: str | os.PathLike[str], label: bool = False) -> tuple[NDArray[Any], tuple[float, float, float]]:
+def read_axial(
+    path: str | os.PathLike[str], label: bool = False, on: str | os.PathLike[str] | None = None
+) -> tuple[NDArray[Any], tuple[float, float, float]]:
     """Read a volume with its axes turned to the nearest of right, anterior, superior.
 
     Args:
         path: of a scan, or of a label map, which may hold what is ignored.
         label: whether it is one.
+        on: volume on whose voxels it is shown, 0 where it does not reach; ``None`` takes its own.
 
     Returns:
         The volume :math:`(R, A, S)` and its spacing in mm.
@@ -44,9 +49,13 @@ def read_axial(path: str | os.PathLike[str], label: bool = False) -> tuple[NDArr
         InputError: see :func:`plugins.data.read_scan`.
     """
     scan = read_label(path, (*LABEL_VALUES, IGNORED)) if label else read_scan(path)
-    turn = io_orientation(scan.affine)
-    x, y, z = voxel_sizes(scan.affine @ inv_ornt_aff(turn, scan.shape))
-    return apply_orientation(scan.voxels, turn), (float(x), float(y), float(z))
+    voxels, grid = scan.voxels, scan.grid if on is None else read_grid(on)
+    if grid.shape != scan.shape or not np.allclose(grid.affine, scan.affine, atol=1e-4):
+        image = nib.Nifti1Image(voxels, scan.affine)
+        voxels = resample_from_to(image, (grid.shape, grid.affine), order=0 if label else 1).get_fdata(dtype=np.float32)
+    turn = io_orientation(grid.affine)
+    x, y, z = voxel_sizes(grid.affine @ inv_ornt_aff(turn, grid.shape))
+    return apply_orientation(voxels, turn), (float(x), float(y), float(z))
 
 
 def translation_picture(

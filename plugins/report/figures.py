@@ -78,7 +78,8 @@ def translation_figure(case: Mapping[str, Any], translations: Mapping[str, StrPa
 def draw_translations(cases: Sequence[tuple[Mapping[str, Any], Mapping[str, StrPath]]]) -> Figure:
     """Source slices beside their translations, all at one intensity scale, with the contours of the source's label.
 
-    The scale is that of each volume from its 0.5th to its 99.8th percentile; all slices are drawn from 0 to 1 of it.
+    All show the voxels of the label, as methods may have other windows. The scale is that of each volume from its 0.5th
+    to its 99.8th percentile; all slices are drawn from 0 to 1 of it.
 
     Args:
         cases: a scan with ``case``, ``image`` and ``label``, and head of the column to volume.
@@ -88,7 +89,7 @@ def draw_translations(cases: Sequence[tuple[Mapping[str, Any], Mapping[str, StrP
         label = read_axial(case["label"], label=True)[0]
         index = slice_with_both(label)
         for axis, (head, path) in zip(axes, {"ceT1": case["image"], **translations}.items(), strict=True):
-            volume, spacing = read_axial(path)
+            volume, spacing = read_axial(path, on=case["label"])
             low, high = _scale(volume)
             draw_slice(axis, (volume - low) / (high - low), index, spacing, scale=(0.0, 1.0))
             draw_contours(axis, label, index, spacing)

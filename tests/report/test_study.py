@@ -3,13 +3,17 @@
 import json
 import re
 
+import nibabel as nib
+import numpy as np
 import pytest
 from PIL import Image
 
 from plugins.errors import InputError
 from plugins.evaluation import compare_methods
+from plugins.evaluation.pictures import read_axial
 from plugins.files import read_json, write_json
 from plugins.report import write_study_report
+from plugins.report.figures import draw_translations
 from plugins.report.volumes import DIFFERENCE, PREDICTION, REFERENCE
 
 from .conftest import FAILED, HOSTILE
@@ -139,3 +143,27 @@ def test_runs_alone_are_enough(run, tmp_path):
 def test_a_study_without_reports_is_refused(tmp_path, runs, words):
     with pytest.raises(InputError, match=words):
         write_study_report(runs, tmp_path)
+
+
+def test_a_translation_in_another_window_is_drawn_where_its_voxels_lie(tmp_path):
+    def save(name, voxels, corner=(0, 0, 0)):
+        affine = np.diag([-1.0, -1.0, 2.0, 1.0])
+        affine[:3, 3] = affine[:3, :3] @ corner
+        nib.save(nib.Nifti1Image(voxels, affine), tmp_path / name)
+        return tmp_path / name
+
+    scan = np.random.default_rng(0).random((12, 14, 8), dtype=np.float32) + 1
+    scan[8, 9, 6] = 5
+    label = np.zeros(scan.shape, np.uint8)
+    label[6:8, 6:8, 6], label[3:5, 6:8, 6] = 1, 2
+    case = {"case": "a", "image": save("a_ceT1.nii.gz", scan), "label": save("a_Label.nii.gz", label)}
+    window = save("a.nii.gz", scan[2:11, 3:, 4:], corner=(2, 3, 4))
+
+    shown, _ = read_axial(window, on=case["image"])
+    expected = np.zeros_like(scan)
+    expected[2:11, 3:, 4:] = scan[2:11, 3:, 4:]
+    np.testing.assert_allclose(shown, np.flip(expected, (0, 1)), atol=1e-5)
+
+    images = [axis.images[0].get_array() for axis in draw_translations([(case, {"window": window})]).axes]
+    assert images[0].shape == images[1].shape
+    assert images[0].argmax() == images[1].argmax()
