@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NotRequired
 
@@ -157,6 +158,18 @@ def _check_seeds(seeds: Methods, method: str, path: str) -> None:
             case, structure = absent[0]
             what = f"{structure} of {case}" + (f" of the method {method}" if method else "")
             raise InputError(f"{path}: there is no row for {what} with seed {seed!r}. Add it, or leave the seed out.")
+
+
+def refuse_own_results(inputs: Iterable[StrPath], outputs: Iterable[StrPath]) -> None:
+    """Refuse results that would take the place of what they are computed from.
+
+    Raises:
+        InputError: naming the file.
+    """
+    written = {Path(path).resolve() for path in outputs}
+    for path in inputs:
+        if Path(path).resolve() in written:
+            raise InputError(f"{path} would be replaced by the results. Set another output_dir.")
 
 
 def read_methods(methods: StrPath | Mapping[str, StrPath]) -> CaseTable:

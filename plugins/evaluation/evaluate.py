@@ -10,7 +10,7 @@ import numpy as np
 
 from plugins.data.crossmoda import site_of
 from plugins.errors import InputError
-from plugins.evaluation.cases import complete, one_method, read_cases, write_cases
+from plugins.evaluation.cases import complete, one_method, read_cases, refuse_own_results, write_cases
 from plugins.evaluation.labels import labels_in, read_pair
 from plugins.evaluation.metrics import (
     CASE_MEASURES,
@@ -102,6 +102,7 @@ def evaluate_cases(cases_file: StrPath, output_file: StrPath, method: str | None
     Raises:
         InputError: if the table cannot be read, or does not tell which method is meant.
     """
+    refuse_own_results([cases_file], [output_file, _table_beside(output_file)])
     table = read_cases(cases_file)
     name = one_method(table, method, str(cases_file))
     if seeds := table.seeds.get(name):
@@ -212,5 +213,9 @@ def _of_known(values: Iterable[Any], function: Callable[[list[float]], Any], lea
 def _write(
     output_file: StrPath, content: dict[str, Any], cases: Mapping[str, CaseMetrics], sites: Mapping[str, str]
 ) -> None:
-    write_cases(os.path.splitext(output_file)[0] + ".csv", {"": cases}, sites)
+    write_cases(_table_beside(output_file), {"": cases}, sites)
     write_json(output_file, content)
+
+
+def _table_beside(output_file: StrPath) -> str:
+    return os.path.splitext(output_file)[0] + ".csv"

@@ -14,7 +14,15 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from plugins.config.ranges import NotEmpty
 from plugins.errors import InputError
-from plugins.evaluation.cases import CaseTable, Methods, Missing, complete, read_methods, write_cases
+from plugins.evaluation.cases import (
+    CaseTable,
+    Methods,
+    Missing,
+    complete,
+    read_methods,
+    refuse_own_results,
+    write_cases,
+)
 from plugins.evaluation.evaluate import DEFINITIONS, RULES, metrics_by_site
 from plugins.evaluation.metrics import CASE_MEASURES, STRUCTURES
 from plugins.evaluation.ranking import places_of, ranks_of_cases
@@ -25,6 +33,7 @@ from plugins.files import write_json
 StrPath = str | os.PathLike[str]
 Values = dict[tuple[str, str], NDArray[np.float64]]
 
+CASES = "cases.csv"
 STATISTICS = {
     "rank": "mean over cases of the mean rank in all structures and measures; 1 is best, ties share their ranks",
     "interval": "95 % bootstrap interval over cases, bias-corrected and accelerated",
@@ -76,6 +85,8 @@ def compare_methods(
     """
     if not methods:
         raise InputError("methods is not set. Give a CSV, or the name of each method with its metrics.json.")
+    folder = Path(output_dir)
+    refuse_own_results([*methods.values()] if isinstance(methods, Mapping) else [methods], [folder / CASES])
     table = read_methods(methods)
     rows, filled = complete(table.methods, missing)
     _check(rows, reference, measures)
@@ -97,8 +108,7 @@ def compare_methods(
         "intervals": _intervals(names, values, resamples, seed or 0),
         "methods": {name: _summary(whole, name) for name in names},
     }
-    folder = Path(output_dir)
-    write_cases(folder / "cases.csv", rows, table.sites, whole.seeds)
+    write_cases(folder / CASES, rows, table.sites, whole.seeds)
     ranks_by_case = {name: dict(zip(cases, line, strict=True)) for name, line in zip(names, per_case, strict=True)}
     write_tables(content, folder, ranks_by_case, table.sites)
     write_json(folder / "comparison.json", content)

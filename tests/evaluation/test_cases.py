@@ -106,6 +106,13 @@ def test_the_method_must_be_told_apart(tmp_path):
         evaluate_segmentation(tmp_path / "m.json")
 
 
+def test_an_evaluation_never_replaces_its_own_table(tmp_path):
+    path = save(tmp_path, GOOD)
+    with pytest.raises(InputError, match=r"would be replaced by the results\. Set another output_dir"):
+        evaluate_cases(path, path.with_suffix(".json"), method="a")
+    assert path.read_text() == GOOD
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -295,6 +295,14 @@ def test_settings_that_cannot_be_are_refused(two, tmp_path, settings, message):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_comparison_never_replaces_what_it_compares(two, tmp_path):
+    table = two.rename(tmp_path / "cases.csv")
+    for methods in (table, {"ours": table, "theirs": table}):
+        with pytest.raises(InputError, match=r"cases\.csv would be replaced by the results"):
+            compare_methods(methods, tmp_path)
+    assert table.read_text() == TWO
+
+
 def test_one_method_alone_is_not_compared(two, tmp_path):
     two.write_text("".join(line for line in TWO.splitlines(keepends=True) if not line.startswith("a_b")))
     with pytest.raises(InputError, match="methods holds ours alone"):
