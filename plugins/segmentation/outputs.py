@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from plugins.data import ScansToDo, read_label
+from plugins.errors import InputError
 from plugins.files import whole_file, write_json
 from plugins.segmentation.model import DESCRIPTION, LABELS
 from plugins.store import Store
@@ -52,7 +53,10 @@ class ScansToSegment(ScansToDo):
         Raises:
             InputError: if there are any.
         """
-        write_volumes(self.store.folder)
+        try:
+            write_volumes(self.store.folder)
+        except InputError as error:  # a label map of an earlier run
+            failed = [*failed, str(error)]
         super().finish(failed)
 
 

@@ -228,6 +228,9 @@ def test_one_bad_scan_does_not_cost_the_others(trained: NnUNetTraining, tmp_path
         segment(trained.model_dir, scans, tmp_path / "out")
     assert [file.name for file in sorted((tmp_path / "out").glob("*.nii.gz"))] == ["good_Label.nii.gz"]
     assert list(read_json(tmp_path / "out" / "volumes.json")["cases"]) == ["good"]
+    (tmp_path / "out" / "good_Label.nii.gz").write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"bad\.nii\.gz.*good_Label\.nii\.gz"):
+        segment(trained.model_dir, {"bad": tmp_path / "bad.nii.gz"}, tmp_path / "out")
 
 
 def test_members_may_be_chosen_for_each_structure(trained: NnUNetTraining):
@@ -320,6 +323,24 @@ def test_a_finished_training_is_not_repeated(trained: NnUNetTraining, items):
     model = read_json(trained.model_dir / "model.json")
     assert {key: model[key] for key in again.run()} == again.run()
     assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+def test_a_longer_training_gives_its_own_weights_even_if_the_scores_stay(
+    items, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    selection: dict[str, Any] = {"results": {}}
+    longer = NnUNetTraining(items, tmp_path / "out", tmp_path / "models", **{**TINY, "max_epochs": 9})
+    write_json(longer.model_dir / "model.json", selection)  # of the shorter one
+    (longer.model_dir / "model.pt").touch()
+    exported: list[Path] = []
+    monkeypatch.setattr(pipeline, "select", lambda *args: selection)
+    monkeypatch.setattr(pipeline, "export", lambda workspace, selection, folder: exported.append(folder))
+    monkeypatch.setattr(pipeline, "drop_probabilities", lambda *args: None)
+    for name in ("_prepare", "_train"):
+        monkeypatch.setattr(NnUNetTraining, name, lambda *args: None)
+    for _ in range(2):
+        longer.run()
+    assert exported == [longer.model_dir]
 
 
 def test_the_locator_goes_along_with_the_model(trained: NnUNetTraining, items, tmp_path: Path):
