@@ -15,7 +15,7 @@ from plugins.errors import InputError
 
 INPUTS = frozenset(
     ("bundle_root", "bundles_dir", "dataset_dir", "datalist", "label_dir", "truth_dir", "run_dir", "plans_from",
-     "init_weights", "pred_dir", "segmenter", "cases_file")
+     "init_weights", "pred_dir", "cases_file")
 )  # fmt: skip
 KNOWN = "Give cpu, cuda or cuda:<number>"
 OUTPUTS = ("output_dir", "ckpt_dir", "runs_dir", "cache_dir", "model_dir")  # those behind may lie in those before

@@ -73,8 +73,9 @@ def segmentation_datalist(
         otherwise. The files are not read.
 
     Raises:
-        InputError: if there is no scan with a label.
+        InputError: if both a datalist and a folder are given, or there is no scan with a label.
     """
+    _refuse_both(datalist, dataset_dir)
     if datalist is not None:
         items, place = _read(datalist), Path(datalist)
     else:
@@ -106,14 +107,21 @@ def inference_datalist(
         ``{"case", "image", optional "label"}`` a scan, and what else the datalist holds; the files are not read.
 
     Raises:
-        InputError: if there is no scan, or a case occurs twice, so that one result would overwrite another.
+        InputError: if both a datalist and a folder are given, there is no scan, or a case occurs twice, so that one
+            result would overwrite another.
     """
+    _refuse_both(datalist, dataset_dir)
     if datalist is None:
         return [*scan_datalist(dataset_or_phantom(dataset_dir, bundle_root), contrast)]
     items = _read(datalist)
     if not items:
         raise InputError(f"{datalist}: lists no scan. Write it again with every scan once.")
     return items
+
+
+def _refuse_both(datalist: StrPath | None, dataset_dir: StrPath | None) -> None:
+    if datalist is not None and dataset_dir is not None:
+        raise InputError(f"datalist ({datalist}) and dataset_dir ({dataset_dir}) are both set. Give one of them.")
 
 
 def write_datalist(path: str | os.PathLike[str], items: Sequence[Mapping[str, Any]]) -> None:

@@ -9,6 +9,7 @@ import argparse
 import csv
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from plugins.errors import InputError, show_input_errors_as_sentences
 MERGE_2023 = {1: 1, 2: 1, 3: 2}
 """1 and 2, the two parts of the VS, become 1; the cochlea, 3, becomes 2."""
 
+COLUMNS = ("file", "what", "case")
 KINDS = {"cet1": "training_source", "hrt2": "training_target", "validation": "validation", "label": "label"}
 
 
@@ -96,6 +98,9 @@ def _rows(table: Path) -> list[dict[str, Any]]:
     reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
     if not {"file", "what"} <= set(reader.fieldnames):
         raise InputError(f"{table}: its first line has no columns file and what. Write 'file,what' above the others.")
+    for name in reader.fieldnames:
+        if name not in COLUMNS and (meant := get_close_matches(name, {*COLUMNS} - {*reader.fieldnames}, 1, 0.8)):
+            raise InputError(f"{table}: has a column {name!r}. Call it {meant[0]} if it is meant so, else otherwise.")
     return [row for row in reader if any(row.values())]
 
 

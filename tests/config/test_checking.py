@@ -40,6 +40,13 @@ def test_the_bundles_overlays_pass(overlay):
     check_config(read_configs([base, overlay]), read_configs([base]))
 
 
+@pytest.mark.parametrize("bundle", ["tanq_translation", "cyclegan_translation"])
+def test_a_judge_of_translations_can_be_given_and_so_can_the_contrast(bundle):
+    config = read_configs([ROOT / bundle / "configs" / "evaluate.json"])
+    judge = {"_target_": "plugins.evaluation.SliceSegmenter", "path": "segmenter.ts"}
+    check_config(config | {"segmenter": judge, "contrast": "T1"}, config)
+
+
 GOOD = {
     "bundle_root": ".",
     "max_epochs": 3,

@@ -94,6 +94,14 @@ def test_a_misspelt_key_of_a_datalist_is_refused(tmp_path):
         segmentation_datalist(tmp_path / "list.json", None, NOWHERE)
 
 
+@pytest.mark.parametrize("build", [segmentation_datalist, inference_datalist])
+def test_of_a_list_and_a_folder_neither_is_ignored(tmp_path, build):
+    touch(tmp_path / "flat", "a_hrT2", "a_Label")
+    write_datalist(tmp_path / "list.json", [{"image": str(tmp_path / "flat" / "a_hrT2.nii.gz")}])
+    with pytest.raises(InputError, match=r"list\.json\) and dataset_dir \(.*flat\) are both set. Give one"):
+        build(tmp_path / "list.json", tmp_path / "flat", NOWHERE)
+
+
 def test_scans_without_any_label_are_refused(tmp_path):
     touch(tmp_path / "flat", "a_hrT2")
     with pytest.raises(InputError, match=r"flat: no scan has a label. Put <case>_Label"):

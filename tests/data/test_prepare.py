@@ -366,6 +366,7 @@ def test_a_table_says_what_is_what(tmp_path):
         (["a_ceT1.nii.gz,hrT2,../x"], "file,what,case", "no plain file name"),
         (["a_ceT1.nii.gz,ceT1"], "name,kind", "has no columns file and what"),
         ([], "", "has no columns file and what"),
+        (["a_ceT1.nii.gz,ceT1,a"], "file,what,cases", "a column 'cases'. Call it case"),
         (["a_ceT1.nii.gz,ceT1"], "file,what", "no scan is left .*has no label"),
     ],
 )
