@@ -32,7 +32,7 @@ from plugins.programs import steps_of, write_programs
 from plugins.runtime import VENDORED
 from plugins.segmentation.model import DESCRIPTION
 from plugins.state import SUM, read_tensors
-from plugins.store import TRAINING
+from plugins.store import TRAINING, check_weights
 
 WEIGHTS, SCRIPT, SUMS = "model.pt", "model.ts", "SHA256SUMS"
 LOCATOR = ("locator.pt", "locator.pt" + SUM, "locator.json")  # of a segmentation that sees windows
@@ -58,8 +58,8 @@ def export(
         output_dir: receives folder and zip; an older export is replaced once the new one is complete.
         ckpt_dir: with ``model.pt`` (and, of the segmentation, ``model.json`` and the locator's files) of a training;
             ``None`` for none.
-        overlays: config files of the bundle that the training was given after ``train.json``; the copy's configs take
-            their values.
+        overlays: config files of the bundle, or absolute paths of others, that the training was given after
+            ``train.json``; the copy's configs take their values.
         onnx: write the networks as ONNX too, see :func:`plugins.programs.write_programs`.
         pt2: write them as programs of ``torch.export`` too.
         url: where large files will be offered: they are then listed in ``large_files.yml`` and left out.
@@ -68,8 +68,8 @@ def export(
         the zip.
 
     Raises:
-        InputError: if ``bundle`` is none, if it has no such weights, or if anything but an older export would be
-            replaced.
+        InputError: if ``bundle`` is none, if it has no such weights, if a translator's were trained with other
+            settings, or if anything but an older export would be replaced.
     """
     bundle, output_dir = bundle.resolve(), output_dir.resolve()
     if not (bundle / "configs" / "metadata.json").is_file():
@@ -163,11 +163,21 @@ def _add_weights(folder: Path, ckpt_dir: Path) -> None:
         raise InputError(f"{ckpt_dir} holds no {WEIGHTS}. Give the ckpt_dir of a finished training.")
     weights = read_tensors(ckpt_dir / WEIGHTS, "Copy it again, or train again", mmap=True)
     refuse_broken_weights(weights, str(ckpt_dir / WEIGHTS))
+    _check_settings(folder, ckpt_dir / WEIGHTS)
     models = folder / "models"
     models.mkdir()
     for name in (WEIGHTS, WEIGHTS + SUM, DESCRIPTION, TRAINING, *LOCATOR):
         if (ckpt_dir / name).is_file():
             shutil.copyfile(ckpt_dir / name, models / name)
+
+
+def _check_settings(folder: Path, weights: Path) -> None:
+    """Refuse weights that were trained with other settings than the inference of the copy has."""
+    parser = ConfigParser(read_json(folder / "configs" / "inference.json"))
+    if "recorded" in parser:  # a segmentation describes itself in model.json
+        parser["recorded"].pop("_requires_", None)
+        cure = "Name the config files that the training was given after train.json, --overlays"
+        check_weights(weights, parser.get_parsed_content("recorded"), cure)
 
 
 def _export_script(folder: Path, ckpt_dir: Path) -> None:

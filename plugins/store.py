@@ -204,8 +204,15 @@ def read_training(folder: StrPath, name: str = TRAINING) -> TrainingFacts | None
     return read_state(file, TrainingFacts, "Set another ckpt_dir, or train anew")
 
 
-def check_weights(weights: StrPath, settings: Mapping[str, Any]) -> None:
+def check_weights(
+    weights: StrPath, settings: Mapping[str, Any], cure: str = "Give the settings of the training"
+) -> None:
     """Make sure that weights are whole, and that they are used as they were trained.
+
+    Args:
+        weights: of a translator.
+        settings: with which they are to be used; weights without ``training.json`` beside them may have any.
+        cure: what to do where a setting differs, a sentence without its full stop.
 
     Raises:
         InputError: if the file is damaged or another than its SHA-256 was written for, or if a setting differs.
@@ -216,7 +223,7 @@ def check_weights(weights: StrPath, settings: Mapping[str, Any]) -> None:
         return
     other = difference(record["settings"], settings)
     if other:
-        raise InputError(f"{weights}: was trained with {other}. Give the settings of the training.")
+        raise InputError(f"{weights}: was trained with {other}. {cure}.")
 
 
 def difference(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> str:

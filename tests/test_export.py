@@ -21,7 +21,7 @@ from plugins.config.command import COMPLETE
 from plugins.config.names import nodes
 from plugins.errors import InputError
 from plugins.export import check_sums, export
-from plugins.files import read_json
+from plugins.files import read_json, write_json
 from plugins.segmentation import EnsembleMember, FoldEnsemble, Locator, LocatorNetwork, SaveLocator, SegmentationModel
 
 ROOT = Path(__file__).parents[1] / "bundles"
@@ -43,6 +43,19 @@ def weights(tmp_path_factory):
 def exported(weights, tmp_path_factory):
     output = tmp_path_factory.mktemp("out")
     return export(ROOT / "tanq_translation", output, weights, SMALL)
+
+
+@pytest.fixture(scope="module")
+def residual(tmp_path_factory):
+    """Small weights of a network that adds its input, with the record of their training."""
+    folder = tmp_path_factory.mktemp("residual")
+    parser = ConfigParser()
+    configs = ROOT / "tanq_translation" / "configs"
+    parser.read_config([str(configs / name) for name in ("train.json", "cpu.json", "residual.json")])
+    torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "model.pt")
+    parser["settings"] = {"_target_": "plugins.config.settings_behind", "ids": ["train::trainer"]}
+    write_json(folder / "training.json", {"settings": parser.get_parsed_content("settings"), "data": ""})
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -365,6 +378,16 @@ def test_what_cannot_be_exported_is_named(weights, tmp_path, bundle, ckpt, overl
     ckpt_dir = {None: None, "empty": tmp_path, "weights": weights}[ckpt]
     with pytest.raises(InputError, match=words):
         export(ROOT / bundle, tmp_path / "out", ckpt_dir, overlays)
+
+
+def test_weights_are_not_exported_with_other_settings_than_they_were_trained_with(residual, tmp_path):
+    words = r"model\.pt: was trained with network_def::residual True, not False\. Name the config files .*--overlays"
+    with pytest.raises(InputError, match=words):
+        export(ROOT / "tanq_translation", tmp_path, residual, SMALL)
+    assert [*tmp_path.iterdir()] == []
+    export(ROOT / "tanq_translation", tmp_path, residual, [*SMALL, "residual.json"])
+    settled = read_json(tmp_path / "tanq_translation" / "configs" / "inference.json")
+    assert settled["network_def"]["residual"] is True
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
