@@ -27,6 +27,8 @@ RECORD, TRAINING = "made.json", "training.json"
 EARLIER_NAMES = {"origin": "made_from"}  # in files of version 0.1.0
 OF_USE = frozenset(("network_def::code::site",))
 """Settings that outputs depend on, and no weights: they may be others when a network is used."""
+FIELD = ("crop_size", "patch_size")
+"""They may be others too, but together: a pixel spans ``spacing`` times their ratio."""
 
 
 def content_of(path: StrPath) -> str:
@@ -221,7 +223,8 @@ def check_weights(
     record = read_training(Path(weights).parent)
     if record is None:
         return
-    other = difference(record["settings"], settings)
+    trained, compared = record["settings"], {name: each for name, each in settings.items() if name not in FIELD}
+    other = difference(trained, compared) or _other_pixels(trained, settings)
     if other:
         raise InputError(f"{weights}: was trained with {other}. {cure}.")
 
@@ -245,6 +248,18 @@ def difference(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     ]
     differences = (each for each in chain.from_iterable(_differences(*pair) for pair in pairs) if each[0] not in OF_USE)
     return next((f"{name} {before!r}, not {now!r}" for name, before, now in differences), "")
+
+
+def _other_pixels(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> str:
+    """How the ratio of crop to patch differs, in words; empty if it does not, or is known by an expression only."""
+    fields = [settings.get(name) for settings in (recorded, given) for name in FIELD]
+    if not all(isinstance(size, (list, tuple)) and all(isinstance(side, int) for side in size) for size in fields):
+        return ""
+    crop, patch, new_crop, new_patch = map(list, fields)
+    if all(a * d == b * c for a, b, c, d in zip(crop, patch, new_crop, new_patch, strict=True)):
+        return ""
+    other = f"crop_size {new_crop} and patch_size {new_patch}, whose pixels are of another size"
+    return f"crop_size {crop} and patch_size {patch}, not {other} (set patch_size too)"
 
 
 def _as_of_today(settings: Any) -> Any:

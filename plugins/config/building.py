@@ -36,18 +36,17 @@ def running(kind: type[Kind]) -> Kind | None:
     return None
 
 
-def settings_behind(ids: Sequence[str], without: Sequence[str] = ()) -> dict[str, Any]:
+def settings_behind(ids: Sequence[str]) -> dict[str, Any]:
     """All that is built for some ids, as it stands in the config: their nodes, and whatever these refer to.
 
     A component for configs: it reads the one that it stands in.
 
     Args:
         ids: where to begin.
-        without: ids that do not count, besides those of :data:`WITHOUT_EFFECT`.
 
     Returns:
-        id to its node, in which references and expressions are texts, and an object that Python code has put there is
-        the name of its class.
+        id to its node, without those of :data:`WITHOUT_EFFECT`; references and expressions are texts, and an object
+        that Python code has put there is the name of its class.
 
     Raises:
         InputError: if an id is not there.
@@ -59,18 +58,18 @@ def settings_behind(ids: Sequence[str], without: Sequence[str] = ()) -> dict[str
         >>> ConfigParser(config).get_parsed_content("settings")
         {'optimizer': {'_target_': 'torch.optim.SGD', 'lr': '@rate'}, 'rate': 0.1}
     """
-    parser, left_out = running(ConfigParser), WITHOUT_EFFECT | {*without}
+    parser = running(ConfigParser)
     if parser is None:
         raise RuntimeError("settings_behind is for configs: no config is being built")
 
     def counts(path: str) -> bool:
-        return path not in left_out and path.rpartition("::")[2] not in _NO_SETTINGS
+        return path not in WITHOUT_EFFECT and path.rpartition("::")[2] not in _NO_SETTINGS
 
     settings: dict[str, Any] = {}
     waiting = list(ids)
     while waiting:
         name = waiting.pop(0)
-        if name in settings or name in left_out:
+        if name in settings or name in WITHOUT_EFFECT:
             continue
         if name not in parser:
             raise InputError(f"settings_behind: there is no {name!r}{nearest(name, parser.get())}")
