@@ -32,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 
 class ScansToDo:
-    """Those scans of a list that can be used and have no output that was made from the same, see :mod:`plugins.store`.
+    """Those scans of a list that can be used and lack an output that was made from the same, see :mod:`plugins.store`.
 
     The output folder is held until the process ends.
 
@@ -76,7 +76,8 @@ class ScansToDo:
                 try:
                     files = [item[key] for key in ("image", "label") if key in item]
                     item["made_from"] = digest_of([*files, *shared], settings)
-                    if not self.store.is_current(self.output(item), item["made_from"]):
+                    current = [self.store.is_current(path, item["made_from"]) for path in self.outputs(item)]
+                    if not all(current):
                         check_scan(item)
                         self.items.append(item)
                 except InputError as error:  # one bad scan must not cost the others
@@ -90,6 +91,10 @@ class ScansToDo:
     def output(self, item: Mapping[str, Any]) -> Path:
         """Where the output of a scan lies."""
         return self.store.folder / self._name.format(case=item["case"])
+
+    def outputs(self, item: Mapping[str, Any]) -> list[Path]:
+        """Where all that is wanted of a scan lies."""
+        return [self.output(item)]
 
     def finish(self, failed: Sequence[str] = ()) -> None:
         """Say which scans were left out.

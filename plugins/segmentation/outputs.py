@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from plugins.data import ScansToDo, read_label
+from plugins.data.dicom import is_series
 from plugins.errors import InputError
 from plugins.files import whole_file, write_json
 from plugins.segmentation.model import DESCRIPTION, LABELS
+from plugins.segmentation.transforms import probabilities_path, segmentation_path
 from plugins.store import Store
 
 StrPath = str | os.PathLike[str]
@@ -21,7 +23,7 @@ ENDING = "_Label.nii.gz"
 
 
 class ScansToSegment(ScansToDo):
-    """Those scans of a list that have no label map made from the same, and can be used.
+    """Those scans of a list that can be used and lack a label map, or what is wanted beside it, made from the same.
 
     Args:
         items: ``{"case", "image"}`` each.
@@ -29,6 +31,8 @@ class ScansToSegment(ScansToDo):
         weights: file of the network's weights.
         settings: other values on which a result depends.
         locator: file of the locator's weights, if it is there and used.
+        probabilities: whether they are wanted of every scan.
+        dicom_seg: whether a DICOM Segmentation is wanted of every DICOM series.
     """
 
     def __init__(
@@ -38,11 +42,23 @@ class ScansToSegment(ScansToDo):
         weights: StrPath,
         settings: Sequence[Any] = (),
         locator: StrPath | None = None,
+        probabilities: bool = False,
+        dicom_seg: bool = False,
     ):
+        self._probabilities, self._dicom_seg = probabilities, dicom_seg
         scans = [{"case": item["case"], "image": str(item["image"])} for item in items]
         described = Path(weights).with_name(DESCRIPTION)
         others = [described, *([] if locator is None else [locator, Path(locator).with_suffix(".json")])]
         super().__init__(scans, output_dir, weights, list(settings), "{case}_Label.nii.gz", "segmented", others)
+
+    def outputs(self, item: Mapping[str, Any]) -> list[Path]:
+        """Where the label map of a scan lies, and what is wanted beside it."""
+        found, folder = [self.output(item)], self.store.folder
+        if self._dicom_seg and is_series(item["image"]):
+            found.append(segmentation_path(folder, item["case"]))
+        if self._probabilities:
+            found.append(probabilities_path(folder, item["case"]))
+        return found
 
     def finish(self, failed: Sequence[str] = ()) -> None:
         """Write the volumes of all label maps that are recorded here, and say which scans were left out.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,16 @@ def label_path(output_dir: StrPath, case: str) -> Path:
     return Path(output_dir) / f"{case}_Label.nii.gz"
 
 
+def segmentation_path(output_dir: StrPath, case: str) -> Path:
+    """Where the DICOM Segmentation of a case lies."""
+    return Path(output_dir) / f"{case}_Label.dcm"
+
+
+def probabilities_path(output_dir: StrPath, case: str) -> Path:
+    """Where the probabilities of a case lie."""
+    return Path(output_dir) / f"{case}_Probabilities.nii.gz"
+
+
 class SaveLabelMapd(SaveImaged):
     """Write ``<output_dir>/<case>_Label.nii.gz``, uint8, on exactly the grid of the scan.
 
@@ -173,10 +184,11 @@ class SaveLabelMapd(SaveImaged):
         source, case = item["image"].meta["filename_or_obj"], item["case"]
         file = label_path(self._output_dir, case)
         affine = np.asarray(item[self._key].affine)
-        _save(_on_grid_of(source, labels, affine, np.uint8), file, item)
+        _save(partial(nib.save, _on_grid_of(source, labels, affine, np.uint8)), file, item)
         if self._dicom_seg and is_series(source):
             try:
-                write_segmentation(labels, affine, source, file.with_name(f"{case}_Label.dcm"))
+                write = partial(write_segmentation, labels, affine, source)
+                _save(write, segmentation_path(self._output_dir, case), item)
             except Exception as error:  # the label map is there, and other scans wait
                 fault = f"{source}: no DICOM Segmentation can be made ({type(error).__name__}: {error})"
                 self.refused.append(f"{fault}; take {file.name}.")
@@ -209,18 +221,18 @@ class SaveProbabilitiesd:
         values = item[self._key].cpu().numpy().astype(np.float32)
         values[0] += values.sum(0) == 0
         scan, affine = item["image"].meta["filename_or_obj"], np.asarray(item[self._key].affine)
-        file = Path(self._output_dir) / f"{item['case']}_Probabilities.nii.gz"
-        _save(_on_grid_of(scan, np.moveaxis(values, 0, -1), affine, np.float32), file, item)
+        image = _on_grid_of(scan, np.moveaxis(values, 0, -1), affine, np.float32)
+        _save(partial(nib.save, image), probabilities_path(self._output_dir, item["case"]), item)
         return item
 
 
-def _save(image: nib.Nifti1Image, file: Path, item: Mapping[str, Any]) -> None:
+def _save(write: Callable[[Path], Any], file: Path, item: Mapping[str, Any]) -> None:
     """Write an output, with its record where it is known what it is made from."""
     if "made_from" in item:
-        Store(file.parent).write(file, item["made_from"], lambda part: nib.save(image, part))
+        Store(file.parent).write(file, item["made_from"], write)
     else:
         with whole_file(file) as part:
-            nib.save(image, part)
+            write(part)
 
 
 def _on_grid_of(source: str, voxels: NDArray[Any], affine: NDArray[Any], dtype: type) -> nib.Nifti1Image:

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import highdicom
@@ -5,13 +6,18 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import torch
+from monai.bundle import ConfigParser
+from monai.data import MetaTensor
 
 from plugins.data import check_scan, inference_datalist, scan_datalist
 from plugins.data.dicom import headers, read_series, write_segmentation
 from plugins.errors import InputError
+from plugins.segmentation import SaveLabelMapd, SaveProbabilitiesd, ScansToSegment
 
 from ..dicom_series import slices, write_series
 
+INFERENCE = Path(__file__).parents[2] / "bundles" / "vs_cochlea_seg" / "configs" / "inference.json"
 SHAPE = (14, 12, 6)
 OBLIQUE = np.array([[-0.8, 0, 0, 30], [0, -0.88, -0.27, 20], [0, -0.24, 1.48, -10], [0, 0, 0, 1]], dtype=float)
 FEET_FIRST = np.array([[-0.8, 0, 0, 30], [0, -0.9, 0, 20], [0, 0, -1.5, 40], [0, 0, 0, 1]], dtype=float)
@@ -91,6 +97,87 @@ def test_results_beside_the_series_are_no_scans(tmp_path: Path):
     nib.save(nib.Nifti1Image(voxels().astype(np.float32), affine), tmp_path / "scans" / "p_hrT2.nii.gz")
     with pytest.raises(InputError, match="p is a file and a DICOM series"):
         scan_datalist(tmp_path / "scans", "hrT2")
+
+
+@pytest.fixture
+def todo(tmp_path):
+    """The series that are left to segment."""
+    folder = write_series(tmp_path / "scans" / "p", voxels(), FEET_FIRST)
+    (tmp_path / "model.pt").write_bytes(b"weights")
+
+    def make(**wanted):
+        items = [{"case": "p", "image": str(folder)}]
+        return ScansToSegment(items, tmp_path / "out", tmp_path / "model.pt", dicom_seg=True, **wanted)
+
+    return make
+
+
+def segmented(todo):
+    """The sentences of the saver, after it has written what is left to do."""
+    saver = SaveLabelMapd("pred", todo.store.folder)
+    for item in todo.items:
+        values, affine = read_series(item["image"])
+        image = MetaTensor(values[None], affine=torch.as_tensor(affine), meta={"filename_or_obj": item["image"]})
+        saver({**item, "image": image, "pred": MetaTensor(torch.ones(1, *SHAPE), affine=image.affine)})
+        chances = {"image": image, "chances": MetaTensor(torch.ones(3, *SHAPE) / 3, affine=image.affine)}
+        SaveProbabilitiesd("chances", todo.store.folder)({**item, **chances})
+    return saver.refused
+
+
+def left(todo):
+    return [item["case"] for item in todo.items]
+
+
+def test_a_segmentation_that_we_did_not_write_is_never_replaced(tmp_path: Path, todo):
+    ours = todo()
+    file = tmp_path / "out" / "p_Label.dcm"
+    file.write_bytes(b"drawn by hand")
+    (sentence,) = segmented(ours)
+    assert "p_Label.dcm: was not made by this program. Move it away" in sentence
+    again = todo()
+    assert left(again) == []
+    with pytest.raises(InputError, match=r"1 of 1 scans were not segmented: .*p_Label\.dcm: was not made by this"):
+        again.finish()
+    assert file.read_bytes() == b"drawn by hand"
+
+
+def test_a_segmentation_that_could_not_be_made_is_made_by_the_next_run(tmp_path: Path, todo, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "highdicom", None)
+        (sentence,) = segmented(todo())
+    assert "Install the extra" in sentence
+    assert (tmp_path / "out" / "p_Label.nii.gz").is_file()
+    again = todo()
+    assert left(again) == ["p"]
+    assert segmented(again) == []
+    assert pydicom.dcmread(tmp_path / "out" / "p_Label.dcm").Modality == "SEG"
+    assert left(todo()) == []
+
+
+@pytest.mark.parametrize("lost", ["p_Label.nii.gz", "p_Label.dcm", "p_Probabilities.nii.gz"])
+def test_whatever_is_missing_of_a_scan_is_made_again(tmp_path: Path, todo, lost):
+    segmented(todo(probabilities=True))
+    assert left(todo(probabilities=True)) == []
+    (tmp_path / "out" / lost).unlink()
+    assert left(todo()) == ([] if "Probabilities" in lost else ["p"])
+    again = todo(probabilities=True)
+    assert left(again) == ["p"]
+    segmented(again)
+    assert (tmp_path / "out" / lost).is_file()
+    assert left(todo(probabilities=True)) == []
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_bundle_says_what_it_wants_of_a_scan(tmp_path: Path, wanted):
+    write_series(tmp_path / "scans" / "p", voxels(), FEET_FIRST)
+    nib.save(nib.Nifti1Image(voxels().astype(np.float32), FEET_FIRST), tmp_path / "scans" / "q_hrT2.nii.gz")
+    config = ConfigParser(ConfigParser.load_config_file(INFERENCE))
+    config.update({"dataset_dir": str(tmp_path / "scans"), "output_dir": str(tmp_path / "out")})
+    config.update({"save_probabilities": wanted, "save_dicom_seg": wanted})
+    scans = config.get_parsed_content("scans")
+    names = {item["case"]: [path.name for path in scans.outputs(item)] for item in scans.all}
+    more = {"p": ["p_Label.dcm", "p_Probabilities.nii.gz"], "q": ["q_Probabilities.nii.gz"]}
+    assert names == {case: [f"{case}_Label.nii.gz", *(more[case] if wanted else [])] for case in "pq"}
 
 
 def test_an_empty_label_map_is_a_segmentation_too(tmp_path: Path):
