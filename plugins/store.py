@@ -252,10 +252,10 @@ def difference(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> str:
 
 def _other_pixels(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """How the ratio of crop to patch differs, in words; empty if it does not, or is known by an expression only."""
-    fields = [settings.get(name) for settings in (recorded, given) for name in FIELD]
+    fields: list[Any] = [settings.get(name) for settings in (recorded, given) for name in FIELD]
     if not all(isinstance(size, (list, tuple)) and all(isinstance(side, int) for side in size) for size in fields):
         return ""
-    crop, patch, new_crop, new_patch = map(list, fields)
+    crop, patch, new_crop, new_patch = (list(size) for size in fields)
     if all(a * d == b * c for a, b, c, d in zip(crop, patch, new_crop, new_patch, strict=True)):
         return ""
     other = f"crop_size {new_crop} and patch_size {new_patch}, whose pixels are of another size"

@@ -421,8 +421,8 @@ def test_without_a_locator_or_switched_off_the_whole_scan_is_segmented(model_dir
     off = segment(model_dir, scans, tmp_path / "out", locate=False)["a"]  # in the same folder: made again
     assert not np.array_equal(off, located)
     assert not read_json(tmp_path / "out" / "windows.json")
-    for name in ("locator.pt", "locator.json"):
-        (model_dir / name).unlink()
+    for path in model_dir.glob("locator.*"):
+        path.unlink()
     without = segment(model_dir, scans, tmp_path / "none")["a"]
     assert np.array_equal(without, off)
     assert not (tmp_path / "none" / "windows.json").exists()
