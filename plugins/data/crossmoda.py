@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from plugins.data.dicom import is_dicom_folder
-from plugins.data.names import by_case, nifti_files, report_passed_over
+from plugins.data.names import LABEL, by_case, check_cases, natural, nifti_files, report_passed_over, split_name
 from plugins.errors import InputError
 
 SPLITS = {
@@ -91,46 +91,47 @@ def is_release_2023(dataset_dir: str | os.PathLike[str]) -> bool:
 def scan_datalist(folder: str | os.PathLike[str], contrast: str | None = None) -> list[dict[str, str]]:
     """The scans that lie directly in any folder: every NIfTI file that is not a ``_Label``, sorted naturally.
 
-    Every subfolder with DICOM files is a scan too, and so is the folder itself if it holds DICOM files.
+    Every subfolder with DICOM files is a scan too, and so is the folder itself if it holds DICOM files, whatever its
+    name.
     A warning names what else looks like a scan, and how to have it read.
     A CrossMoDA data set without scans directly in ``folder`` gives its ``training_source`` for ``ceT1`` and its
     ``validation`` for ``hrT2``.
 
     Args:
         folder: where the scans lie; ``<case>_Label.nii[.gz]`` beside a scan is attached as its label.
-        contrast: keeps only the files that end in ``_<contrast>``; ``None`` keeps all.
+        contrast: keeps only the files that end in ``_<contrast>``, and the folders of series that end so or in no
+            known contrast; ``None`` keeps all.
 
     Returns:
-        One ``{"case", "site", "image"}`` a scan, and ``"label"`` where there is one; ``case`` is the file name without
-        a known contrast and ending, ``site`` is ``unknown`` outside CrossMoDA; paths are absolute.
+        One ``{"case", "site", "image"}`` a scan, and ``"label"`` where there is one; ``case`` is the name of the file
+        or folder without a known contrast and ending, ``site`` is ``unknown`` outside CrossMoDA; paths are absolute.
 
     Raises:
-        InputError: if the folder is missing or holds no such scan, or if a case occurs twice.
+        InputError: if the folder is missing or holds no such scan, or if a case occurs twice or cannot name a file.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{folder}: is not a folder. Name the folder that holds the scans.")
-    files = list(nifti_files(folder))
-    series = [path.absolute() for path in (folder, *sorted(_subfolders(folder))) if is_dicom_folder(path)]
-    found = [{"case": path.name, "site": "unknown", "image": str(path)} for path in series]
-    if not files and not found:
+    files, folders = list(nifti_files(folder)), _dicom_folders(folder)
+    if not files and not folders:
         split = {"ceT1": "training_source", "hrT2": "validation"}.get(contrast or "")
         if split and _find_folders(folder, SPLITS[split]):
             return crossmoda_datalist(folder, split)
         report_passed_over(folder, [], contrast)
         kinds = ".nii or .nii.gz scans or the folders of DICOM series"
         raise InputError(f"{folder}: holds no scan. Name the folder in which the {kinds} lie.")
-    images = by_case(files, contrast)
-    report_passed_over(folder, [*map(str, images.values()), *map(str, series)], contrast)
-    if not images and not found:
+    images, series = by_case(files, contrast), _series(folders, folder, contrast)
+    report_passed_over(folder, map(str, (*images.values(), *series.values())), contrast)
+    if not images and not series:
         wanted = f"no scan named *_{contrast}" if contrast else "labels only and no scan"
         raise InputError(f"{folder}: holds {wanted}. Put the scans there or choose another contrast.")
-    twice = sorted({item["case"] for item in found} & set(images))
+    twice = sorted(images.keys() & series.keys())
     if twice:
         raise InputError(f"{folder}: {twice[0]} is a file and a DICOM series. Remove or rename one of them.")
     labels = by_case(files, "Label")
     _refuse_other_labels(labels)
-    return [*_items(images, labels), *found]
+    scans = images | series
+    return _items({case: scans[case] for case in sorted(scans, key=natural)}, labels)
 
 
 def label_files(folder: str | os.PathLike[str]) -> dict[str, Path]:
@@ -192,6 +193,27 @@ def _find_folders(root: Path, names: Sequence[str]) -> list[Path]:
 
 def _subfolders(folder: Path) -> list[Path]:
     return [child for child in folder.iterdir() if child.is_dir() and not child.name.startswith(".")]
+
+
+def _dicom_folders(folder: Path) -> list[Path]:
+    """The DICOM series among a folder and those in it."""
+    folder = Path(os.path.abspath(folder))
+    return [path for path in (folder, *sorted(_subfolders(folder))) if is_dicom_folder(path)]
+
+
+def _series(folders: Sequence[Path], given: Path, contrast: str | None) -> dict[str, Path]:
+    """DICOM series by case, without those of another known contrast, unless that very folder was given."""
+    found: dict[str, Path] = {}
+    for path in folders:
+        case, own = split_name(path, contrast)
+        other = own not in (None, contrast) if contrast else own == LABEL
+        if other and path != Path(os.path.abspath(given)):
+            continue
+        if case in found:
+            raise InputError(f"{path}: is a second series of case {case}, beside {found[case]}. Rename one of them.")
+        check_cases([case], path)
+        found[case] = path
+    return found
 
 
 def _split_folder(dataset_dir: Path, split: str, names: Mapping[str, Sequence[str]]) -> Path:

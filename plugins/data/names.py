@@ -120,7 +120,9 @@ def report_passed_over(folder: Path, used: Iterable[str], contrast: str | None, 
     """
     taken = {os.path.abspath(path) for path in used}
     groups: defaultdict[str, list[str]] = defaultdict(list)
-    others = f"name them *_{contrast}.nii.gz, or set contrast" if contrast else "rename them"
+    others, series = (
+        f"name them *_{contrast}{ending}, or set contrast" if contrast else "rename them" for ending in (".nii.gz", "")
+    )
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.name.endswith("_Label.dcm") or os.path.abspath(path) in taken:
             continue
@@ -128,7 +130,8 @@ def report_passed_over(folder: Path, used: Iterable[str], contrast: str | None, 
             if path.name in nested:
                 report_passed_over(path, taken, contrast, nested)
             elif _holds_scans(path):
-                groups["name that folder, or move its scans up"].append(path.name)
+                other = is_dicom_folder(path) and split_name(path, contrast)[1] not in (None, contrast)
+                groups[series if other else "name that folder, or move its scans up"].append(path.name)
         elif _NIFTI.fullmatch(path.name):
             if split_name(path)[1] != LABEL:
                 groups[others].append(path.name)

@@ -88,6 +88,63 @@ def test_what_can_be_read_is_listed(tmp_path, caplog, kind):
     assert "passed over" not in caplog.text
 
 
+@pytest.fixture
+def mixed(tmp_path):
+    """Series of two contrasts and one of none, with label maps."""
+    for name in ("anna_ceT1", "ben_hrT2", "cleo"):
+        series(tmp_path / name)
+    for name in ("anna", "cleo"):
+        scan(tmp_path / f"{name}_Label.nii.gz")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("contrast", "labels", "other"),
+    [
+        ("ceT1", {"anna": "anna_Label.nii.gz", "cleo": "cleo_Label.nii.gz"}, "ben_hrT2"),
+        ("hrT2", {"ben": None, "cleo": "cleo_Label.nii.gz"}, "anna_ceT1"),
+    ],
+)
+def test_a_series_is_listed_by_the_rules_of_a_file(mixed, caplog, contrast, labels, other):
+    found = scan_datalist(mixed, contrast)
+    assert {item["case"]: Path(item["label"]).name if "label" in item else None for item in found} == labels
+    (record,) = caplog.records
+    assert f"passed over {other}; name them *_{contrast}, or set contrast." in record.message
+
+
+def test_a_series_has_the_case_that_a_datalist_gives_it(mixed):
+    listed = [{"image": str(path)} for path in sorted(mixed.iterdir()) if path.is_dir()]
+    (mixed / "list.json").write_text(json.dumps({"training": listed}))
+    for items in (inference_datalist(mixed / "list.json", None, mixed), scan_datalist(mixed)):
+        assert [item["case"] for item in items] == ["anna", "ben", "cleo"]
+
+
+def test_a_series_that_is_given_itself_is_taken_whatever_its_contrast(mixed):
+    (item,) = scan_datalist(mixed / "ben_hrT2", "ceT1")
+    assert (item["case"], item["image"]) == ("ben", str(mixed / "ben_hrT2"))
+
+
+def test_a_folder_with_series_of_another_contrast_alone_holds_no_scan(tmp_path):
+    series(tmp_path / "ben_hrT2")
+    with pytest.raises(InputError, match=r"holds no scan named \*_ceT1"):
+        scan_datalist(tmp_path, "ceT1")
+
+
+@pytest.mark.parametrize("second", ["e/e", "e/e_hrT2"])
+def test_two_series_of_one_case_are_refused(tmp_path, second):
+    series(tmp_path / "e")
+    series(tmp_path / second)
+    with pytest.raises(InputError, match=f"{second}: is a second series of case e, beside .*e. Rename one of them"):
+        scan_datalist(tmp_path / "e", "hrT2")
+
+
+@pytest.mark.parametrize("name", ["x" * 201, " a"], ids=["long", "blank"])
+def test_a_series_whose_case_cannot_name_a_file_is_refused(tmp_path, name):
+    series(tmp_path / name)
+    with pytest.raises(InputError, match="cannot name a file"):
+        scan_datalist(tmp_path, "hrT2")
+
+
 @pytest.mark.parametrize("name", ["notes.txt", "table.csv", ".hidden_hrT2.nii.gz", "._a_hrT2.nii.gz", "a_Label.nii.gz"])
 def test_what_is_no_scan_is_not_named(tmp_path, caplog, name):
     scan(tmp_path / "a_hrT2.nii.gz")
