@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from plugins.data.dicom import is_dicom_folder
-from plugins.data.names import LABEL, by_case, check_cases, natural, nifti_files, report_passed_over, split_name
+from plugins.data.names import LABEL, by_case, check_cases, natural, nifti_files, report_passed_over, shown, split_name
 from plugins.errors import InputError
 
 SPLITS = {
@@ -36,6 +37,7 @@ HELDOUT_SCANS = "heldout/source_hrT2"
 _INNER_FOLDERS = {"crossmoda2022_training", "crossmoda23_training"}.union(*SPLITS.values(), *RELEASE_2023.values())
 _SEARCH_DEPTH = 3
 _PREPARE = "Make a folder with merged labels from it, python -m plugins.data.prepare crossmoda, and name that one"
+_logger = logging.getLogger(__name__)
 _SITE = re.compile(r"crossmoda(20)?\d\d_(ldn|etz|ukm)_")
 
 
@@ -93,7 +95,7 @@ def scan_datalist(folder: str | os.PathLike[str], contrast: str | None = None) -
 
     Every subfolder with DICOM files is a scan too, and so is the folder itself if it holds DICOM files, whatever its
     name.
-    A warning names what else looks like a scan, and how to have it read.
+    Warnings name what else looks like a scan, and how to have it read, and label maps without a scan of any contrast.
     A CrossMoDA data set without scans directly in ``folder`` gives its ``training_source`` for ``ceT1`` and its
     ``validation`` for ``hrT2``.
 
@@ -130,6 +132,7 @@ def scan_datalist(folder: str | os.PathLike[str], contrast: str | None = None) -
         raise InputError(f"{folder}: {twice[0]} is a file and a DICOM series. Remove or rename one of them.")
     labels = by_case(files, "Label")
     _refuse_other_labels(labels)
+    _report_lone_labels(folder, labels, [*files, *folders], contrast)
     scans = images | series
     return _items({case: scans[case] for case in sorted(scans, key=natural)}, labels)
 
@@ -253,6 +256,15 @@ def _check_pairs(images: Mapping[str, Path], labels: Mapping[str, Path]) -> None
     for case, path in labels.items():
         if case not in images:
             raise InputError(f"{path}: this label has no scan {case}_ceT1.nii.gz beside it. Add it or move the label.")
+
+
+def _report_lone_labels(folder: Path, labels: Mapping[str, Path], paths: Sequence[Path], contrast: str | None) -> None:
+    kinds = [split_name(path, contrast) for path in paths]
+    cases = {case for case, kind in kinds if kind != LABEL}
+    lone = [path.name for case, path in labels.items() if case not in cases]
+    if lone:
+        cure = "Name each as its scan, <case>_Label.nii.gz"
+        _logger.warning(f"{folder}: label maps without a scan ({len(lone)}): {shown(lone)}. {cure}.")
 
 
 def _refuse_other_labels(labels: Mapping[str, Path]) -> None:

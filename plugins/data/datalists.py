@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -12,13 +13,14 @@ from typing import Any
 from monai.data import load_decathlon_datalist
 
 from plugins.data.crossmoda import crossmoda_datalist, label_files, scan_datalist
-from plugins.data.names import check_cases, split_name
+from plugins.data.names import check_cases, shown, split_name
 from plugins.data.phantom import write_phantom
 from plugins.errors import InputError
 from plugins.files import write_json
 
 StrPath = str | os.PathLike[str]
 KEYS = ("case", "patient", "image", "label", "origin", "site", "weight")
+_logger = logging.getLogger(__name__)
 
 
 def dataset_or_phantom(dataset_dir: StrPath | None, bundle_root: StrPath) -> Path:
@@ -58,7 +60,7 @@ def unpaired_datalist(
 def segmentation_datalist(
     datalist: StrPath | None, dataset_dir: StrPath | None, bundle_root: StrPath, label_dir: StrPath | None = None
 ) -> list[dict[str, Any]]:
-    """Scans with labels to train a segmentation on.
+    """Scans with labels to train a segmentation on; a warning names scans that have none.
 
     Args:
         datalist: JSON datalist that is used as it is; its items may leave out all but ``image`` and ``label``.
@@ -86,10 +88,15 @@ def segmentation_datalist(
             items = [*scan_datalist(place)]
         else:
             items = [*crossmoda_datalist(place, "training_source")]
-    items = [{"patient": item["case"], "origin": "real", **item} for item in items if "label" in item]
-    if not items:
+    labelled = [{"patient": item["case"], "origin": "real", **item} for item in items if "label" in item]
+    if not labelled:
         raise InputError(f"{place}: no scan has a label. Put <case>_Label.nii.gz beside the scans.")
-    return items
+    others = [item["case"] for item in items if "label" not in item]
+    if others:
+        cure = "Put <case>_Label.nii.gz beside them" if datalist is None else 'Add "label" to their items'
+        fault = f"scans left out of training, as they have no label ({len(others)}): {shown(others)}"
+        _logger.warning(f"{place}: {fault}. {cure}.")
+    return labelled
 
 
 def inference_datalist(

@@ -143,8 +143,12 @@ def report_passed_over(folder: Path, used: Iterable[str], contrast: str | None, 
         elif _is_nifti(path):
             groups[f"name them *{f'_{contrast}' if contrast else ''}.nii.gz"].append(path.name)
     for cure, names in groups.items():
-        shown = ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
-        _logger.warning(f"{folder}: passed over {shown}; {cure}.")
+        _logger.warning(f"{folder}: passed over {shown(names)}; {cure}.")
+
+
+def shown(names: Sequence[str]) -> str:
+    """The first of some names for a message, and how many more there are."""
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
 
 
 def _holds_scans(folder: Path, depth: int = _DEPTH) -> bool:

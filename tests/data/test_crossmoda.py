@@ -138,6 +138,14 @@ def test_scans_of_any_folder(tmp_path: Path) -> None:
     ]
 
 
+def test_labels_without_a_scan_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "dora_ceT1.nii.gz", "doraa_Label.nii.gz", "eva_hrT2.nii.gz", "eva_Label.nii.gz")
+    assert cases(scan_datalist(tmp_path, "ceT1")) == ["dora"]
+    (other, lone) = [record.getMessage() for record in caplog.records]
+    assert "passed over eva_hrT2.nii.gz" in other
+    assert "label maps without a scan (1): doraa_Label.nii.gz. Name each as its scan" in lone
+
+
 @pytest.mark.parametrize(
     ("contrast", "expected"), [("hrT2", ["a"]), ("T2", ["b"]), ("ceT1", ["a"]), ("flair", ["c_flair"])]
 )

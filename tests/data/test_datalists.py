@@ -73,6 +73,28 @@ def test_segmentation_takes_the_labelled_scans_of_a_flat_folder(tmp_path):
     assert cases(segmentation_datalist(None, tmp_path / "flat", NOWHERE)) == ["a", "b"]
 
 
+def test_scans_and_labels_that_do_not_pair_are_named(tmp_path, caplog):
+    touch(tmp_path / "flat", "a_hrT2", "a_Label", "b_hrT2", "bb_Label")
+    assert cases(segmentation_datalist(None, tmp_path / "flat", NOWHERE)) == ["a"]
+    told = [record.getMessage().partition("flat: ")[2] for record in caplog.records]
+    assert told == [
+        "label maps without a scan (1): bb_Label.nii.gz. Name each as its scan, <case>_Label.nii.gz.",
+        "scans left out of training, as they have no label (1): b. Put <case>_Label.nii.gz beside them.",
+    ]
+
+
+def test_items_of_a_datalist_that_have_no_label_are_named(tmp_path, caplog):
+    touch(tmp_path, "l", *(f"a{number}_hrT2" for number in range(9)))
+    items = [{"image": str(tmp_path / f"a{number}_hrT2.nii.gz")} for number in range(9)]
+    write_datalist(tmp_path / "list.json", [items[0] | {"label": str(tmp_path / "l.nii.gz")}, *items[1:]])
+    assert cases(segmentation_datalist(tmp_path / "list.json", None, NOWHERE)) == ["a0"]
+    (record,) = caplog.records
+    words = 'as they have no label (8): a1, a2, a3, a4, a5 and 3 more. Add "label" to their items.'
+    assert record.getMessage() == f"{tmp_path / 'list.json'}: scans left out of training, {words}"
+    assert len(inference_datalist(tmp_path / "list.json", None, NOWHERE)) == 9
+    assert len(caplog.records) == 1
+
+
 def test_segmentation_takes_a_datalist_as_it_is(tmp_path):
     touch(tmp_path / "scans", "a_hrT2", "b_hrT2", "l")
     folder = tmp_path / "scans"
