@@ -48,7 +48,7 @@ class Adaptation(Plan):
             InputError: for a view, an overlay, a bundle or a setting that does not exist, with the nearest name.
         """
         check_plan(self)
-        stages = [self._dataset(), *self._windows(), *self._redrawn()]
+        stages = [dataset_stage(self.scans), *self._windows(), *self._redrawn()]
         for view in self.translators:
             stages += self._translation(view)
         stages += self._reverse()
@@ -65,9 +65,6 @@ class Adaptation(Plan):
         views = {view: f"{{run}}/{folder}" for view, folder in folders.items()}
         needs = (self.data, *folders.values())
         return [call_stage(name, needs, "views.weigh_views", **self.lists("source"), views=views)]
-
-    def _dataset(self) -> Stage:
-        return dataset_stage(self.scans)
 
     def _windows(self) -> list[Stage]:
         """The locator, and what lies in the windows of all scans."""
