@@ -1,4 +1,4 @@
-"""Every command of the READMEs and of docs/: its configs exist, its options are known, its run passes the checks."""
+"""Every command of the READMEs and of docs/: its configs are there or shown, its options known, its checks passed."""
 
 from __future__ import annotations
 
@@ -25,6 +25,12 @@ PROGRAM = "/monai/bundle/__main__.py"
 def commands(readme: Path) -> list[str]:
     blocks = re.findall(r"^```bash\n(.*?)^```", readme.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     return [line for block in blocks for line in block.splitlines() if re.search(r"-m (monai\.bundle|plugins)", line)]
+
+
+def overlays(page: Path) -> dict[str, str]:
+    """The files that a page tells to write: a sentence that names one and ends in a colon, then what is in it."""
+    shown = r"^[^`\n]*`(\w+\.json)`[^`\n]*:\n\n```json\n(.*?)^```"
+    return dict(re.findall(shown, page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL))
 
 
 def check(line: str) -> None:
@@ -62,6 +68,9 @@ def places(tmp_path, monkeypatch):
     for name in folders:
         (tmp_path / "path/to" / name).mkdir(parents=True)
     (tmp_path / "runs/data").mkdir(parents=True)
+    for page in (*READMES, *PAGES):
+        for name, text in overlays(page).items():
+            (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
 
 
