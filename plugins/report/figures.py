@@ -6,7 +6,7 @@ import base64
 import io
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -37,9 +37,27 @@ WIDEST = 7
 MOST_POINTS = 300
 
 
-def case_figure(image_file: StrPath, labels: Mapping[str, StrPath]) -> str:
-    """:func:`draw_cases` of one scan, as a data URI."""
-    return data_uri(draw_cases([("", image_file, labels)]))
+class CaseFigures(Mapping[str, str]):
+    """:func:`draw_cases` of each scan alone, as a data URI: drawn when it is asked for, as memory holds only one.
+
+    Args:
+        files: case to ``image``, the scan, and ``maps``, head of the column to label map.
+    """
+
+    def __init__(self, files: Mapping[str, Mapping[str, Any]]):
+        self._files = files
+
+    def __getitem__(self, case: str) -> str:
+        return data_uri(draw_cases([("", self._files[case]["image"], self._files[case]["maps"])]))
+
+    def __contains__(self, case: object) -> bool:
+        return case in self._files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
 
 
 def draw_cases(cases: Sequence[tuple[str, StrPath, Mapping[str, StrPath]]]) -> Figure:

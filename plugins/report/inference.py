@@ -13,7 +13,7 @@ from plugins.data import read_label
 from plugins.evaluation.labels import LABEL_ENDING
 from plugins.report import facts
 from plugins.report.cases import case_row, failed_row, general_statistics, lights_of, worst_first
-from plugins.report.figures import case_figure
+from plugins.report.figures import CaseFigures
 from plugins.report.page import write_page
 from plugins.report.run import case_windows, pack_cases, shown_in
 from plugins.report.volumes import PREDICTION, REFERENCE
@@ -64,7 +64,7 @@ def write_inference_report(
             rows.append(failed_row(case, sentence or "there is no label map"))
             continue
         rows.append(case_row(case, read_label(file), limits, windows.get(case)))
-        files[case] = {"image": scan["image"], PREDICTION: file, REFERENCE: None}
+        files[case] = {"image": scan["image"], PREDICTION: file, REFERENCE: None, "maps": {PREDICTION: file}}
     rows = worst_first(rows)
     volumes = pack_cases(rows, files, windows)
     content = {
@@ -76,11 +76,7 @@ def write_inference_report(
         "statistics": limits.to_json(),
         "viewer": shown_in(volumes),
     }
-    media = {
-        "cases": {case: case_figure(each["image"], {PREDICTION: each[PREDICTION]}) for case, each in files.items()},
-        "volumes": volumes,
-    }
-    return write_page(content, media, output_dir)
+    return write_page(content, {"cases": CaseFigures(files), "volumes": volumes}, output_dir)
 
 
 class InferenceReport:

@@ -52,26 +52,26 @@ def viewer_code() -> str:
     return f"/*! NiiVue, https://github.com/niivue/niivue\n{licence}*/\n{code}"
 
 
-def render(content: Mapping[str, Any], media: Mapping[str, Any]) -> str:
-    """The page as text.
-
-    Args:
-        content: what goes into the JSON too: every number that the page shows.
-        media: pictures, curves and volumes; ``volumes`` empty leaves the viewer out.
-    """
-    viewer = viewer_code() if media.get("volumes") else ""
-    return _environment().get_template(TEMPLATE).render(content=content, media=media, viewer=viewer)
-
-
 def render_live(content: Mapping[str, Any], media: Mapping[str, Any]) -> str:
     """The page of a run at work as text."""
     return _environment().get_template(LIVE_TEMPLATE).render(content=content, media=media)
 
 
 def write_page(content: Mapping[str, Any], media: Mapping[str, Any], output_dir: StrPath) -> Path:
-    """Write ``report.json``, then ``index.html``, into a folder, and return the page."""
-    write_json(Path(output_dir, NUMBERS), content)
+    """Write ``index.html``, piece by piece as its pictures are asked for, and ``report.json`` into a folder.
+
+    Args:
+        content: what goes into the JSON too: every number that the page shows.
+        media: pictures, curves and volumes; ``volumes`` empty leaves the viewer out.
+        output_dir: the folder.
+
+    Returns:
+        the page.
+    """
     page = Path(output_dir, PAGE)
+    viewer = viewer_code() if media.get("volumes") else ""
+    pieces = _environment().get_template(TEMPLATE).stream(content=content, media=media, viewer=viewer)
     with whole_file(page) as part:
-        part.write_text(render(content, media), encoding="utf-8")
+        pieces.dump(os.fspath(part), encoding="utf-8")
+    write_json(Path(output_dir, NUMBERS), content)
     return page

@@ -18,7 +18,7 @@ from plugins.evaluation.labels import LABEL_ENDING
 from plugins.files import whole_file, write_json
 from plugins.report import facts, pseudo, tables
 from plugins.report.cases import IGNORED, case_row, general_statistics, lights_of, worst_first
-from plugins.report.figures import LINES, case_figure, curves, thinned, translation_figure
+from plugins.report.figures import LINES, CaseFigures, curves, thinned, translation_figure
 from plugins.report.page import write_page
 from plugins.report.positions import run_positions, shares_table
 from plugins.report.views import bin_centres, regions_of
@@ -135,7 +135,7 @@ def write_report(
     volumes = pack_cases(rows, files, windows)
     content["viewer"] = shown_in(volumes)
     media = {
-        "cases": {case: case_figure(each["image"], each["maps"]) for case, each in files.items()},
+        "cases": CaseFigures(files),
         "translations": _translations(source, translations),
         "positions": drawn,
         "curves": curve_figures(losses),

@@ -13,7 +13,7 @@ import numpy as np
 from plugins.errors import InputError
 from plugins.report import facts, paper, pseudo, tables
 from plugins.report.cases import LIGHTS, lights_of, worst_first
-from plugins.report.figures import case_figure
+from plugins.report.figures import CaseFigures
 from plugins.report.live import FOLDER, publish
 from plugins.report.page import NUMBERS, write_page
 from plugins.report.positions import shares_table
@@ -127,7 +127,7 @@ def write_study_report(
         "fig5": paper.positions(positions),
     }
     media = {
-        "cases": {case: case_figure(each["image"], each["maps"]) for case, each in files.items()},
+        "cases": CaseFigures(files),
         "translations": [
             {"case": scan["case"], "picture": picture}
             for scan in source[: paper.TRANSLATED]

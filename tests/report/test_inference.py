@@ -1,5 +1,6 @@
 """The report of label maps without truth, and the handler that a bundle's inference has."""
 
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
@@ -41,6 +42,27 @@ def test_eight_scans_worst_first(scans, tmp_path):
     assert "<b onmouseover" not in text
     assert len(numbers["viewer"]) == 7
     assert "Dice" not in text.split("<script")[0]
+
+
+def test_no_two_pictures_are_in_memory_at_once(scans, tmp_path, monkeypatch):
+    size = 4_000_000
+    monkeypatch.setattr("plugins.report.figures.data_uri", lambda _: "data:," + "x" * size)
+    monkeypatch.setattr("plugins.report.inference.pack_cases", lambda *_: [])
+    tracemalloc.start()
+    page = write_inference_report(scans, tmp_path / "out")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert page.stat().st_size > 7 * size
+    assert peak < 5 * size  # the picture, the piece of the page, and its bytes
+
+
+def test_a_picture_that_fails_leaves_the_page_before(scans, tmp_path):
+    page = write_inference_report(scans, tmp_path / "out")
+    before = {file.name: file.read_bytes() for file in page.parent.iterdir()}
+    save(tmp_path / "in" / "scan_2.nii.gz", np.ones((2, 2, 2), np.float32), PLAIN)
+    with pytest.raises(InputError, match="scan_2"):
+        write_inference_report(scans, tmp_path / "out")
+    assert {file.name: file.read_bytes() for file in page.parent.iterdir()} == before
 
 
 def test_limits_of_a_run_replace_the_general_ones(scans, tmp_path):
