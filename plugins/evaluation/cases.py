@@ -15,7 +15,15 @@ from typing_extensions import TypedDict
 
 from plugins.data.crossmoda import site_of
 from plugins.errors import InputError
-from plugins.evaluation.metrics import CASE_MEASURES, FAILURE_DICE, STRUCTURES, CaseMetrics, StructureMetrics, not_found
+from plugins.evaluation.metrics import (
+    CASE_MEASURES,
+    FAILURE_DICE,
+    PENALTY_MM,
+    STRUCTURES,
+    CaseMetrics,
+    StructureMetrics,
+    not_found,
+)
 from plugins.files import whole_file
 from plugins.state import read_state
 
@@ -239,12 +247,14 @@ def complete(methods: Methods, missing: Missing = "refuse") -> tuple[Methods, li
     filled = []
     whole: Methods = {}
     for method, rows in methods.items():
+        known = {name for row in rows.values() for values in row.values() for name in values}
         for case in cases:
             there = rows.get(case, {})
             for structure in STRUCTURES:
                 if structure not in there:
                     filled.append({"method": method, "case": case, "structure": structure})
-            both = {structure: there.get(structure) or not_found() for structure in STRUCTURES}
+            lost = {name: value for name, value in not_found().items() if name in {*known, "failure", "empty"}}
+            both = {structure: there.get(structure) or dict(lost) for structure in STRUCTURES}
             whole.setdefault(method, {})[case] = both
     if filled and missing == "refuse":
         method, case, structure = filled[0].values()
@@ -260,7 +270,7 @@ def write_cases(
     sites: Mapping[str, str],
     seeds: Mapping[str, Mapping[str, Mapping[str, CaseMetrics]]] | None = None,
 ) -> None:
-    """Write what :func:`read_cases` reads; the column ``method`` is left out for one without a name.
+    """Write what :func:`read_cases` reads: the measures that all rows have; no ``method`` for one without a name.
 
     Args:
         path: the file.
@@ -276,7 +286,7 @@ def write_cases(
         for structure, row in structures.items()
     ]
     named = [name for name in ("method", "seed") if any(row[name] for row in rows)]
-    measures = [name for name in CASE_MEASURES if any(name in row for row in rows)]
+    measures = [name for name in CASE_MEASURES if all(name in row for row in rows)]
     heads = [*named, "case", "site", "structure", *measures, "failure", "empty"]
     write_csv(path, heads, [[row.get(head) for head in heads] for row in rows])
 
@@ -316,6 +326,10 @@ def _values(row: Mapping[str, str], measures: Sequence[str], place: str) -> Stru
     if (row.get("empty") or "").strip() == "both":
         return {**dict.fromkeys(measures), "failure": False, "empty": "both"}
     values = {name: _number(row[name], name, place) for name in measures}
+    none_common, penalty = values["dice"] == 0, values["assd_mm"] == PENALTY_MM
+    if (none_common and values["assd_mm"] == 0) or (penalty and not none_common):
+        fault = f"Dice {values['dice']:g} and ASSD {values['assd_mm']:g} cannot be of the same masks"
+        raise InputError(f"{place}: {fault}. Give Dice 0 and ASSD {PENALTY_MM:g} where nothing was found.")
     return {**values, "failure": bool(values["dice"] < FAILURE_DICE)}
 
 

@@ -27,13 +27,13 @@ from plugins.evaluation.evaluate import DEFINITIONS, RULES, metrics_by_site
 from plugins.evaluation.metrics import CASE_MEASURES, STRUCTURES
 from plugins.evaluation.ranking import places_of, ranks_of_cases
 from plugins.evaluation.statistics import bootstrap_interval, compare_pair, holm
-from plugins.evaluation.tables import write_tables
+from plugins.evaluation.tables import TABLES, write_tables
 from plugins.files import write_json
 
 StrPath = str | os.PathLike[str]
 Values = dict[tuple[str, str], NDArray[np.float64]]
 
-CASES = "cases.csv"
+CASES, COMPARISON = "cases.csv", "comparison.json"
 STATISTICS = {
     "rank": "mean over cases of the mean rank in all structures and measures; 1 is best, ties share their ranks",
     "interval": "95 % bootstrap interval over cases, bias-corrected and accelerated",
@@ -86,12 +86,14 @@ def compare_methods(
     if not methods:
         raise InputError("methods is not set. Give a CSV, or the name of each method with its metrics.json.")
     folder = Path(output_dir)
-    refuse_own_results([*methods.values()] if isinstance(methods, Mapping) else [methods], [folder / CASES])
+    given = [*methods.values()] if isinstance(methods, Mapping) else [methods]
+    refuse_own_results(given, [folder / name for name in (CASES, COMPARISON, *TABLES)])
     table = read_methods(methods)
     rows, filled = complete(table.methods, missing)
     _check(rows, reference, measures)
     whole = _with_all_cases(table, rows)
-    values, left_out = _values(rows, measures)
+    own = _values(rows, measures)
+    values, left_out = _in_common(own, [*next(iter(rows.values()))])
     names, cases = list(rows), list(next(iter(rows.values())))
     per_case = ranks_of_cases(values)
     pairs = _pairs(names, values, reference, resamples, seed or 0)
@@ -105,13 +107,13 @@ def compare_methods(
         "left_out": left_out,
         "ranks": _ranks(names, per_case, resamples, seed or 0),
         "pairs": pairs,
-        "intervals": _intervals(names, values, resamples, seed or 0),
+        "intervals": _intervals(names, own, resamples, seed or 0),
         "methods": {name: _summary(whole, name) for name in names},
     }
     write_cases(folder / CASES, rows, table.sites, whole.seeds)
     ranks_by_case = {name: dict(zip(cases, line, strict=True)) for name, line in zip(names, per_case, strict=True)}
     write_tables(content, folder, ranks_by_case, table.sites)
-    write_json(folder / "comparison.json", content)
+    write_json(folder / COMPARISON, content)
     return content
 
 
@@ -144,6 +146,8 @@ def _check(rows: Methods, reference: str | Mapping[str, str] | None, measures: S
             raise InputError(f"reference is {name!r}, which is no method. Set it to one of {', '.join(rows)}.")
     if isinstance(reference, Mapping) and all(name == other for name, other in reference.items()):
         raise InputError("reference tests no method against another. Name one, or leave reference out.")
+    if twice := [name for name in measures if list(measures).count(name) > 1]:
+        raise InputError(f"measures holds {twice[0]!r} twice. Name it once.")
     unknown = [name for name in measures if name not in CASE_MEASURES]
     if unknown:
         raise InputError(f"measures holds {unknown[0]!r}. Take them from {', '.join(CASE_MEASURES)}.")
@@ -156,23 +160,23 @@ def _check(rows: Methods, reference: str | Mapping[str, str] | None, measures: S
                     raise InputError(f"methods: {what}. Evaluate it again, or leave {absent[0]} out of measures.")
 
 
-def _values(rows: Methods, measures: Sequence[str]) -> tuple[Values, list[dict[str, str]]]:
-    """Structure and measure to the values (methods, cases); NaN, and named, where a method has none."""
-    tables = {
+def _values(rows: Methods, measures: Sequence[str]) -> Values:
+    """Structure and measure to the values (methods, cases); NaN where a method has none."""
+    return {
         (structure, measure): np.array(
             [[case[structure][measure] for case in cases.values()] for cases in rows.values()], dtype=np.float64
         )
         for structure in STRUCTURES
         for measure in measures
     }
-    left_out = []
-    names = list(next(iter(rows.values())))
-    for (structure, measure), table in tables.items():
-        undefined = np.isnan(table).any(axis=0)
-        table[:, undefined] = np.nan
-        if measure == measures[0]:
-            left_out += [{"case": names[place], "structure": structure} for place in np.flatnonzero(undefined)]
-    return tables, left_out
+
+
+def _in_common(own: Values, cases: Sequence[str]) -> tuple[Values, list[dict[str, str]]]:
+    """The values of what every method has, NaN elsewhere; and the cases and structures that a method lacks."""
+    undefined = {key: np.isnan(table).any(axis=0) for key, table in own.items()}
+    left_out = {structure: np.flatnonzero(absent) for (structure, _), absent in undefined.items()}
+    named = [{"case": cases[place], "structure": name} for name, places in left_out.items() for place in places]
+    return {key: np.where(undefined[key], np.nan, table) for key, table in own.items()}, named
 
 
 def _pairs(
@@ -224,7 +228,7 @@ def _ranks(names: Sequence[str], per_case: NDArray[np.float64], resamples: int, 
 
 
 def _intervals(names: Sequence[str], values: Values, resamples: int, seed: int) -> list[dict[str, Any]]:
-    """Of the mean of every method, structure and measure."""
+    """Of the mean of every method, structure and measure, over the cases where that method has it."""
     return [
         {
             "method": name,
@@ -235,5 +239,5 @@ def _intervals(names: Sequence[str], values: Values, resamples: int, seed: int) 
             "interval": bootstrap_interval(line, resamples=resamples, seed=seed),
         }
         for (structure, measure), table in values.items()
-        for name, line in zip(names, table[:, ~np.isnan(table[0])], strict=True)
+        for name, line in zip(names, (values[~np.isnan(values)] for values in table), strict=True)
     ]

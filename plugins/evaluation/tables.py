@@ -35,7 +35,9 @@ TEX = {
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
 }
+NOTE_LEFT_OUT = "Ranks and tests leave out what a method and the reference both lack: {}."
 DATA = ("mean", "std", "cases")
+TABLES = ("table.csv", "table.md", "table.tex", "ranks.csv", "pairs.csv", "means.csv")
 
 
 def write_tables(
@@ -104,7 +106,9 @@ def note(content: Mapping[str, Any]) -> str:
     names = dict.fromkeys(reference.values()) if isinstance(reference, Mapping) else [reference]
     tested = NOTE_STARS.format(" or ".join(map(str, names))) if reference is not None else ""
     over = NOTE.format("cases and seeds" if any(len(seeds) > 1 for seeds in content["seeds"].values()) else "cases")
-    return f"{over}By the challenge's rule, {content['rules']['challenge']}. {tested}".strip()
+    absent = ", ".join(f"{each['structure']} of {each['case']}" for each in content["left_out"])
+    left_out = NOTE_LEFT_OUT.format(absent) if absent else ""
+    return " ".join(f"{over}By the challenge's rule, {content['rules']['challenge']}. {tested} {left_out}".split())
 
 
 def csv_table(content: Mapping[str, Any]) -> str:

@@ -78,6 +78,8 @@ def test_what_is_written_is_read_again(tmp_path):
         ("site,structure,dice", "site,structure,dsc", r"has no column dice"),
         ("method,case,site", "case,case,site", r"has two columns case"),
         ("a,c1,ldn,VS", '"a,c1,ldn,VS', r"is no CSV"),
+        ("0.9,0.4", "0,0", r"line 2: Dice 0 and ASSD 0 cannot be of the same masks. Give Dice 0 and ASSD 350"),
+        ("0.9,0.4", "0.9,350", r"line 2: Dice 0.9 and ASSD 350 cannot be of the same masks"),
         (GOOD, "", r"has no column case"),
         (GOOD, GOOD.splitlines()[0], r"has no rows"),
     ],
@@ -130,6 +132,8 @@ def test_a_missing_case_is_named_or_counts_as_not_found(tmp_path, line, message)
     method, case, structure = content["filled_in"][0].values()
     failed = [each for each in content["methods"][method]["failures"] if each["case"] == case]
     assert (failed[0]["structure"], failed[0]["dice"], failed[0]["assd_mm"]) == (structure, 0, 350)
+    assert content["methods"][method]["mean"]["vs"]["hd95_mm"] is None  # nobody measured it
+    assert read_cases(tmp_path / "out/cases.csv").methods.keys() == content["methods"].keys()
 
 
 def test_a_missing_structure_is_refused_in_an_evaluation_too(tmp_path):

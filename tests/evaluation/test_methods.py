@@ -268,6 +268,11 @@ def test_a_structure_that_was_not_there_is_left_out_everywhere_and_named(tmp_pat
     assert content["left_out"] == [{"case": "1", "structure": "cochlea"}]
     assert {pair["n"] for pair in content["pairs"] if pair["structure"] == "cochlea"} == {1}
     assert {pair["n"] for pair in content["pairs"] if pair["structure"] == "vs"} == {2}
+    assert "what a method and the reference both lack: cochlea of 1." in (tmp_path / "out/table.md").read_text()
+    for row in content["intervals"]:  # of each method alone, as its mean in the table is
+        summary = content["methods"][row["method"]]["mean"][row["structure"]]
+        assert (row["n"], row["mean"]) == (summary["cases"], pytest.approx(summary[row["measure"]]))
+    assert len({row["n"] for row in content["intervals"]}) == 2
 
 
 def test_a_comparison_says_its_ranks_and_where_they_are(two, tmp_path, capsys):
@@ -285,6 +290,7 @@ def test_a_comparison_says_its_ranks_and_where_they_are(two, tmp_path, capsys):
         ({"reference": {"ours": "theirs"}}, "reference is 'theirs', which is no method"),
         ({"reference": {"ours": "ours"}}, "reference tests no method against another"),
         ({"measures": ["dicee"]}, "measures holds 'dicee'"),
+        ({"measures": ["dice", "dice"]}, "measures holds 'dice' twice"),
         ({"measures": ["dice", "nsd_1mm"]}, "ours has no nsd_1mm in 1"),
         ({"methods": None}, "methods is not set"),
     ],
@@ -296,11 +302,14 @@ def test_settings_that_cannot_be_are_refused(two, tmp_path, settings, message):
 
 
 def test_a_comparison_never_replaces_what_it_compares(two, tmp_path):
-    table = two.rename(tmp_path / "cases.csv")
-    for methods in (table, {"ours": table, "theirs": table}):
-        with pytest.raises(InputError, match=r"cases\.csv would be replaced by the results"):
-            compare_methods(methods, tmp_path)
-    assert table.read_text() == TWO
+    compare_methods(two, tmp_path / "out", resamples=99)
+    for name in [file.name for file in (tmp_path / "out").iterdir()]:
+        table = two.rename(tmp_path / name)
+        for methods in (table, {"ours": table, "theirs": table}):
+            with pytest.raises(InputError, match=f"{name} would be replaced by the results"):
+                compare_methods(methods, tmp_path)
+        assert table.read_text() == TWO
+        two = table
 
 
 def test_one_method_alone_is_not_compared(two, tmp_path):

@@ -60,7 +60,7 @@ def test_dice_and_assd_equal_plain_code(spacing, value):
     pred, truth = blob(rng, (17, 14, 9), value), blob(rng, (17, 14, 9), value)
     found = case_metrics(pred, truth, spacing)["vs" if value == 1 else "cochlea"]
     a, b = pred == value, truth == value
-    assert found["dice"] == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()), abs=1e-6)
+    assert found["dice"] == 2 * (a & b).sum() / (a.sum() + b.sum())  # equal, or it ties with no other tool's
     assert found["assd_mm"] == pytest.approx(naive_assd(a, b, spacing), abs=1e-5)
 
 
