@@ -7,6 +7,7 @@ import torch
 from monai.bundle import ConfigParser
 
 from plugins.engines import DiscriminatorAugmentation
+from plugins.files import write_json
 from plugins.networks import RAIN, AttentionQueries, RandomQueries, RegionNorm, SiteCode, StyleCode
 from plugins.nnunet.augmentation import make_augmentation
 from plugins.nnunet.brightness import TargetBrightness
@@ -42,6 +43,17 @@ def test_full_size_networks_have_the_papers_parameters():
     ]
     cyclegan = config("cyclegan_translation")
     assert millions(cyclegan, "network_def", "generator_ts_def", "discriminator_def") == [11.366, 11.366, 2.763]
+
+
+@pytest.mark.parametrize("order", [("cpu.json", "beyond.json"), ("beyond.json", "cpu.json")])
+def test_overlays_of_the_driver_name_those_of_the_stages_in_their_own_order(order):
+    assert config("vs_cochlea_uda", *order)["overlays"] == [*order]
+
+
+def test_several_gpus_leave_the_settings_of_other_overlays(tmp_path):
+    write_json(tmp_path / "own.json", {"settings::vs_cochlea_seg::max_epochs": 7})
+    parser = config("vs_cochlea_uda", tmp_path / "own.json", "multi_gpu_train.json")
+    assert {"max_epochs", "devices"} <= parser["settings::vs_cochlea_seg"].keys()
 
 
 @pytest.mark.parametrize("overlay", ["cut.json", "qs_attn.json"])

@@ -11,6 +11,7 @@ from plugins.config.command import COMPLETE, read_configs
 from plugins.config.names import refuse_unknown, refuse_unknown_ids
 from plugins.errors import InputError
 from plugins.workflow.functions import UNTRANSLATED
+from plugins.workflow.gate import Thresholds
 from plugins.workflow.plan import (
     EVALUATE,
     INFERENCE,
@@ -45,6 +46,8 @@ def check_plan(plan: Plan) -> None:
     _check_overlays(plan, bundles)
     _check_settings(plan, [path.name for path in bundles])
     _check_rounds(plan)
+    if plan.gate is not None:
+        Thresholds.of(plan.gate)
     _check_reverse_view(plan, translators)
     _check_folds(plan)
 
@@ -84,6 +87,9 @@ def _check_settings(plan: Plan, bundles: Sequence[str]) -> None:
 def _check_rounds(plan: Plan) -> None:
     if plan.last_round_on_target and plan.rounds == 0:
         raise InputError("last_round_on_target is true, but rounds is 0. Set rounds to 1 or more.")
+    if LABELLED_TARGET in plan.views and plan.rounds > 0:
+        fault = f"views names {LABELLED_TARGET!r}, a bound without self-training, but rounds is {plan.rounds}"
+        raise InputError(f"{fault}. Set rounds to 0.")
     if not plan.interaction:
         return
     trained_on = [view for view in plan.translators if view.startswith(TANQ)]

@@ -167,18 +167,23 @@ class UdaWorkflow:
             source_truth = heldout_scans(dataset_dir)
         else:
             source_truth = {scan["case"]: scan["image"] for scan in scan_datalist(self.source_truth_dir, "hrT2")}
-        truth = _of(scans["validation"], _label_maps(self.truth_dir, dataset_dir, "validation"))
-        if self.truth_dir is not None and not truth:
-            raise InputError(f"{self.truth_dir} has no label map of a validation scan. Give another truth_dir.")
-        target_truth = _label_maps(self.target_truth_dir, dataset_dir, "training_target")
+        truths = {
+            "truth_dir": ("validation", _label_maps(self.truth_dir, dataset_dir, "validation")),
+            "source_truth_dir": ("source", source_truth),
+            "target_truth_dir": ("target", _label_maps(self.target_truth_dir, dataset_dir, "training_target")),
+        }
+        known = {name: _of(scans[split], files) for name, (split, files) in truths.items()}
+        for name, (split, _) in truths.items():
+            if getattr(self, name) is not None and not known[name]:
+                raise InputError(f"{getattr(self, name)} has nothing of a {split} scan. Give another {name}.")
         common = {"device": device_expression(str(self.device)), "seed": self.seed}
         return Adaptation(
             bundles_dir=bundles_dir,
             dataset_dir=dataset_dir,
             scans=scans,
-            truth=truth,
-            source_truth=_of(scans["source"], source_truth),
-            target_truth=_of(scans["target"], target_truth),
+            truth=known["truth_dir"],
+            source_truth=known["source_truth_dir"],
+            target_truth=known["target_truth_dir"],
             common=common if self.num_threads is None else {**common, "num_threads": self.num_threads},
             views=[self.views] if isinstance(self.views, str) else [*self.views],
             rounds=self.rounds,
@@ -219,6 +224,11 @@ class UdaWorkflow:
         adaptation, stages = self.checked()
         print(f"run folder: {self.run_dir}", flush=True)
         print(f"report, while it runs too: {self.run_dir / LIVE_PAGE}", flush=True)
+        judged, all_scans = len(adaptation.truth), len(adaptation.scans["validation"])
+        if 0 < judged < all_scans:
+            print(
+                f"{judged} of {all_scans} validation scans have a reference label map; metrics are of these", flush=True
+            )
         tracked = DriverRun(
             self.train_handlers, self.run_dir, self._parameters(adaptation), self.rounds, tracking_settings()
         )

@@ -108,7 +108,7 @@ class Thresholds:
                 raise ValueError(f"{', '.join(odd) or 'near_mm'} is out of range")
         except (TypeError, ValueError) as error:
             raise InputError(
-                f"thresholds of the pseudo-labels are {dict(settings)} ({error}). Correct them."
+                f"gate, the thresholds of the pseudo-labels, is {settings!r} ({error}). Correct it, or set it to null."
             ) from error
         return found
 
@@ -209,6 +209,10 @@ def gate_pseudo_labels(
             case = read_case(row["case"], ensemble_dir, member_dirs, rules)
             row |= {"kept": True, "reasons": [*row["reasons"], "kept all the same, as one of the best"]}
             _save(_gated(case, [], limits), Path(ensemble_dir, row["case"] + LABEL_ENDING), output_dir)
+    if not any(row["kept"] for row in rows):
+        raise InputError(
+            f"{ensemble_dir}: the gate keeps no scan. Raise keep_share, or train longer before this round."
+        )
     top = {} if limits.top_share == 1 else {"top": _ignore_unsure(rows, ensemble_dir, output_dir, limits.top_share)}
     content = {
         "mean": mean_rows(rows),

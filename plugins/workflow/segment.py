@@ -17,10 +17,11 @@ from plugins.files import write_json
 from plugins.report.live import FOLDER
 from plugins.report.page import NUMBERS
 from plugins.state import StrPath, read_state
+from plugins.workflow.checks import GIVEN
 from plugins.workflow.execution import bundle_command
 from plugins.workflow.plan import INFERENCE, MODELS, RUN_IDS, SEGMENTATION, find_bundles
 from plugins.workflow.process import CommandError, run_command
-from plugins.workflow.records import recorded_fingerprint
+from plugins.workflow.records import OVERRIDES, REMAKE, recorded_fingerprint
 
 
 class _ReportStage(TypedDict):
@@ -70,6 +71,7 @@ class RunInference:
         """
         output_dir = Path(self.output_dir).absolute()
         overrides: dict[str, Any] = {
+            **self._settings(),
             "model_dir": str(self._model_dir()),
             "output_dir": str(output_dir),
             "device": f"$torch.device({str(self.device)!r})",
@@ -90,6 +92,14 @@ class RunInference:
                 # its own words are on the console already
                 raise SystemExit(str(error)) from None
         print(f"label maps: {output_dir}", flush=True)
+
+    def _settings(self) -> dict[str, Any]:
+        """What the run set for its own label maps of the model, such as mirroring, so that others are made alike."""
+        if self.run_dir is None:
+            return {}
+        file = final_model(self.run_dir).parents[1] / "validation" / OVERRIDES
+        left_out = {*GIVEN, "num_threads", "report"}
+        return {name: value for name, value in read_state(file, dict[str, Any], REMAKE).items() if name not in left_out}
 
     def _model_dir(self) -> Path:
         if self.run_dir is not None:

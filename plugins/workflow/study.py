@@ -103,7 +103,7 @@ class Study:
         """A driver for every method and seed.
 
         Raises:
-            InputError: if there is no method, a setting does not exist, or two methods have the same folder.
+            InputError: if there is no method, a setting does not exist, or two methods have the same folder or row.
         """
         if not self.methods:
             raise InputError("methods is empty. Name at least one method.")
@@ -118,6 +118,11 @@ class Study:
                 run_dir = self.folder / _folder(method) / f"seed_{seed}"
                 driver = self.driver(**{**given, "seed": seed, "output_dir": run_dir, "executor": self.executor})
                 arms.append(Arm(method, seed, driver))
+        owners: dict[str, str] = {}
+        for arm in arms:
+            for title in arm.titles:
+                if owners.setdefault(title, arm.method) != arm.method:
+                    raise InputError(f"methods: {title!r} is a row of {owners[title]!r} too. Rename {arm.method!r}.")
         return arms
 
     def run(self) -> None:
@@ -163,7 +168,7 @@ class Study:
         for title in sorted({arm.method: 0 for arm in arms}, key=lambda title: title not in self._pair(arms)):
             made = tuple(recorded_fingerprint(file.parent) for file in files[title].values())
             if owners.setdefault(made, title) != title:
-                print(f"{title} before self-training is the model of {owners[made]}", flush=True)
+                print(f"{title}: its first model is that of {owners[made]}, so it has no row of its own", flush=True)
         values: Seeds = {}
         sites: dict[str, str] = {}
         lines = []
@@ -229,7 +234,7 @@ class Study:
         for layer in (*layers, {key: value for key, value in settings.items() if key != CONFIGS}):
             for key, value in layer.items():
                 if key == OVERLAYS:
-                    given["overlays"] += value
+                    given["overlays"] = [*given["overlays"], *value]
                 elif key == SETTINGS:
                     if not isinstance(value, Mapping) or not all(isinstance(each, Mapping) for each in value.values()):
                         fault = f"methods::{method}::{SETTINGS} is no mapping of bundles to mappings of settings"

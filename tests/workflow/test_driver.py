@@ -285,6 +285,30 @@ def test_inference_takes_the_weights_that_a_bundle_brings(bundles, dataset, tmp_
     assert given["scans"] == [{"case": "a", "image": str(dataset.parent / scan)}]
 
 
+def test_other_scans_are_segmented_with_the_settings_of_the_run(bundles, dataset, tmp_path, work, monkeypatch):
+    own = workflow(bundles, dataset, tmp_path, rounds=0, settings={"vs_cochlea_seg": {"channels": 4}}, num_threads=1)
+    own.run()
+    given = {}
+
+    def run_command(command, cwd, log, what):
+        given.update(read_json(command[command.index("--config_file") + 1].split('"')[3]))
+
+    monkeypatch.setattr("plugins.workflow.segment.run_command", run_command)
+    place = {"output_dir": tmp_path / "out", "scans": [], "device": "meta", "seed": 5}
+    RunInference(tmp_path / "uda", bundles, own.run_dir, **place).run()
+    assert given.pop("datalist").endswith("datalist.json")
+    assert given == {
+        "channels": 4,
+        "model_dir": str(own.run_dir / "round_0" / "segmentation" / "models"),
+        "output_dir": str(tmp_path / "out"),
+        "device": "$torch.device('meta')",
+        "seed": 5,
+    }
+    (own.run_dir / "round_0" / "validation" / "overrides.json").unlink()
+    with pytest.raises(InputError, match=r"overrides.json is missing"):
+        RunInference(tmp_path / "uda", bundles, own.run_dir, **place).run()
+
+
 def test_untranslated_scans_need_no_translator(bundles, dataset, tmp_path, work):
     workflow(bundles, dataset, tmp_path, views=["ceT1"], rounds=0, run_suffix="_source_only").run()
     run = tmp_path / "runs" / "small_source_only"
@@ -309,6 +333,12 @@ def test_untranslated_scans_need_no_translator(bundles, dataset, tmp_path, work)
         ({"settings": {"tanq_translation": 3}}, "dictionary of dictionaries"),
         ({"overlays": ["cpus.json"]}, "Did you mean 'cpu.json'"),
         ({"rounds": -1}, "rounds"),
+        ({"gate": {"min_vot": 0.6}}, "gate, the thresholds of the pseudo-labels, is .*min_vot"),
+        ({"gate": {"min_vote": 6}}, "min_vote is out of range"),
+        ({"gate": {"top_share": None}}, "gate, the thresholds"),
+        ({"gate": 0.5}, "gate, the thresholds of the pseudo-labels, is 0.5"),
+        ({"gate": "x"}, "is 'x'"),
+        ({"views": ["labelled_hrT2"], "rounds": 1}, "a bound without self-training, but rounds is 1. Set rounds to 0"),
         ({"run_name": "a/b"}, "plain folder name"),
         ({"run_name": ".."}, "plain folder name"),
         ({"dataset_dir": "nowhere"}, "nowhere"),
@@ -343,6 +373,20 @@ def test_a_crop_that_holds_all_labels_passes(bundles, dataset, tmp_path, work, s
     assert work != []
 
 
+@pytest.mark.parametrize(
+    ("name", "split", "place"),
+    [
+        ("truth_dir", "validation", "heldout/training_target_labels"),
+        ("target_truth_dir", "target", "heldout/validation_labels"),
+        ("source_truth_dir", "source", "crossmoda2022_training/training_target"),
+    ],
+)
+def test_a_folder_with_the_truth_of_other_scans_is_refused(bundles, dataset, tmp_path, work, name, split, place):
+    with pytest.raises(InputError, match=f"{place} has nothing of a {split} scan. Give another {name}"):
+        workflow(bundles, dataset, tmp_path, **{name: dataset / place}).run()
+    assert work == []
+
+
 def test_runs_do_not_land_in_the_data_set(bundles, dataset, tmp_path):
     with pytest.raises(InputError, match="overlap"):
         workflow(bundles, dataset, tmp_path, runs_dir=dataset.parent).run()
@@ -372,6 +416,10 @@ def test_without_references_the_run_ends_with_label_maps(bundles, dataset, tmp_p
         shutil.copy(path, truth)
     workflow(bundles, data, tmp_path, rounds=0, truth_dir=truth).run()
     assert [name for name, _ in work] == ["round_0/evaluation"]
+    assert "validation scans have a reference label map" not in capsys.readouterr().out
+    next(truth.iterdir()).unlink()
+    workflow(bundles, data, tmp_path, rounds=0, truth_dir=truth).run()
+    assert "1 of 2 validation scans have a reference label map; metrics are of these" in capsys.readouterr().out
 
 
 BEYOND = {

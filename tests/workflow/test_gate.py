@@ -262,6 +262,13 @@ def test_nothing_but_empty_maps_is_an_error(run):
         run.gate()
 
 
+def test_a_gate_that_keeps_no_scan_is_an_error(run):
+    for number in range(3):
+        run.add(f"apart_{number}", head(), [head(), head(20.0)])
+    with pytest.raises(InputError, match=r"the gate keeps no scan\. Raise keep_share"):
+        run.gate(min_agreement=0.99, keep_share=0)
+
+
 @pytest.mark.parametrize("settings", [{"min_vote": 1.5}, {"near_mm": -1}, {"min_agrement": 0.5}, {"top_share": 0}])
 def test_impossible_thresholds_are_refused(run, settings):
     run.add("a", head())

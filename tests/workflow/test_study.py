@@ -121,6 +121,10 @@ def test_common_stages_are_made_once_for_each_seed_and_the_table_has_each_seed(s
         ({"a": {"views": ["tanc"]}}, "views has no 'tanc'. Did you mean 'tanq'"),
         ({"a": {"configs": ["round.json"]}}, "has no 'round.json'. Did you mean 'rounds.json'"),
         ({"a": {"views": ["tanq"]}}, "methods gives one row, a. Name two or more methods"),
+        (
+            {"a": {"rounds": 1}, "a + self-training": {"rounds": 0}},
+            "methods: 'a + self-training' is a row of 'a' too. Rename 'a + self-training'.",
+        ),
     ],
 )
 def test_a_fault_of_a_method_is_told_before_anything_begins(study, work, tmp_path, methods, words):  # noqa: F811
@@ -171,6 +175,12 @@ def test_settings_of_a_method_are_added_to_those_of_the_study(study):
     given = {arm.method: arm.driver.settings for arm in made.arms()}
     assert given["a"] == {"tanq_translation": {"lr": 1e-3, "max_epochs": 3}}
     assert given["b"] == {"tanq_translation": {"lr": 1e-4, "max_epochs": 3}}
+
+
+def test_overlays_that_a_method_adds_are_added_once(study):
+    made = study({"a": {"overlays": ["cpu.json"], "+overlays": ["cut.json"]}})
+    for _ in range(2):
+        assert {tuple(arm.driver.overlays) for arm in made.arms()} == {("cpu.json", "cut.json")}
 
 
 @pytest.mark.parametrize(
