@@ -9,10 +9,9 @@ import numpy as np
 
 from plugins.evaluation import bootstrap_interval
 from plugins.evaluation.compare import MEASURES, round_title
-from plugins.evaluation.metrics import FAILURE, STRUCTURE_TITLES
+from plugins.evaluation.metrics import CASE_MEASURES, FAILURE, STRUCTURE_TITLES
 
 FEWEST = 3
-TITLES = {"dice": "Dice", "assd_mm": "ASSD [mm]"}
 UNKNOWN = "-"
 RESULTS = (
     f"Mean over cases [95 % interval, bootstrap over cases, from {FEWEST} cases on]. Here {FAILURE}. A structure "
@@ -69,15 +68,17 @@ def intervals_of(rounds: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def results_table(intervals: Mapping[str, Any], titles: Mapping[str, str] | None = None) -> Table:
-    """The results of rounds or runs, a row for each and structure."""
+    """The results of rounds or runs, a row for each and structure, a column for each measure that they have."""
     rows = []
+    known = {measure for structures in intervals.values() for found in structures.values() for measure in found}
+    measures = [measure for measure in CASE_MEASURES if measure in known]
     for name, structures in intervals.items():
         for structure, title in STRUCTURE_TITLES.items():
             found = structures[structure]
-            values = [spread(found[measure]) for measure in MEASURES]
+            values = [spread(found[measure]) for measure in measures]
             shown = (titles or {}).get(name) or round_title(name)
             rows.append([shown, title, *values, f"{found['failures']} of {found['cases']}"])
-    return table(RESULTS, ["", "structure", *TITLES.values(), "failures"], rows)
+    return table(RESULTS, ["", "structure", *_titles(measures), "failures"], rows)
 
 
 def tests_table(tests: Sequence[Mapping[str, Any]]) -> Table:
@@ -85,7 +86,7 @@ def tests_table(tests: Sequence[Mapping[str, Any]]) -> Table:
     rows = []
     for test in tests:
         compared = f"{round_title(test['after'])} against {round_title(test['before'])}"
-        what = f"{TITLES[test['measure']]} {STRUCTURE_TITLES[test['structure']]}"
+        what = f"{CASE_MEASURES[test['measure']].title} {STRUCTURE_TITLES[test['structure']]}"
         rows.append([compared, what, str(test["n"]), *(number(test[key]) for key in ("difference", "t", "p"))])
     return table("Paired t-tests.", ["compared", "measure", "cases", "mean difference", "t", "p"], rows)
 
@@ -104,7 +105,7 @@ def pairs_table(comparison: Mapping[str, Any]) -> Table:
     """The tests of a comparison."""
     rows = []
     for pair in comparison["pairs"]:
-        what = f"{TITLES[pair['measure']]} {STRUCTURE_TITLES[pair['structure']]}"
+        what = f"{CASE_MEASURES[pair['measure']].title} {STRUCTURE_TITLES[pair['structure']]}"
         difference = spread({"mean": pair["difference"], **_bounds(pair["interval"])})
         tests = [number(pair[key], 3) for key in ("p", "p_holm", "p_wilcoxon_holm", "smallest_difference")]
         rows.append([f"{pair['method']} against {pair['against']}", what, str(pair["n"]), difference, *tests])
@@ -119,7 +120,11 @@ def seeds_table(lines: Sequence[Sequence[Any]]) -> Table:
         [method, str(seed), STRUCTURE_TITLES[structure], number(dice, 3), number(assd, 3), str(failures)]
         for method, seed, structure, dice, assd, failures in lines
     ]
-    return table("Means of each seed.", ["method", "seed", "structure", *TITLES.values(), "failures"], rows)
+    return table("Means of each seed.", ["method", "seed", "structure", *_titles(MEASURES), "failures"], rows)
+
+
+def _titles(measures: Sequence[str]) -> list[str]:
+    return [CASE_MEASURES[measure].title for measure in measures]
 
 
 def _bounds(found: Sequence[float] | None) -> dict[str, float | None]:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from plugins.errors import InputError
 from plugins.evaluation import compare_methods
+from plugins.evaluation.metrics import CASE_MEASURES
 from plugins.evaluation.pictures import read_axial
 from plugins.files import read_json, write_json
 from plugins.report import write_study_report
@@ -89,6 +90,18 @@ def test_the_viewer_has_every_method_against_the_truth(study):
             "a": {PREDICTION, DIFFERENCE},
             OTHER: {PREDICTION, DIFFERENCE},
         }
+
+
+@pytest.mark.parametrize("measures", [("hd95_mm",), tuple(CASE_MEASURES)], ids=["one", "all"])
+def test_a_comparison_by_any_measures_has_a_page(run, tmp_path, measures):
+    files = {name: run / "round_1" / "evaluation" / "metrics.json" for name in ("a", "b")}
+    comparison = compare_methods(files, tmp_path / "results", measures=measures)
+    page = write_study_report({"a": {0: run}, "b": {0: run}}, tmp_path, comparison)
+    results, _, pairs, *_ = read_json(tmp_path / "report" / "report.json")["tables"]
+    titles = [CASE_MEASURES[name].title for name in measures]
+    assert results["heads"][2:-1] == titles
+    assert [row[1] for row in pairs["rows"]] == [f"{title} {name}" for name in ("VS", "cochlea") for title in titles]
+    assert all(f"{title} cochlea" in page.read_text() for title in titles)
 
 
 def with_light(run, folder, light):
