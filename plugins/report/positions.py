@@ -117,9 +117,8 @@ def shares_table(numbers: Sequence[Mapping[str, Any]]) -> Table:
         for each in numbers
         for title, share in each["shares"].items()
     ]
-    caption = (
-        f"Share of the chosen positions that lies on each structure; mean over the slices of {SHARED_SCANS} scans."
-    )
+    counts = " or ".join(str(count) for count in sorted({each["scans"] for each in numbers}))
+    caption = f"Share of the chosen positions that lies on each structure; mean over slices of scans (n = {counts})."
     return table(caption, ["translator", "positions of", *STRUCTURE_TITLES.values()], rows)
 
 

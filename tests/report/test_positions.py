@@ -90,7 +90,10 @@ def test_a_run_shows_numbers_and_a_picture_for_each_translator(runs):
     numbers, pictures = run_positions(folders["CUT"], [scan])
     assert [(each["view"], each["case"]) for each in pictures] == [("tanq", "s")]
     assert numbers[0]["shares"]["all pixels"]["vs"] > 0
-    assert len(shares_table(numbers)["rows"]) == 5
+    shares = shares_table(numbers)
+    assert len(shares["rows"]) == 5
+    assert shares["caption"].endswith("(n = 1).")
+    assert shares_table([*numbers, {**numbers[0], "scans": 4}])["caption"].endswith("(n = 1 or 4).")
     assert len(numbers[0]["layers"]["layer 4, random"]) == 50
 
 
