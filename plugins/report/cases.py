@@ -50,6 +50,7 @@ def case_row(
     window: Window | None = None,
     metrics: Mapping[str, Any] | None = None,
     agreement: Mapping[str, float | None] | None = None,
+    judged: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Judge one label map.
 
@@ -60,13 +61,16 @@ def case_row(
         window: what the segmentation saw of the scan; ``None`` if it was all of it, or is not known.
         metrics: the case in a metrics file, where there is truth.
         agreement: structure to mean pairwise Dice of the ensemble's members, where it is known.
+        judged: ``score`` and ``reasons`` of :func:`plugins.segmentation.plausibility.judge`, where it is judged
+            already, as by probabilities; ``None`` judges it by the statistics.
 
     Returns:
         ``case``, ``light``, ``reasons``, ``score``, ``scored_by``, ``plausibility``, ``volumes_mm3``, ``agreement``
         and ``metrics``. The score is the mean Dice, or without truth plausibility times mean agreement.
     """
     labels = np.where(np.isin(found.voxels, [*STRUCTURES.values()]), found.voxels, 0)
-    judged = judge(labels, choose(labels, found.affine), statistics)
+    if judged is None:
+        judged = judge(labels, choose(labels, found.affine, settings=statistics.settings()), statistics)
     volumes = {
         name: round(found.voxel_mm3 * int(np.count_nonzero(labels == value)), 3) for name, value in STRUCTURES.items()
     }

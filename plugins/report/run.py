@@ -249,14 +249,15 @@ def _target_rows(
     run: Path, target: Scans, final: str, scores: Mapping[str, Any], statistics: SourceStatistics, stages: Stages
 ) -> list[dict[str, Any]]:
     """A row for each scan without labels that the run has segmented, by the model that is handed over."""
-    agreements = {row["case"]: row["agreement"] for row in scores.get("cases", [])}
+    scored = {row["case"]: row for row in scores.get("cases", [])}
     folder = _target_folder(run, final, stages)[0]
     rows = []
     for scan in target:
         file = folder / f"{scan['case']}{LABEL_ENDING}"
         if file.is_file():
-            found = read_label(file, (0, 1, 2, IGNORED))
-            rows.append(case_row(scan["case"], found, statistics, agreement=agreements.get(scan["case"])))
+            found, row = read_label(file, (0, 1, 2, IGNORED)), scored.get(scan["case"], {})
+            judged = {"score": row["plausibility"], "reasons": row["reasons"]} if row else None
+            rows.append(case_row(scan["case"], found, statistics, agreement=row.get("agreement"), judged=judged))
     return rows
 
 
