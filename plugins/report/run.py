@@ -93,7 +93,7 @@ def write_report(
         measured = rounds.get(final, {}).get("cases", {}).get(case)
         row = case_row(case, read_label(found), statistics, windows.get(case), measured)
         paths = {"image": scan["image"], PREDICTION: found, REFERENCE: truth.get(case)}
-        rows.append({**row, "files": {name: path and os.path.abspath(path) for name, path in paths.items()}})
+        rows.append({**row, "files": {name: path and _from(run, path) for name, path in paths.items()}})
         maps = {"reference": truth[case]} if case in truth else {}
         maps |= {round_title(name): Path(folder, case + LABEL_ENDING) for name, folder in pred_dirs.items()}
         files[case] = {**paths, "maps": maps}
@@ -228,6 +228,14 @@ def _scores(run: Path, final: str, stages: Stages) -> dict[str, Any]:
 def _belongs(name: str, stages: Stages) -> bool:
     """Whether a stage is one of the run's; ``None`` takes all that lie in its folder."""
     return stages is None or name in stages
+
+
+def _from(run: Path | None, path: StrPath) -> str:
+    """A path as seen from the run's folder, which may be moved; absolute where it lies elsewhere."""
+    full = Path(os.path.abspath(path))
+    if run is None or not full.is_relative_to(run.absolute()):
+        return str(full)
+    return full.relative_to(run.absolute()).as_posix()
 
 
 def _statistics(scores: Mapping[str, Any], source: Scans) -> SourceStatistics:

@@ -189,7 +189,11 @@ def _title(run: Run, runs: Sequence[Run]) -> str:
 
 def _files(case: str, runs: Sequence[Run]) -> dict[str, Any] | None:
     """Scan, reference and each method's label map; ``None`` where a file is gone."""
-    found = {run.method: run.rows[case]["files"] for run in runs if run.rows.get(case, {}).get("files")}
+    found = {
+        run.method: {name: path and os.path.join(run.folder, path) for name, path in files.items()}
+        for run in runs
+        if (files := run.rows.get(case, {}).get("files"))
+    }
     paths = [path for each in found.values() for path in each.values() if path is not None]
     if not found or not all(os.path.exists(path) for path in paths):
         return None

@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -13,11 +15,11 @@ from plugins.evaluation import compare_methods
 from plugins.evaluation.metrics import CASE_MEASURES
 from plugins.evaluation.pictures import read_axial
 from plugins.files import read_json, write_json
-from plugins.report import write_study_report
+from plugins.report import write_report, write_study_report
 from plugins.report.figures import draw_translations
 from plugins.report.volumes import DIFFERENCE, PREDICTION, REFERENCE
 
-from .conftest import FAILED, HOSTILE
+from .conftest import FAILED, FINE, HOSTILE
 
 OTHER = "b <i>"
 
@@ -110,6 +112,42 @@ def with_light(run, folder, light):
     numbers["cases"] = [{**row, "light": light} for row in numbers["cases"]]
     write_json(folder / "report" / "report.json", numbers)
     return folder
+
+
+def test_a_moved_run_shows_its_own_label_maps_and_the_scans_where_they_are(run, tmp_path):
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    for file in (moved / "round_1" / "validation").glob("*.nii.gz"):
+        image = nib.load(file)
+        nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), file)
+    drawn = {}
+    for name, folder in {"there": run, "moved": moved}.items():
+        page = write_study_report({"a": {0: folder}}, tmp_path / name)
+        drawn[name] = json.loads(page.read_text().split('class="volume">')[1].split("</script>")[0])["methods"]["a"]
+    assert drawn["there"][PREDICTION] != drawn["moved"][PREDICTION]
+
+    numbers = read_json(run / "report" / "report.json")
+    for row in numbers["cases"]:
+        assert row["files"][PREDICTION] == f"round_1/validation/{row['case']}_Label.nii.gz"
+        row["files"] = {name: str(run / path) for name, path in row["files"].items()}  # as earlier versions wrote them
+    write_json(moved / "report" / "report.json", numbers)
+    page = write_study_report({"a": {0: moved}}, tmp_path / "earlier")
+    assert drawn["there"][PREDICTION] in page.read_text()
+
+
+def test_files_outside_a_run_are_named_by_their_absolute_paths(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(run)
+    inside = Path("round_0", "validation")
+    write_report(
+        validation=[{"case": FINE, "image": Path("scans", f"{FINE}_hrT2.nii.gz")}],
+        pred_dirs={"round_0": inside},
+        metrics_files={},
+        output_dir=tmp_path / "report",
+        run_dir="round_0",
+    )
+    (row,) = read_json(tmp_path / "report" / "report.json")["cases"]
+    files = {"image": str(run / "scans" / f"{FINE}_hrT2.nii.gz"), PREDICTION: f"validation/{FINE}_Label.nii.gz"}
+    assert row["files"] == {**files, REFERENCE: None}
 
 
 @pytest.mark.parametrize(
