@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from plugins.report.facts import RECORD
 from plugins.report.figures import data_uri, draw_cases, draw_points, draw_translations, write_png
-from plugins.report.positions import ATTENTION, CURE, Chosen, attended, chosen_positions, numbers_of
+from plugins.report.positions import ATTENTION, CURE, Chosen, attended, chosen_positions, numbers_of, translations_in
 from plugins.report.positions import RECORD as TRAINING
 from plugins.report.tables import Table, table
 from plugins.state import read_state
@@ -29,37 +29,50 @@ class Translator:
         title: its method, and its view where the method has several.
         run: folder of the first run that has it.
         view: its name in the run.
+        translations: folder of the translations that the run hands on: of its last round, and calibrated if they are.
     """
 
     title: str
     run: Path
     view: str
+    translations: Path
+
+    @property
+    def training(self) -> Path:
+        """Folder of the training that made them."""
+        return self.translations.parent / f"{self.view}_training"
 
     def volume(self, scan: Scan) -> Path:
         """Its translation of a scan."""
-        return self.run / f"{self.view}_translation" / f"{scan['case']}.nii.gz"
+        return self.translations / f"{scan['case']}.nii.gz"
 
     def numbers(self) -> dict[str, Any]:
         """``title``, ``view`` and the normalisation of encoder and decoder, ``None`` where it has no such choice."""
-        network = read_state(self.run / f"{self.view}_training" / TRAINING, dict[str, Any], CURE)["settings"]
+        network = read_state(self.training / TRAINING, dict[str, Any], CURE)["settings"]
         norms = {name: (network.get("network_def") or {}).get(name) for name in ("encoder_norm", "decoder_norm")}
         return {"title": self.title, "view": self.view, **norms}
 
 
-def translators_in(runs: Mapping[str, Path], stages: Mapping[str, Collection[str]] | None = None) -> list[Translator]:
+def translators_in(
+    runs: Mapping[str, Path],
+    stages: Mapping[str, Collection[str]] | None = None,
+    given: Mapping[str, Mapping[str, str]] | None = None,
+) -> list[Translator]:
     """The translators of some runs; one that several share stands there once, under the first method that has it.
 
     Args:
         runs: method to the folder of its run.
         stages: method to the names of its run's stages; ``None`` takes all that lie there.
+        given: method to the folders of :func:`plugins.report.positions.translations_in`.
     """
     found: dict[str, Translator] = {}
     for method, run in runs.items():
-        made = [path.parents[1].name for path in sorted(run.glob(f"*_training/{TRAINING}"))]
-        views = [name.removesuffix("_training") for name in made if stages is None or name in stages[method]]
-        for view in views:
-            mark = read_state(run / f"{view}_training" / RECORD, dict[str, Any], CURE)["fingerprint"]
-            found.setdefault(mark, Translator(method if len(views) == 1 else f"{method}: {view}", run, view))
+        known = None if stages is None else stages[method]
+        views = translations_in(run, known, None if given is None else given[method])
+        for view, folder in views.items():
+            each = Translator(method if len(views) == 1 else f"{method}: {view}", run, view, folder)
+            mark = read_state(each.training / RECORD, dict[str, Any], CURE)["fingerprint"]
+            found.setdefault(mark, each)
     return [*found.values()]
 
 
@@ -76,7 +89,7 @@ def positions_of(translators: Sequence[Translator], source: Sequence[Scan]) -> P
     """Each translator with a contrastive loss, its numbers, and what it chooses in the first source scan."""
     found = []
     for each in translators:
-        chosen = chosen_positions(each.run, each.view, source)
+        chosen = chosen_positions(each.translations.parent, each.view, source)
         if chosen:
             found.append((each, numbers_of(chosen), chosen[0]))
     return found

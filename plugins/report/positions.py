@@ -58,25 +58,48 @@ class Chosen:
         }
 
 
+def translations_in(
+    run: Path, stages: Collection[str] | None = None, given: Mapping[str, str] | None = None
+) -> dict[str, Path]:
+    """View of each translator of a run to the folder of its translations; its training ``<view>_training`` lies beside.
+
+    Args:
+        run: folder of the run.
+        stages: names of the run's stages; ``None`` takes all that lie there.
+        given: view to the folder that the report of the run was given, as seen from the run; others have theirs in
+            ``<view>_translation``.
+    """
+    found = {}
+    for record in sorted(run.glob(f"*_training/{RECORD}")):
+        training = record.parents[1].name
+        if stages is None or training in stages:
+            view = training.removesuffix("_training")
+            own = f"{view}_translation"
+            folder = run / (given or {}).get(view, own)
+            found[view] = folder if (folder.parent / training / RECORD).is_file() else run / own
+    return found
+
+
 def run_positions(
-    run: Path, source: Sequence[Mapping[str, Any]], stages: Collection[str] | None = None
+    run: Path,
+    source: Sequence[Mapping[str, Any]],
+    stages: Collection[str] | None = None,
+    given: Mapping[str, str] | None = None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """For each translator of a run that has a contrastive loss, the positions that it chooses.
 
     Args:
-        run: folder of the run; translators are trained in ``<view>_training``.
+        run: folder of the run.
         source: its source scans; the first is shown, shares are means over the first :data:`SHARED_SCANS`.
-        stages: names of the run's stages; ``None`` takes all that lie there.
+        stages: as in :func:`translations_in`.
+        given: as in :func:`translations_in`; the positions are those of the training beside.
 
     Returns:
         numbers: ``view`` and what :func:`numbers_of` gives; and pictures: ``view``, ``case``, ``picture``.
     """
     numbers, pictures = [], []
-    for record in sorted(run.glob(f"*_training/{RECORD}")):
-        if stages is not None and record.parents[1].name not in stages:
-            continue
-        view = record.parents[1].name.removesuffix("_training")
-        chosen = chosen_positions(run, view, source)
+    for view, folder in translations_in(run, stages, given).items():
+        chosen = chosen_positions(folder.parent, view, source)
         if chosen:
             numbers.append({"view": view, **numbers_of(chosen)})
             row = ("", chosen[0].image, chosen[0].label, attended(chosen[0].layers))
@@ -84,15 +107,18 @@ def run_positions(
     return numbers, pictures
 
 
-def chosen_positions(run: Path, view: str, source: Sequence[Mapping[str, Any]]) -> list[Chosen]:
-    """What a translator chooses in the first :data:`SHARED_SCANS` source scans; empty without a contrastive loss."""
-    record = run / f"{view}_training" / RECORD
+def chosen_positions(folder: Path, view: str, source: Sequence[Mapping[str, Any]]) -> list[Chosen]:
+    """What a translator chooses in the first :data:`SHARED_SCANS` source scans; empty without a contrastive loss.
+
+    The folder, of a run or of one of its rounds, holds ``<view>_training`` and ``<view>_translation``.
+    """
+    record = folder / f"{view}_training" / RECORD
     settings = read_state(record, dict[str, Any], CURE).get("settings", {})
     if "selections" not in settings:
         return []
     try:
         choose = _chooser(record.parent, settings)
-        return [choose(_as_trained_on(run, view, scan)) for scan in source[:SHARED_SCANS]]
+        return [choose(_as_trained_on(folder, view, scan)) for scan in source[:SHARED_SCANS]]
     except (InputError, KeyError, RuntimeError, TypeError, ValueError) as error:
         _logger.warning(f"{record.parent}: the positions of the contrastive loss cannot be shown ({error}).")
         return []
@@ -128,9 +154,9 @@ def attended(layers: Mapping[str, NDArray[Any]], titles: Container[str] = ()) ->
     return found or dict(layers)
 
 
-def _as_trained_on(run: Path, view: str, scan: Mapping[str, Any]) -> Mapping[str, Any]:
+def _as_trained_on(folder: Path, view: str, scan: Mapping[str, Any]) -> Mapping[str, Any]:
     """The scan in the form that the translator takes, redrawn or not."""
-    overrides = read_state(run / f"{view}_translation" / "overrides.json", dict[str, Any], CURE)
+    overrides = read_state(folder / f"{view}_translation" / "overrides.json", dict[str, Any], CURE)
     return next(each for each in read_datalist(overrides["datalist"]) if each["case"] == scan["case"])
 
 

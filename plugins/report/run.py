@@ -104,7 +104,8 @@ def write_report(
     views = _views(source, translations, target, run, final, stages)
     changes = [] if run is None else pseudo.rounds_of(run, [scan["case"] for scan in target], [*pred_dirs])
     intervals = tables.intervals_of(rounds)
-    positions, drawn = run_positions(run, source, stages) if run is not None else ([], [])
+    folders = {view: _from(run, folder) for view, folder in translations.items()}
+    positions, drawn = run_positions(run, source, stages, folders) if run is not None else ([], [])
     made = [] if run is None else facts.stages_in(run, stages)
     content: dict[str, Any] = {
         **facts.head("run", TITLE, "" if run is None else run.name),
@@ -124,6 +125,7 @@ def write_report(
         "target_made_by": "" if run is None else round_title(_target_folder(run, final, stages)[1]),
         "judged_without_labels": judged,
         "statistics": statistics.to_json(),
+        "translations": folders,
         "views": views,
         "pseudo_labels": changes,
         "pseudo_tables": [{"round": round_title(each["round"]), **pseudo.pseudo_table(each)} for each in changes],

@@ -88,7 +88,8 @@ def write_study_report(
     first = [run for run in known if run.seed == next(iter(runs[run.method]))]
     files = {row["case"]: found for row in rows[:SHOWN_CASES] if (found := _files(row["case"], first)) is not None}
     stages = {run.method: [stage["name"] for stage in run.numbers["stages"]] for run in first}
-    translators = paper.translators_in({run.method: run.folder for run in first}, stages)
+    given = {run.method: run.numbers.get("translations", {}) for run in first}  # earlier versions did not tell
+    translators = paper.translators_in({run.method: run.folder for run in first}, stages, given)
     source = facts.source_in(first[0].folder)
     positions = paper.positions_of(translators, source)
     shown = [{"view": each.title, **found} for each, found, _ in positions]

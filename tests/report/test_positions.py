@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from plugins.files import write_json
+from plugins.files import read_json, write_json
 from plugins.networks import ResnetGenerator
-from plugins.report import paper
+from plugins.report import paper, write_report, write_study_report
 from plugins.report.positions import Chosen, attended, chosen_positions, numbers_of, run_positions, shares_table
 from plugins.state import write_weights
 
@@ -95,6 +95,49 @@ def test_a_run_shows_numbers_and_a_picture_for_each_translator(runs):
     assert shares["caption"].endswith("(n = 1).")
     assert shares_table([*numbers, {**numbers[0], "scans": 4}])["caption"].endswith("(n = 1 or 4).")
     assert len(numbers[0]["layers"]["layer 4, random"]) == 50
+
+
+@pytest.fixture
+def interacting(runs, tmp_path):
+    """A run whose TANQ was trained on in its round, where it chooses by attention."""
+    scan = runs[1]
+    trained(tmp_path, "tanq", RANDOM, scan)
+    trained(tmp_path / "round_1", "tanq", ATTENTION, scan)
+    write_json(tmp_path / "dataset" / "source.json", {"training": [scan]})
+    return tmp_path
+
+
+def test_a_report_and_a_study_show_the_translations_that_the_run_hands_on(runs, interacting, monkeypatch):
+    scan, last = runs[1], interacting / "round_1" / "tanq_translation"
+    shutil.copyfile(scan["label"], interacting / "s_Label.nii.gz")
+    write_report(
+        validation=[scan],
+        pred_dirs={"round_0": interacting},
+        metrics_files={},
+        output_dir=interacting / "report",
+        source=[scan],
+        translations={"tanq": last},
+        run_dir=interacting,
+        stages=["tanq_training", "tanq_translation", "round_1/tanq_training", "round_1/tanq_translation"],
+    )
+    numbers = read_json(interacting / "report" / "report.json")
+    assert numbers["translations"] == {"tanq": "round_1/tanq_translation"}
+    assert "layer 4, attention" in numbers["positions"][0]["layers"]
+
+    drawn, real = [], paper.draw_translations
+    monkeypatch.setattr(paper, "draw_translations", lambda cases: drawn.append(cases) or real(cases))
+    write_study_report({"a": {0: interacting}}, interacting / "study")
+    assert [volumes for cases in drawn for _, volumes in cases] == [{"a": last / "s.nii.gz"}] * 2  # figure and page
+    assert "layer 4, attention" in read_json(interacting / "study" / "report" / "report.json")["positions"][0]["layers"]
+
+
+def test_calibrated_translations_are_those_of_the_training_beside_them(interacting):
+    (found,) = paper.translators_in({"a": interacting}, given={"a": {"tanq": "tanq_calibrated"}})
+    assert found.volume({"case": "s"}) == interacting / "tanq_calibrated" / "s.nii.gz"
+    assert found.training == interacting / "tanq_training"
+    for given in (None, {"a": {}}, {"a": {"tanq": "/elsewhere/tanq"}}):
+        (found,) = paper.translators_in({"a": interacting}, given=given)
+        assert found.volume({"case": "s"}) == interacting / "tanq_translation" / "s.nii.gz"
 
 
 def test_a_study_draws_each_translator_once_and_the_same_layer_of_all(runs, tmp_path):
