@@ -101,9 +101,15 @@ def other_versions(stages: Iterable[Mapping[str, Any]]) -> dict[str, str]:
     return {name: ", ".join(f"{each} ({count} stages)" for each, count in of.items()) for name, of in found.items()}
 
 
-def source_in(run_dir: StrPath) -> list[dict[str, Any]]:
-    """The source scans of a run, in their windows where it has some; empty before they are listed."""
-    files = [Path(run_dir, folder, "source.json") for folder in ("windows", "dataset")]
+def source_in(run_dir: StrPath, stages: Collection[str] | None = None) -> list[dict[str, Any]]:
+    """The source scans of a run, in their windows where it has some; empty before they are listed.
+
+    Args:
+        run_dir: folder of the run.
+        stages: names of the run's stages; ``None`` takes windows that lie there, those of earlier settings too.
+    """
+    folders = ["windows", "dataset"] if stages is None or "windows" in stages else ["dataset"]
+    files = [Path(run_dir, folder, "source.json") for folder in folders]
     return next((read_datalist(file) for file in files if file.is_file()), [])
 
 

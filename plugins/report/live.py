@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +42,23 @@ class LivePage:
 
     Args:
         names: all stages in the order of work.
-        run_dir: folder of the run.
+        run_dir: folder of the run, or of the study.
+        runs: of a study, absolute folder of each run to the names of its stages; ``None`` is for one run.
         every: least seconds between two versions; more where a page takes long to make.
 
     Attributes:
         path: of the page.
     """
 
-    def __init__(self, names: Sequence[str], run_dir: StrPath, every: float = EVERY_SECONDS):
+    def __init__(
+        self,
+        names: Sequence[str],
+        run_dir: StrPath,
+        runs: Mapping[Path, Collection[str]] | None = None,
+        every: float = EVERY_SECONDS,
+    ):
         self._names, self._run = list(names), Path(run_dir)
+        self._runs = runs or {self._run: self._names}
         self._every, self._written, self._cost = every, -every, 0.0
         self._done: dict[str, float | None] = {}
         self._running: list[str] = []
@@ -146,7 +154,8 @@ class LivePage:
         """The latest translated scans of any view."""
         files: dict[Path, tuple[str, dict[str, Any]]] = {}
         for name in [name for name in (*self._done, *self._running) if TRANSLATION in Path(name).name]:
-            scans = {scan["case"]: scan for scan in facts.source_in((self._run / name).parent)}
+            run = next(run for run in self._runs if (self._run / name).is_relative_to(run))
+            scans = {scan["case"]: scan for scan in facts.source_in(run, self._runs[run])}
             folder = self._run / (name if name in self._done else f"{name}.partial")
             files |= {path: (name, scans[c]) for path in folder.glob("*.nii.gz") if (c := path.name[:-7]) in scans}
         latest = sorted(files, key=os.path.getmtime, reverse=True)[:LATEST]

@@ -90,7 +90,7 @@ def write_study_report(
     stages = {run.method: [stage["name"] for stage in run.numbers["stages"]] for run in first}
     given = {run.method: run.numbers.get("translations", {}) for run in first}  # earlier versions did not tell
     translators = paper.translators_in({run.method: run.folder for run in first}, stages, given)
-    source = facts.source_in(first[0].folder)
+    source = facts.source_in(first[0].folder, stages[first[0].method])
     positions = paper.positions_of(translators, source)
     shown = [{"view": each.title, **found} for each, found, _ in positions]
     views = _views(first, translators)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,14 +38,15 @@ class Display(Protocol):
 
 
 @contextmanager
-def shown(names: Sequence[str], run_dir: Path) -> Iterator[Display]:
+def shown(names: Sequence[str], run_dir: Path, runs: Mapping[Path, Collection[str]] | None = None) -> Iterator[Display]:
     """Bars if stdout is a terminal, else plain lines; and the page of the run.
 
     Args:
         names: all stages in the order of work.
         run_dir: folder of the run, in whose stages' folders ``progress.json`` is looked for.
+        runs: of a study, as in :class:`plugins.report.LivePage`.
     """
-    with closing(LivePage(names, run_dir)) as page, on_console(names, run_dir) as console:
+    with closing(LivePage(names, run_dir, runs)) as page, on_console(names, run_dir) as console:
         yield Displays([console, page])
 
 

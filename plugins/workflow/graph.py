@@ -117,7 +117,8 @@ def run_together(
         CommandError: as :func:`run_stage`, or if the executor lost the worker of a stage.
     """
     folder = Path(folder).absolute()
-    jobs = jobs_of({Path(run).absolute(): stages for run, stages in runs.items()})
+    runs = {Path(run).absolute(): stages for run, stages in runs.items()}
+    jobs = jobs_of(runs)
     titles = {mark: _title(job, folder) for mark, job in jobs.items()}
     order = TopologicalSorter({mark: job.needs for mark, job in jobs.items()})
     names = [titles[mark] for mark in TopologicalSorter({m: job.needs for m, job in jobs.items()}).static_order()]
@@ -125,7 +126,7 @@ def run_together(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / STOP).unlink(missing_ok=True)
     running: dict[Future[float], str] = {}
-    with shown(names, folder) as display:
+    with shown(names, folder, {run: [stage.name for stage in stages] for run, stages in runs.items()}) as display:
 
         def done(mark: str, seconds: float | None) -> None:
             display.finished(titles[mark], seconds)

@@ -6,7 +6,7 @@ import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
 from plugins.files import write_json
-from plugins.report import LivePage, live
+from plugins.report import LivePage, facts, live
 
 from .conftest import label_map, save
 
@@ -44,15 +44,39 @@ def test_a_study_at_work_shows_the_latest_translations_of_its_runs_and_none_of_e
     for run in ("a/seed_0", "b/seed_0"):
         item = {"case": "s", "image": str(scan), "label": str(label)}
         write_json(tmp_path / run / "dataset" / "source.json", {"training": [item]})
-        for view in ("tanq", "old"):
-            (tmp_path / run / f"{view}_translation").mkdir()
+        for view in ("tanq", "round_1/tanq", "old"):
+            (tmp_path / run / f"{view}_translation").mkdir(parents=True)
             (tmp_path / run / f"{view}_translation" / "s.nii.gz").write_bytes(scan.read_bytes())
-    page = LivePage(["a/seed_0/tanq_translation", "b/seed_0/tanq_translation"], tmp_path, every=0)
-    for name in ("a", "b"):
-        page.finished(f"{name}/seed_0/tanq_translation", None)
+    names = ["a/seed_0/tanq_translation", "b/seed_0/round_1/tanq_translation"]
+    runs = {tmp_path / "a" / "seed_0": ["dataset"], tmp_path / "b" / "seed_0": ["dataset"]}
+    page = LivePage(names, tmp_path, runs, every=0)
+    for name in names:
+        page.finished(name, None)
         page.update([])
         text = page.path.read_text()
     assert text.count("data:image/webp") == 2  # of two runs, and not of old_translation
+
+
+def test_windows_of_earlier_settings_are_not_taken(tmp_path):
+    scan = str(save(tmp_path / "s.nii.gz", label_map()))
+    for folder in ("windows", "dataset"):
+        write_json(tmp_path / folder / "source.json", {"training": [{"case": folder, "image": scan}]})
+    cases = [facts.source_in(tmp_path, stages)[0]["case"] for stages in (["dataset"], ["windows", "dataset"], None)]
+    assert cases == ["dataset", "windows", "windows"]
+
+
+def test_a_run_at_work_shows_the_scans_of_its_settings(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(live, "translation_figure", lambda scan, _: drawn.append(scan["image"]) or "picture")
+    for folder in ("windows", "dataset"):
+        scan = save(tmp_path / folder / "s.nii.gz", label_map())
+        write_json(tmp_path / folder / "source.json", {"training": [{"case": "s", "image": str(scan)}]})
+    save(tmp_path / "round_1" / "tanq_translation" / "s.nii.gz", label_map())
+    for stages in (["dataset", "windows"], ["dataset"]):
+        page = LivePage([*stages, "round_1/tanq_translation"], tmp_path)
+        page.finished("round_1/tanq_translation", None)
+        page.update([])
+    assert drawn == [str(tmp_path / folder / "s.nii.gz") for folder in ("windows", "dataset")]
 
 
 def test_the_curves_of_a_complete_stage_are_drawn_once(tmp_path, monkeypatch):

@@ -104,6 +104,7 @@ def interacting(runs, tmp_path):
     trained(tmp_path, "tanq", RANDOM, scan)
     trained(tmp_path / "round_1", "tanq", ATTENTION, scan)
     write_json(tmp_path / "dataset" / "source.json", {"training": [scan]})
+    write_json(tmp_path / "windows" / "source.json", {"training": [{**scan, "case": "of earlier settings"}]})
     return tmp_path
 
 
