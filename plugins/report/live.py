@@ -24,6 +24,7 @@ SHARE = 0.05  # of the time that pages may take
 LATEST = 2
 TRANSLATION = "_translation"
 LOSS = "loss"
+COMPARISON = "comparison of the methods"
 _logger = logging.getLogger(__name__)
 
 
@@ -36,7 +37,9 @@ def publish(run_dir: StrPath) -> Path:
 
 
 class LivePage:
-    """Keeps ``<run>/report.html`` up to date; at the end of the run it is a copy of its report.
+    """Keeps ``<run>/report.html`` up to date; at the end of a run it is a copy of its report.
+
+    A study writes its report when all stages are complete, so its page is still that of one at work then.
 
     A page that cannot be made is a warning: the run goes on.
 
@@ -78,10 +81,13 @@ class LivePage:
         self._cost = 0.0  # this is news
 
     def close(self) -> None:
-        """Put the report in the page's place, or say that the run has stopped."""
+        """Put the report of a run in the page's place, or say that the run, or study, has stopped or is compared."""
         if len(self._done) < len(self._names):
             self._running = [name for name in self._running if name not in self._done]
             self._write("stopped")
+        elif self._run not in self._runs:
+            self._running = [COMPARISON]
+            self._write("running")
         elif (self._run / FOLDER / PAGE).is_file():
             publish(self._run)
 

@@ -3,6 +3,7 @@
 import logging
 
 import numpy as np
+import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from plugins.files import write_json
@@ -130,8 +131,9 @@ def test_a_page_that_takes_long_is_written_less_often(tmp_path, monkeypatch):
     assert page.path.exists()
 
 
-def test_in_the_end_it_is_the_report(tmp_path):
-    page = LivePage(STAGES, tmp_path)
+@pytest.mark.parametrize("told", [False, True])
+def test_in_the_end_it_is_the_report(tmp_path, told):
+    page = LivePage(STAGES, tmp_path, {tmp_path: STAGES} if told else None)
     (tmp_path / "report").mkdir()
     (tmp_path / "report" / "index.html").write_text("all of it")
     page.update(["dataset"])
@@ -139,6 +141,18 @@ def test_in_the_end_it_is_the_report(tmp_path):
         page.finished(name, None)
     page.close()
     assert page.path.read_text() == "all of it"
+
+
+def test_a_study_that_is_compared_is_at_work_whatever_the_report_before_says(tmp_path):
+    page = LivePage(["a/dataset"], tmp_path, {tmp_path / "a": ["dataset"]})
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").write_text("of earlier methods")
+    page.finished("a/dataset", None)
+    page.close()
+    text = page.path.read_text()
+    assert "1 of 1 stages are complete" in text
+    assert "<h3>comparison of the methods</h3>" in text
+    assert "location.reload" in text
 
 
 def test_a_run_that_stops_says_how_to_go_on(tmp_path):
