@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,20 @@ from plugins.report.tables import Table, number, table
 from plugins.state import read_state
 
 StrPath = str | os.PathLike[str]
-GATE, AUDIT, ENDING = "gate.json", "audit/audit.json", "_Label.nii.gz"
+GATE, AUDITED, AUDIT, ENDING = "gate.json", "audit", "audit.json", "_Label.nii.gz"
 CURE = "Remove its folder, and give the command again to make it anew"
 
 
-def rounds_of(run_dir: StrPath, cases: Sequence[str], rounds: Sequence[str]) -> list[dict[str, Any]]:
+def rounds_of(
+    run_dir: StrPath, cases: Sequence[str], rounds: Sequence[str], stages: Collection[str] | None = None
+) -> list[dict[str, Any]]:
     """For each round with pseudo-labels what was kept, and what differs from the pseudo-labels of the round before.
+
+    Args:
+        run_dir: folder of the run.
+        cases: the scans that pseudo-labels were made of.
+        rounds: names of the rounds.
+        stages: names of the run's stages; ``None`` takes an audit that lies there, if it is of these pseudo-labels.
 
     Returns:
         ``round``, ``kept`` and ``cases``: for each scan ``case``, ``kept``, ``weight``, ``reasons``, ``ignored_voxels``
@@ -33,8 +41,9 @@ def rounds_of(run_dir: StrPath, cases: Sequence[str], rounds: Sequence[str]) -> 
         folder = Path(run_dir, name, "pseudo_labels")
         if not folder.is_dir():
             continue
-        gate, audit = _content(folder / GATE), _content(folder.parent / AUDIT)
-        if _judged(audit) != _judged(gate):  # the audit of an earlier run with other settings
+        gate, audit = _content(folder / GATE), _content(folder.parent / AUDITED / AUDIT)
+        known = stages is None or f"{name}/{AUDITED}" in stages
+        if not known or _judged(audit) != _judged(gate):  # the audit of an earlier run with other settings
             audit = {}
         verdicts = {row["case"]: row for row in gate.get("cases", [])}
         files = {case: folder / f"{case}{ENDING}" for case in cases}

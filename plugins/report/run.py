@@ -102,7 +102,7 @@ def write_report(
     judged = scores.get("cases", [])
     losses = {} if run is None else _losses(run, stages)
     views = _views(source, translations, target, run, final, stages)
-    changes = [] if run is None else pseudo.rounds_of(run, [scan["case"] for scan in target], [*pred_dirs])
+    changes = [] if run is None else pseudo.rounds_of(run, [scan["case"] for scan in target], [*pred_dirs], stages)
     intervals = tables.intervals_of(rounds)
     folders = {view: _from(run, folder) for view, folder in translations.items()}
     positions, drawn = run_positions(run, source, stages, folders) if run is not None else ([], [])

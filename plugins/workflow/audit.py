@@ -101,9 +101,8 @@ def audit_pseudo_labels(pseudo_labels: StrPath, truth_dir: StrPath, output_dir: 
     return content
 
 
-def audit_line(file: StrPath) -> dict[str, Any]:
+def audit_line(audit: Mapping[str, Any]) -> dict[str, Any]:
     """An ``audit.json`` as one line of a table: name of a column to its value, ``None`` where it is undefined."""
-    audit = read_state(file, dict[str, Any], REMAKE)
     line: dict[str, Any] = {}
     for kind in _KINDS:
         found = audit["scans"][kind]

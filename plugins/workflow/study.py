@@ -23,9 +23,10 @@ from plugins.evaluation.metrics import STRUCTURES
 from plugins.interrupts import SENTENCE
 from plugins.locks import sole_owner
 from plugins.report import write_study_report
-from plugins.report.live import LIVE_PAGE
+from plugins.report.live import FOLDER, LIVE_PAGE
+from plugins.report.page import NUMBERS
 from plugins.state import StrPath, read_state
-from plugins.workflow.audit import AUDIT, AUDITED, audit_line
+from plugins.workflow.audit import audit_line
 from plugins.workflow.driver import UdaWorkflow
 from plugins.workflow.graph import run_together
 from plugins.workflow.plan import EVALUATION, METRICS
@@ -62,12 +63,10 @@ class Arm:
         rounds = zip(self.titles, [run / "round_0", final_model(run).parents[1]], strict=False)
         return {title: folder / EVALUATION / METRICS for title, folder in rounds}
 
-    def audits(self) -> dict[str, Path]:
-        """Round to its ``audit.json``, of those that were audited."""
-        gated = self.driver.gate is not None
-        rounds = [f"round_{number}" for number in range(1, self.driver.rounds + 1)] if gated else []
-        files = {name: self.driver.run_dir / name / AUDITED / AUDIT for name in rounds}
-        return {name: file for name, file in files.items() if file.is_file()}
+    def audits(self) -> dict[str, Any]:
+        """Round to its ``audit.json``, of those that were audited, as the report of the run has it."""
+        report = read_state(self.driver.run_dir / FOLDER / NUMBERS, dict[str, Any], REMAKE)
+        return {each["round"]: each["audit"] for each in report["pseudo_labels"] if each.get("audit")}
 
 
 @dataclass
@@ -186,9 +185,9 @@ class Study:
                 ]
         results = self.folder / RESULTS
         write_csv(results / "seeds.csv", ("method", "seed", "structure", "dice", "assd_mm", "failures"), lines)
-        audits = [(arm, name, file) for arm in arms for name, file in arm.audits().items()]
+        audits = [(arm, name, audit) for arm in arms for name, audit in arm.audits().items()]
         if audits:
-            told = [{"method": arm.method, "seed": arm.seed, "round": name, **audit_line(f)} for arm, name, f in audits]
+            told = [{"method": arm.method, "seed": arm.seed, "round": name, **audit_line(a)} for arm, name, a in audits]
             write_csv(results / "audit.csv", [*told[0]], [[*line.values()] for line in told])
         else:
             (results / "audit.csv").unlink(missing_ok=True)

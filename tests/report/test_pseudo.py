@@ -56,6 +56,12 @@ def test_the_audit_of_other_pseudo_labels_is_not_shown(audited):
     assert rounds_of(audited, [FINE, FAILED], ["round_1"])[0]["audit"] is None
 
 
+def test_an_audit_that_is_no_stage_of_the_run_is_not_shown(audited):
+    for stages, shown in (["round_1/audit"], True), (["round_1/pseudo_labels"], False):
+        (content,) = rounds_of(audited, [FINE, FAILED], ["round_1"], stages)
+        assert (content["audit"] is not None) == shown
+
+
 def test_the_most_confident_share_stands_in_the_caption(audited):
     (content,) = rounds_of(audited, [FINE, FAILED], ["round_1"])
     assert "20 of 40 voxels are: those of probability 0.875 or more." in pseudo_table(content)["caption"]

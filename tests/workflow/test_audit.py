@@ -108,7 +108,7 @@ def test_a_line_of_a_table_holds_the_numbers_of_the_audit(a_round):
     for case, score, shift in zip("abcd", (4, 3, 2, 1), (0, 1, 2, 2), strict=True):
         a_round.add(case, head(), head(shift), score, gated=half if case == "a" else None)
     content = a_round.audit()
-    line = audit_line(a_round.folder / "out" / "audit.json")
+    line = audit_line(read_json(a_round.folder / "out" / "audit.json"))
     assert line == {
         "kept_scans": 1,
         "kept_scans_dice": 1.0,

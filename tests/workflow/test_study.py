@@ -1,6 +1,7 @@
 """Methods and seeds on a small phantom: stages in common once, a table of all, faults before anything begins."""
 
 import csv
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -133,6 +134,23 @@ def test_a_fault_of_a_method_is_told_before_anything_begins(study, work, tmp_pat
     assert words in str(caught.value)
     assert work == []
     assert not (tmp_path / "study").exists()
+
+
+def test_audits_of_earlier_settings_are_in_no_table(study, work, dataset, tmp_path):  # noqa: F811
+    methods = {"TANQ again": METHODS["TANQ again"]}
+    study(methods, seeds=(0,)).run()
+    results = tmp_path / "study" / "results"
+    assert (results / "audit.csv").is_file()
+
+    label = next((dataset / "heldout").rglob("training_target_labels/*_Label.nii.gz"))
+    (tmp_path / "truth").mkdir()
+    shutil.copyfile(label, tmp_path / "truth" / label.name)  # of one scan, too few for audits
+    fewer = study(methods, seeds=(0,))
+    fewer.driver = partial(fewer.driver, target_truth_dir=tmp_path / "truth")
+    fewer.run()
+    assert (tmp_path / "study" / "tanq_again" / "seed_0" / "round_1" / "audit" / "audit.json").is_file()
+    assert not (results / "audit.csv").exists()
+    assert read_json(tmp_path / "study" / "report" / "report.json")["audit_tables"] == []
 
 
 def test_rows_are_tested_against_the_reference_before_and_after_self_training(study, work, tmp_path):  # noqa: F811
