@@ -34,8 +34,8 @@ class TimeBudget:
     """Trains for about so many minutes: ``max_epochs`` and the schedules follow from the time that an epoch takes.
 
     The number is set once, after the second epoch, and written beside the checkpoint, so that a training that was
-    stopped ends with the weights of one that was not. Place it before the handlers of the schedules and before
-    :class:`Resume`.
+    stopped ends with the weights of one that was not. In a process group rank 0 reads and writes the file. Place it
+    before the handlers of the schedules and before :class:`Resume`.
 
     Args:
         minutes: from the start of the first epoch to the end of the last; ``None`` leaves all as it is.
@@ -63,9 +63,11 @@ class TimeBudget:
 
     def _begin(self, engine: Engine) -> None:
         self._started = time.monotonic()
-        self._known = self.path.is_file()
+        own = self._recorded() if idist.get_rank() == 0 and self.path.is_file() else 0
+        epochs = int(idist.broadcast(float(own), src=0))  # another rank could see the file of an older training
+        self._known = epochs > 0
         if self._known:
-            self._set(engine, self._recorded())
+            self._set(engine, epochs)
         else:
             self._set(engine, UNKNOWN)
             engine.state.max_epochs = MEASURED

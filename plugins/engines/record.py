@@ -23,7 +23,7 @@ _logger = logging.getLogger(__name__)
 class TrainingRecord:
     """Keeps ``training.json`` beside the weights, and refuses to go on with other data or settings than it tells of.
 
-    The folder is held until the process ends. Place it before :class:`Resume`.
+    The folder is held until the process ends. Place it before :class:`TimeBudget` and :class:`Resume`.
 
     Args:
         weights: e.g. ``models/model.pt``; :class:`SaveWeights` adds its SHA-256 to the record.
@@ -31,6 +31,8 @@ class TrainingRecord:
         data: lists of scans ``{"image", optional "label"}`` by name.
         resume: whether a training goes on from its checkpoint; one that begins anew makes a new record.
         name: of the record.
+        state: patterns of the files beside the weights that belong to one training, such as ``best.pt*``. One that
+            begins anew removes those of the one before.
 
     Raises:
         InputError: when the engine starts, if the folder holds a training with other data or settings, or if another
@@ -44,9 +46,10 @@ class TrainingRecord:
         data: Mapping[str, Sequence[Mapping[str, Any]]],
         resume: bool = True,
         name: str = TRAINING,
+        state: Sequence[str] = (),
     ):
         self.weights, self.settings, self.data, self.resume = Path(weights), dict(settings), data, resume
-        self.name = name
+        self.name, self.state = name, state
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
@@ -70,4 +73,7 @@ class TrainingRecord:
             return
         if self.resume and self.weights.exists():
             _logger.warning(f"{folder} holds weights without {self.name}: taken for a training with these settings.")
+        if not self.resume and engine.state.epoch == 0:  # later, as in federated learning, the files are its own
+            for old in [file for pattern in self.state for file in folder.glob(pattern)]:
+                old.unlink()
         write_json(folder / self.name, record)

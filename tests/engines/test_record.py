@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from ignite.engine import Events
 
-from plugins.engines import Resume, SaveWeights, TrainingRecord, constant_then_linear
+from plugins.engines import Resume, SaveWeights, TimeBudget, TrainingRecord, constant_then_linear
 from plugins.errors import InputError
 from plugins.files import read_json
 from plugins.store import TRAINING, check_weights
@@ -28,13 +29,11 @@ def train(trainer, tmp_path):
     if not scan.exists():
         scan.write_bytes(b"scan")
 
-    def run(settings=None, resume=True, max_epochs=1):
-        folder = tmp_path / "models"
+    def run(settings=None, resume=True, max_epochs=1, state=()):
+        folder, given = tmp_path / "models", SETTINGS | (settings or {})
         engine = trainer(max_epochs=max_epochs)
-        record = TrainingRecord(
-            folder / "model.pt", SETTINGS | (settings or {}), {"source": [{"image": str(scan)}]}, resume
-        )
-        record.attach(engine)
+        data = {"source": [{"image": str(scan)}]}
+        TrainingRecord(folder / "model.pt", given, data, resume, state=state).attach(engine)
         SaveWeights(folder / "model.pt", engine.network).attach(engine)
         engine.run()
         return engine
@@ -73,6 +72,67 @@ def test_the_same_training_and_one_that_begins_anew_pass(train, tmp_path):
     train({"loss": {"_target_": "L1Loss", "weights": {"vs": 1.0}}})
     train({"learning_rate": 0.2}, resume=False)
     assert read_json(tmp_path / "models" / TRAINING)["settings"]["learning_rate"] == 0.2
+
+
+def handlers_of(config):
+    """The nodes of a config's handlers, by the name of their class."""
+    handlers = read_json(Path(__file__).parents[2] / "bundles" / config)["train"]["handlers"]
+    return {each["_target_"].rpartition(".")[2]: each for each in handlers}
+
+
+STATES = {
+    "tanq_translation/configs/train.json": ("best.json", "best.pt", "best.pt.sha256", "resume_rank1.pt", "budget.json"),
+    "cyclegan_translation/configs/train.json": ("best.json", "best.pt", "best.pt.sha256", "resume.pt", "budget.json"),
+    "vs_cochlea_seg/configs/locator.json": ("locator_resume.pt",),
+}
+
+
+@pytest.mark.parametrize("config", STATES)
+def test_a_training_that_begins_anew_removes_what_belongs_to_the_one_before(train, tmp_path, config):
+    folder, state = tmp_path / "models", handlers_of(config)["TrainingRecord"]["state"]
+    train()
+    before = [file.name for file in folder.iterdir()]
+    for name in (*STATES[config], "resume_of_mine.pt"):
+        (folder / name).touch()
+    train(state=state)
+    assert all((folder / name).exists() for name in STATES[config])
+    train({"learning_rate": 0.2}, resume=False, state=state)
+    assert {*folder.iterdir()} == {folder / name for name in (*before, "resume_of_mine.pt")}
+
+
+def test_an_engine_that_is_run_once_more_keeps_its_own_files(train, tmp_path):
+    engine = train(resume=False, state=["best.json"])
+    (tmp_path / "models" / "best.json").touch()
+    engine.state.max_epochs = 2
+    engine.run()
+    assert (tmp_path / "models" / "best.json").exists()
+
+
+def test_the_run_after_one_that_began_anew_goes_on_from_no_older_network(trainer, tmp_path):
+    def run(rate, resume=True):
+        engine = trainer(max_epochs=2)
+        TrainingRecord(tmp_path / "model.pt", {"rate": rate}, {}, resume, state=["resume.pt"]).attach(engine)
+        if resume:
+            Resume(tmp_path / "resume.pt", {"network": engine.network}).attach(engine)
+        steps = []
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: steps.append(e.state.iteration))
+        engine.run()
+        return steps
+
+    first = run(0.1)
+    run(0.2, resume=False)
+    assert run(0.2) == first == list(range(1, len(first) + 1))
+
+
+@pytest.mark.parametrize("config", [name for name in STATES if name.endswith("train.json")])
+def test_no_number_of_epochs_comes_from_a_training_before(trainer, tmp_path, config):
+    assert [*handlers_of(config)][:2] == ["TrainingRecord", "TimeBudget"]
+    (tmp_path / "budget.json").write_text('{"max_minutes": 0.0001, "max_epochs": 50}')
+    engine = trainer(max_epochs=4)
+    TrainingRecord(tmp_path / "model.pt", {}, {}, resume=False, state=["budget.json"]).attach(engine)
+    TimeBudget(0.0001, tmp_path / "budget.json", []).attach(engine)
+    engine.run()
+    assert engine.state.epoch == 2
 
 
 def test_weights_are_used_as_they_were_trained(train, tmp_path):
