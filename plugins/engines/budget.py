@@ -63,6 +63,7 @@ class TimeBudget:
 
     def _begin(self, engine: Engine) -> None:
         self._started = time.monotonic()
+        engine.state.max_minutes = self.minutes  # for the checkpoint
         own = self._recorded() if idist.get_rank() == 0 and self.path.is_file() else 0
         epochs = int(idist.broadcast(float(own), src=0))  # another rank could see the file of an older training
         self._known = epochs > 0

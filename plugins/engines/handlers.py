@@ -24,6 +24,7 @@ from plugins.progress import Progress
 from plugins.runtime import random_state, set_random_state
 from plugins.state import read_state, read_tensors, write_tensors, write_weights
 
+AS_MANY = "Go on with as many processes as before"
 ANEW = "Restore it, remove the folder to begin anew, or set another ckpt_dir"
 
 
@@ -51,14 +52,18 @@ class Resume:
 
     Together with data whose order follows from seed and epoch, a continued training ends with the weights of the one
     that was never stopped. Place it behind the handlers that change state at the end of an epoch. In a process group
-    rank 0 writes the file; each rank keeps its random state in a file of its own. A trainer that is run once more, as
-    in the rounds of federated learning, goes on from the weights that it has.
+    rank 0 writes the file; each rank keeps its random state in a file of its own, so there must be as many as before. A
+    trainer that is run once more, as in the rounds of federated learning, goes on from the weights that it has.
 
     Args:
         path: checkpoint, a tensor dictionary that loads with ``weights_only=True``.
         objects: what has ``state_dict`` and ``load_state_dict``, by name.
         attributes: names of trainer attributes to keep as well, e.g. image pools.
         interval: epochs between two checkpoints; the last epoch is always kept.
+
+    Raises:
+        InputError: when the engine starts, if the file cannot be read, or is of a training of other networks, of
+            another number of processes, of more epochs, or with other minutes (see :class:`TimeBudget`).
     """
 
     def __init__(
@@ -79,7 +84,7 @@ class Resume:
         return self.objects | {name: getattr(engine, name) for name in self.attributes}
 
     def _rank_path(self) -> Path:
-        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        rank = _rank_and_processes()[0]
         return self.path if rank == 0 else self.path.with_name(f"{self.path.stem}_rank{rank}{self.path.suffix}")
 
     def _save(self, engine: Engine) -> None:
@@ -91,6 +96,8 @@ class Resume:
             content["objects"] = {name: each.state_dict() for name, each in self._all(engine).items()}
             scaler = getattr(engine, "scaler", None)
             content["scaler"] = scaler.state_dict() if scaler is not None else None
+            content["processes"] = _rank_and_processes()[1]
+            content["max_minutes"] = getattr(state, "max_minutes", None)
             refuse_broken_weights(content["objects"], f"epoch {state.epoch} of the training")
         write_tensors(content, self._rank_path())
 
@@ -99,14 +106,11 @@ class Resume:
             return
         content = read_tensors(self.path, ANEW, engine.state.device)
         try:
-            epoch = content["epoch"]
+            fault = _other_length(content, engine) or _other_processes(content)
         except (LookupError, TypeError) as error:
             raise InputError(f"{self.path} is no checkpoint of this program. {ANEW}.") from error
-        if epoch > (engine.state.max_epochs or 0):
-            raise InputError(
-                f"{self.path} is of a training of {epoch} epochs, but max_epochs is "
-                f"{engine.state.max_epochs}. Raise it, or set another ckpt_dir."
-            )
+        if fault:
+            raise InputError(f"{self.path} is of a training {fault}, or set another ckpt_dir.")
         try:
             for name, each in self._all(engine).items():
                 each.load_state_dict(content["objects"][name])
@@ -124,10 +128,33 @@ class Resume:
             engine.scaler.load_state_dict(content["scaler"])
         own = self._rank_path()
         if not own.exists():
-            raise InputError(f"{own} is missing. Go on with as many processes as before, or set another ckpt_dir.")
+            raise InputError(f"{own} is missing. {AS_MANY}, or set another ckpt_dir.")
         own_random = content if own == self.path else read_tensors(own, ANEW)
         set_random_state(own_random["random"])
         engine.state.epoch, engine.state.iteration = content["epoch"], content["iteration"]
+
+
+def _other_length(content: Mapping[str, Any], engine: Engine) -> str:
+    """How a checkpoint is of more epochs or of other minutes, with a cure; older checkpoints do not tell minutes."""
+    epoch, most = content["epoch"], engine.state.max_epochs or 0
+    minutes = getattr(engine.state, "max_minutes", None)
+    before = content.get("max_minutes", minutes if epoch <= most else None)
+    if minutes is not None and before is None:
+        return "without max_minutes. Leave it out"
+    if minutes != before:
+        return f"of {before} minutes, but max_minutes is {minutes}. Give the same"
+    return f"of {epoch} epochs, but max_epochs is {most}. Raise it" if epoch > most else ""
+
+
+def _other_processes(content: Mapping[str, Any]) -> str:
+    """How a checkpoint is of another number of processes, with a cure; older checkpoints do not tell."""
+    before, now = content.get("processes"), _rank_and_processes()[1]
+    return "" if before in (None, now) else f"whose number of processes was {before}, not {now}. {AS_MANY}"
+
+
+def _rank_and_processes() -> tuple[int, int]:
+    joined = torch.distributed.is_initialized()
+    return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if joined else (0, 1)
 
 
 class SeedEpochs:

@@ -25,11 +25,11 @@ class Clock:
         self.rates.append(self.optimizer.param_groups[0]["lr"])
 
 
-def training(clock, folder, minutes, stop_after=None):
+def training(clock, folder, minutes, stop_after=None, max_epochs=3):
     """A trainer with the handlers in the order of the configs; its rates are ``clock.rates``."""
     clock.optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     clock.rates = []
-    scheduler = constant_then_linear(clock.optimizer, max_epochs=3)
+    scheduler = constant_then_linear(clock.optimizer, max_epochs)
     engine = Engine(clock.step)
     engine.state.device = "cpu"
     engine.state.rank = 0
@@ -38,7 +38,7 @@ def training(clock, folder, minutes, stop_after=None):
     Resume(folder / "resume.pt", {"optimizer": clock.optimizer, "scheduler": scheduler}).attach(engine)
     if stop_after:
         engine.add_event_handler("EPOCH_COMPLETED", lambda e: e.terminate() if e.state.epoch == stop_after else None)
-    engine.run([0, 1], max_epochs=3)
+    engine.run([0, 1], max_epochs=max_epochs)
     return engine
 
 
@@ -111,6 +111,32 @@ def test_another_number_of_minutes_is_refused(tmp_path, monkeypatch):
     training(clock, tmp_path, minutes=2.0)
     with pytest.raises(InputError, match=r"of 2\.0 minutes, but max_minutes is 3\.0"):
         training(clock, tmp_path, minutes=3.0)
+
+
+@pytest.mark.parametrize("older", [False, True])
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_training_by_epochs_does_not_go_on_by_minutes(tmp_path, monkeypatch, epochs, older):
+    clock = Clock(monkeypatch, [30.0, 10.0])
+    training(clock, tmp_path, minutes=None, max_epochs=epochs)
+    if older:
+        content = torch.load(tmp_path / "resume.pt", weights_only=True)
+        del content["max_minutes"]
+        torch.save(content, tmp_path / "resume.pt")
+        if epochs <= 2:  # as of a training by minutes that was stopped
+            assert training(clock, tmp_path, minutes=2.0).state.epoch > 2
+            return
+    words = r"resume\.pt is of a training without max_minutes\. Leave it out, or set another ckpt_dir\."
+    with pytest.raises(InputError, match=words):
+        training(clock, tmp_path, minutes=2.0)
+
+
+@pytest.mark.parametrize("stop_after", [1, None])
+def test_a_training_by_minutes_does_not_go_on_by_epochs(tmp_path, monkeypatch, stop_after):
+    clock = Clock(monkeypatch, [30.0, 10.0])
+    training(clock, tmp_path, minutes=2.0, stop_after=stop_after)
+    words = r"resume\.pt is of a training of 2\.0 minutes, but max_minutes is None\. Give the same"
+    with pytest.raises(InputError, match=words):
+        training(clock, tmp_path, minutes=None, max_epochs=20)
 
 
 @pytest.mark.parametrize("minutes", [0, -1, float("nan"), float("inf")])

@@ -47,9 +47,15 @@ def one_weight():
 
 
 @pytest.fixture
-def second_rank(monkeypatch):
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
+def process(monkeypatch):
+    """Makes this process one of a group."""
+
+    def become(rank, of=2):
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: of)
+
+    return become
 
 
 def draws():
@@ -148,19 +154,19 @@ class TestResume:
             engine.run([0], max_epochs=epochs)
         assert engine.state.epoch == 2
 
-    def test_a_second_rank_keeps_its_random_state_alone_in_its_own_file(self, tmp_path, second_rank):
+    def test_a_second_rank_keeps_its_random_state_alone_in_its_own_file(self, tmp_path, process):
+        process(rank=1)
         engine = counting()
         Resume(tmp_path / "resume.pt", {"network": one_weight()}).attach(engine)
         engine.run([0], max_epochs=1)
         assert [file.name for file in tmp_path.glob("*.pt")] == ["resume_rank1.pt"]
         assert set(torch.load(tmp_path / "resume_rank1.pt", weights_only=True)) == {"epoch", "iteration", "random"}
 
-    def test_each_rank_goes_on_with_its_own_random_numbers(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    def test_each_rank_goes_on_with_its_own_random_numbers(self, tmp_path, process):
         wanted = {}
         for epochs in (1, 2):
             for rank in (1, 0):  # else rank 1 would find the file of rank 0 in the first round
-                monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+                process(rank)
                 engine = counting()
                 if epochs == 1:
                     torch.manual_seed(100 + rank)
@@ -175,16 +181,36 @@ class TestResume:
             assert torch.equal(wanted[2, rank], wanted[1, rank])
         assert not torch.equal(wanted[2, 0], wanted[2, 1])
 
-    def test_a_missing_file_of_a_rank_is_named(self, tmp_path, monkeypatch):
+    @staticmethod
+    def run(path, epochs):
         engine = counting()
-        Resume(tmp_path / "resume.pt", {}).attach(engine)
-        engine.run([0], max_epochs=1)
-        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-        monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
-        engine = counting()
-        Resume(tmp_path / "resume.pt", {}).attach(engine)
+        Resume(path, {}).attach(engine)
+        engine.run([0], max_epochs=epochs)
+
+    def test_a_missing_file_of_a_rank_is_named(self, tmp_path, process):
+        process(rank=0)
+        self.run(tmp_path / "resume.pt", 1)
+        process(rank=1)
         with pytest.raises(InputError, match=r"resume_rank1\.pt is missing"):
-            engine.run([0], max_epochs=2)
+            self.run(tmp_path / "resume.pt", 2)
+
+    @pytest.mark.parametrize(("before", "now"), [(2, 1), (1, 2), (4, 2)])
+    def test_another_number_of_processes_is_refused(self, tmp_path, process, before, now):
+        process(0, before)
+        self.run(tmp_path / "resume.pt", 1)
+        process(0, now)
+        words = f"processes was {before}, not {now}. Go on with as many processes as before, or set another ckpt_dir"
+        with pytest.raises(InputError, match=rf"resume\.pt is of a training whose number of {words}"):
+            self.run(tmp_path / "resume.pt", 2)
+
+    def test_a_checkpoint_of_before_that_tells_neither_processes_nor_minutes_is_gone_on_with(self, tmp_path, process):
+        self.run(tmp_path / "resume.pt", 1)
+        content = torch.load(tmp_path / "resume.pt", weights_only=True)
+        assert content.pop("processes") == 1
+        assert content.pop("max_minutes") is None
+        torch.save(content, tmp_path / "resume.pt")
+        process(0, 2)
+        self.run(tmp_path / "resume.pt", 2)
 
 
 class TestBeginFrom:
