@@ -98,11 +98,11 @@ def test_the_locator_goes_along_with_a_segmentation(tmp_path):
         "n_conv_per_stage": [1, 1], "n_conv_per_stage_decoder": [1],
     })  # fmt: skip
     model = SegmentationModel({"2d": member}, (0,), {"VS": ("2d",), "cochlea": ("2d",)})
-    model.write(models)
-    torch.save(FoldEnsemble(model).state_dict(), models / "model.pt")
     engine = Engine(lambda engine, batch: None)
     SaveLocator(Locator(LocatorNetwork((2, 2, 2, 2))), models).attach(engine)
     engine.run([0], max_epochs=1)
+    model.write(models)
+    torch.save(FoldEnsemble(model).state_dict(), models / "model.pt")
     archive = export(ROOT / "vs_cochlea_seg", tmp_path / "out", models, url="https://example.org/x")
     folder = tmp_path / "out" / "vs_cochlea_seg"
     for name in ("locator.pt", "locator.json"):

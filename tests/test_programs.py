@@ -84,13 +84,13 @@ def bundle_of(tmp_path_factory):
     def segmentation(members, folder):
         every = tuple(members)
         model = SegmentationModel(members, (0, 1), {"VS": every, "cochlea": every}, keep_largest_component_of=[[2]])
-        model.write(folder / "models")
         torch.save(FoldEnsemble(model).state_dict(), folder / "models" / "model.pt")
         engine = Engine(lambda engine, batch: None)
         SaveLocator(
             Locator(LocatorNetwork((2, 3, 3, 4)), window_size=(60, 40, 30), threshold=0.0), folder / "models"
         ).attach(engine)
         engine.run([0], max_epochs=1)
+        model.write(folder / "models")
 
     @cache
     def make(network):

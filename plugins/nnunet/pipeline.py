@@ -43,6 +43,7 @@ from plugins.nnunet.workers import ended_with, process_pool
 from plugins.nnunet.workspace import ANEW, Workspace
 from plugins.segmentation import SlidingWindow
 from plugins.segmentation.anatomy import read_settings
+from plugins.segmentation.locator import WEIGHTS as LOCATOR
 from plugins.segmentation.locator import copy_locator, is_copied
 from plugins.segmentation.model import DESCRIPTION, WEIGHTS
 from plugins.state import read_state, recall_state
@@ -108,7 +109,7 @@ class NnUNetTraining:
             ``features_per_stage``, ``kernel_sizes``, ``strides``.
         plans_from: ``model_dir`` of an earlier training whose plans are used unchanged, with none of the six above.
         locator: folder of the locator that cut the scans' windows; its files go into ``model_dir`` too, so that
-            inference cuts the same. ``None`` for whole scans.
+            inference cuts the same. ``None`` for whole scans; ``model_dir`` may hold no locator then.
         anatomy: settings of :class:`plugins.segmentation.AnatomySettings`, ``{}`` for its defaults: a label map keeps
             one VS and two cochleae, chosen by place and score. ``cochleae_mm3`` is by default the median of the
             labels. ``None`` leaves all that to nnU-Net's largest component.
@@ -234,6 +235,10 @@ class NnUNetTraining:
 
     def _check(self) -> None:
         check_items(self.items)
+        if self.locator is None and (self.model_dir / LOCATOR).exists():
+            fault = f"{self.model_dir / LOCATOR} would cut windows in inference, but locator_dir is null"
+            cure = f"Give {self.model_dir} as locator_dir if it cut the scans, or another model_dir"
+            raise InputError(f"{fault}. {cure}.")
         settings = self.settings
         check_choices(
             self.configurations, self.num_folds, self.folds, self.members, self.plan["changes"], settings.augmentation

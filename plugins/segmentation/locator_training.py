@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.nn.functional import conv3d, leaky_relu, pad
 
 from plugins.config.ranges import Pair, Triple
+from plugins.errors import InputError
 from plugins.files import write_json
 from plugins.segmentation.locator import DESCRIPTION, SIDES, WEIGHTS, Locator, StrPath, coarse, normalised
+from plugins.segmentation.model import DESCRIPTION as MODEL
 from plugins.segmentation.model import LABELS
 from plugins.state import write_weights
 
@@ -201,6 +203,9 @@ class SaveLocator:
         locator: with the network that is trained.
         ckpt_dir: created if missing.
         scans: that it was trained on, for the record.
+
+    Raises:
+        InputError: when the engine starts, if the folder holds a segmentation without a locator, one of whole scans.
     """
 
     def __init__(self, locator: Locator, ckpt_dir: StrPath, scans: Sequence[Mapping[str, Any]] = ()):
@@ -209,7 +214,12 @@ class SaveLocator:
 
     def attach(self, engine: Engine) -> None:
         """Register with a trainer."""
+        engine.add_event_handler(Events.STARTED, self._check)
         engine.add_event_handler(Events.COMPLETED, self._save)
+
+    def _check(self) -> None:
+        if (self._folder / MODEL).exists() and not (self._folder / WEIGHTS).exists():
+            raise InputError(f"{self._folder / MODEL} is of a segmentation of whole scans. Set another ckpt_dir.")
 
     def _save(self, engine: Engine) -> None:
         output: Any = engine.state.output

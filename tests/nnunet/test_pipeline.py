@@ -357,7 +357,12 @@ def test_the_locator_goes_along_with_the_model(trained: NnUNetTraining, items, t
         for name in ("locator.pt", "locator.json"):
             assert (models / name).read_bytes() == (locator / name).read_bytes()
         assert (models / "model.pt").is_file()
-        (models / "locator.pt").unlink()
+        locator_of_another = models / "locator.pt"
+        with pytest.raises(InputError, match=r"locator\.pt would cut .*as locator_dir if it cut the scans"):
+            NnUNetTraining(items, trained.output_dir, models, **settings).run()
+        assert locator_of_another.read_bytes() == (locator / "locator.pt").read_bytes()
+        NnUNetTraining(items, trained.output_dir, models, locator=models, **settings).run()
+        locator_of_another.unlink()
 
 
 def test_a_second_training_in_the_same_folder_waits_and_then_finds_all_done(

@@ -377,10 +377,11 @@ def model_dir(tmp_path):
     folder = tmp_path / "models"
     member = replace(FLAT, patch_size=(32, 32))
     model = SegmentationModel({"2d": member}, (0,), {"VS": ("2d",), "cochlea": ("2d",)})
-    model.write(folder)
     torch.manual_seed(0)
-    torch.save(FoldEnsemble(model).state_dict(), folder / "model.pt")
+    ensemble = FoldEnsemble(model)
     save(folder, window_size=(60, 40, 30), threshold=0.0)
+    torch.save(ensemble.state_dict(), folder / "model.pt")
+    model.write(folder)
     return folder
 
 
@@ -521,6 +522,21 @@ def test_the_bundle_trains_a_locator_and_does_not_train_a_finished_one_again(tmp
     (models / "locator.pt").write_bytes(first)
     before = torch.load(models / "locator.pt", weights_only=True)
     assert all(torch.equal(after[name], before[name]) for name in before)
+
+
+def test_a_locator_is_not_put_beside_a_segmentation_of_whole_scans(tmp_path):
+    def run():
+        engine = Engine(lambda engine, batch: None)
+        SaveLocator(Locator(LocatorNetwork((2, 2, 2, 2))), tmp_path).attach(engine)
+        engine.run([0], max_epochs=1)
+
+    run()
+    (tmp_path / "model.json").touch()  # of a segmentation that has this locator
+    run()
+    (tmp_path / "locator.pt").unlink()
+    with pytest.raises(InputError, match=r"model\.json is of a segmentation of whole scans\. Set another ckpt_dir"):
+        run()
+    assert not (tmp_path / "locator.pt").exists()
 
 
 def test_a_training_without_labels_ends_in_a_sentence(tmp_path):
