@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from monai.bundle import ConfigParser
@@ -36,17 +36,18 @@ def running(kind: type[Kind]) -> Kind | None:
     return None
 
 
-def settings_behind(ids: Sequence[str]) -> dict[str, Any]:
+def settings_behind(ids: Sequence[str], without: Collection[str] = ()) -> dict[str, Any]:
     """All that is built for some ids, as it stands in the config: their nodes, and whatever these refer to.
 
     A component for configs: it reads the one that it stands in.
 
     Args:
         ids: where to begin.
+        without: further ids that have no effect.
 
     Returns:
-        id to its node, without those of :data:`WITHOUT_EFFECT`; references and expressions are texts, and an object
-        that Python code has put there is the name of its class.
+        id to its node, without those of ``without`` and :data:`WITHOUT_EFFECT`; references and expressions are texts,
+        and an object that Python code has put there is the name of its class.
 
     Raises:
         InputError: if an id is not there.
@@ -62,14 +63,16 @@ def settings_behind(ids: Sequence[str]) -> dict[str, Any]:
     if parser is None:
         raise RuntimeError("settings_behind is for configs: no config is being built")
 
+    left_out = {*WITHOUT_EFFECT, *without}
+
     def counts(path: str) -> bool:
-        return path not in WITHOUT_EFFECT and path.rpartition("::")[2] not in _NO_SETTINGS
+        return path not in left_out and path.rpartition("::")[2] not in _NO_SETTINGS
 
     settings: dict[str, Any] = {}
     waiting = list(ids)
     while waiting:
         name = waiting.pop(0)
-        if name in settings or name in WITHOUT_EFFECT:
+        if name in settings or name in left_out:
             continue
         if name not in parser:
             raise InputError(f"settings_behind: there is no {name!r}{nearest(name, parser.get())}")

@@ -40,7 +40,7 @@ class ScansToSegment(ScansToDo):
         items: Sequence[Mapping[str, Any]],
         output_dir: StrPath,
         weights: StrPath,
-        settings: Sequence[Any] = (),
+        settings: Any = None,
         locator: StrPath | None = None,
         probabilities: bool = False,
         dicom_seg: bool = False,
@@ -49,7 +49,7 @@ class ScansToSegment(ScansToDo):
         scans = [{"case": item["case"], "image": str(item["image"])} for item in items]
         described = Path(weights).with_name(DESCRIPTION)
         others = [described, *([] if locator is None else [locator, Path(locator).with_suffix(".json")])]
-        super().__init__(scans, output_dir, weights, list(settings), "{case}_Label.nii.gz", "segmented", others)
+        super().__init__(scans, output_dir, weights, settings, "{case}_Label.nii.gz", "segmented", others)
 
     def outputs(self, item: Mapping[str, Any]) -> list[Path]:
         """Where the label map of a scan lies, and what is wanted beside it."""

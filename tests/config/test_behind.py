@@ -48,6 +48,14 @@ def test_what_is_built_already_is_read_as_text_too():
     assert behind(parser, "optimizer") == behind(config(), "optimizer")
 
 
+def test_what_is_said_to_have_no_effect_is_left_out_with_all_behind_it():
+    parser = config(rate="$2 * @unrelated")
+    assert behind(parser, "optimizer", without=["rate", "network::in_features"]) == {
+        "optimizer": {"_target_": "torch.optim.SGD", "params": "$@network.to(@device).parameters()", "lr": "@rate"},
+        "network": {"_target_": "torch.nn.Linear", "out_features": 1},
+    }
+
+
 def test_an_object_from_python_is_its_class():
     assert behind(config(network=torch.nn.Linear(2, 1)), "network") == {"network": "Linear"}
 
@@ -169,6 +177,37 @@ def test_inference_has_the_pixels_of_a_training_on_smaller_slices(tmp_path):
     ):
         given = read(bundle, "inference", **sizes).get_parsed_content("recorded")
         assert refusal(tmp_path, settings, given) == ""
+
+
+WHERE = {"output_dir": "o", "ckpt_dir": "c", "dataset_dir": "d", "device": "cuda", "num_workers": 3, "num_threads": 2}
+SEGMENTATION = "vs_cochlea_seg"
+
+
+@pytest.mark.parametrize(
+    ("bundle", "changes", "made_anew"),
+    [
+        *((bundle, {"postprocessing::transforms::0::b_max": 255}, True) for bundle in TRANSLATORS),
+        *((bundle, {"inferer::roi_size": [8, 8]}, True) for bundle in TRANSLATORS),
+        *((bundle, {"sw_batch_size": 1}, True) for bundle in TRANSLATORS),
+        *((bundle, {"percentiles": [0, 100]}, True) for bundle in TRANSLATORS),
+        *((bundle, WHERE, False) for bundle in TRANSLATORS),
+        (TRANSLATORS[1], {"weights_of": "generator_ts"}, True),
+        (SEGMENTATION, {"preprocessing::transforms::5::nonzero": True}, True),
+        (SEGMENTATION, {"postprocessing::transforms::4::_disabled_": True}, True),
+        (SEGMENTATION, {"window::tile_step_size": 0.25}, True),
+        (SEGMENTATION, {"test_time_mirroring": False}, True),
+        (SEGMENTATION, {"folds": [0]}, True),
+        (SEGMENTATION, {"locate": False}, True),
+        (SEGMENTATION, {**WHERE, "model_dir": "m", "sw_batch_size": 1, "report": False}, False),
+    ],
+)
+def test_an_output_is_made_from_all_that_changes_it(bundle, changes, made_anew):
+    def made_from(**changes):
+        parser = read(bundle, "inference", **changes)
+        parser["settings"] = parser["scans"]["settings"]
+        return parser.get_parsed_content("settings")
+
+    assert (made_from(**changes) != made_from()) == made_anew
 
 
 def test_a_size_that_only_an_expression_tells_is_not_compared(tmp_path):
