@@ -29,6 +29,9 @@ OF_USE = frozenset(("network_def::code::site",))
 """Settings that outputs depend on, and no weights: they may be others when a network is used."""
 FIELD = ("crop_size", "patch_size")
 """They may be others too, but together: a pixel spans ``spacing`` times their ratio."""
+COMPUTED = ("@", "$", "%")
+PREPROCESSING = ("preprocessing", "train::preprocessing")
+"""What makes slices of scans, in a use and in a training."""
 
 
 def content_of(path: StrPath) -> str:
@@ -224,7 +227,9 @@ def check_weights(
     if record is None:
         return
     trained, compared = record["settings"], {name: each for name, each in settings.items() if name not in FIELD}
-    other = difference(trained, compared) or _other_pixels(trained, settings)
+    before, now = _slicing(trained), _slicing(settings)
+    other = difference(trained, compared) or _other_pixels(before, now)
+    other = other or difference(before, {name: each for name, each in now.items() if name not in FIELD})
     if other:
         raise InputError(f"{weights}: was trained with {other}. {cure}.")
 
@@ -244,10 +249,20 @@ def difference(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> str:
         for node, content in plain.items()
         if node not in recorded
         for name in (content if isinstance(content, Mapping) else ())
-        if name in recorded and name not in plain and not str(content[name]).startswith(("@", "$", "%"))
+        if name in recorded and name not in plain and not str(content[name]).startswith(COMPUTED)
     ]
     differences = (each for each in chain.from_iterable(_differences(*pair) for pair in pairs) if each[0] not in OF_USE)
     return next((f"{name} {before!r}, not {now!r}" for name, before, now in differences), "")
+
+
+def _slicing(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """How scans become slices: arguments of the preprocessing, with settings in place of references to them."""
+    node = next((settings[name] for name in PREPROCESSING if name in settings), None)
+    if not isinstance(node, Mapping):  # records of version 0.1.0 hold arguments by their names
+        return dict(settings)
+    names = {name: str(value).removeprefix("@") for name, value in node.items() if str(value).startswith("@")}
+    found = {**node, **{name: settings[other] for name, other in names.items() if other in settings}}
+    return {name: value for name, value in found.items() if not str(value).startswith(COMPUTED)}
 
 
 def _other_pixels(recorded: Mapping[str, Any], given: Mapping[str, Any]) -> str:

@@ -179,6 +179,32 @@ def test_inference_has_the_pixels_of_a_training_on_smaller_slices(tmp_path):
         assert refusal(tmp_path, settings, given) == ""
 
 
+BY_ID, IN_USE = "train::preprocessing::", "preprocessing::"
+
+
+@pytest.mark.parametrize("bundle", TRANSLATORS)
+@pytest.mark.parametrize(
+    ("given", "used", "words"),
+    [
+        ({BY_ID + "percentiles": [5, 95]}, {}, "percentiles [5, 95], not [0.1, 99.9]"),
+        ({BY_ID + "percentiles": [5, 95]}, {"percentiles": [5, 95]}, ""),
+        ({BY_ID + "percentiles": [5, 95]}, {IN_USE + "percentiles": [5, 95]}, ""),
+        ({BY_ID + "percentiles": [5, 95]}, {IN_USE + "percentiles": [4, 95]}, "percentiles [5, 95], not [4, 95]"),
+        ({"percentiles": [5, 95]}, {IN_USE + "percentiles": [5, 95]}, ""),
+        ({BY_ID + "spacing": None}, {}, "spacing None, not [0.41, 0.41, 1.5]"),
+        ({BY_ID + "spacing": "$[0.4] * 3"}, {}, ""),
+        ({BY_ID + "crop_size": [128, 128]}, {}, "crop_size [128, 128] and patch_size [256, 256], not crop_size [256"),
+        ({BY_ID + "crop_size": [128, 128]}, {"patch_size": [512, 512]}, ""),
+    ],
+)
+def test_a_preprocessing_that_was_given_by_its_id_counts_too(tmp_path, bundle, given, used, words):
+    found = refusal(
+        tmp_path, trained(bundle, **given), read(bundle, "inference", **used).get_parsed_content("recorded")
+    )
+    assert found.startswith(words)
+    assert bool(found) == bool(words)
+
+
 WHERE = {"output_dir": "o", "ckpt_dir": "c", "dataset_dir": "d", "device": "cuda", "num_workers": 3, "num_threads": 2}
 SEGMENTATION = "vs_cochlea_seg"
 
