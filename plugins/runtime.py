@@ -73,6 +73,18 @@ def own_device() -> torch.device:
     return torch.device("cuda", torch.distributed.get_node_local_rank(0))
 
 
+def own_share(batch_size: PositiveInt) -> int:
+    """How much of a batch is for this one of the processes that ``torchrun`` has started.
+
+    Raises:
+        InputError: if a batch cannot be divided among them.
+    """
+    processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+    if batch_size % processes:
+        raise InputError(f"batch_size is {batch_size}, but there are {processes} processes. Give a multiple of that.")
+    return batch_size // processes
+
+
 def start(seed: NonNegativeInt | None = 0, num_threads: PositiveInt | None = None) -> None:
     """Refuse what cannot be run, and seed every random generator; let input errors of a command end in one sentence.
 

@@ -1,4 +1,4 @@
-"""Two processes with half a batch each against one with all of it; this file is also what those processes run."""
+"""Two processes that share a batch against one with all of it; this file is also what those processes run."""
 
 import subprocess
 import sys
@@ -6,8 +6,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from monai.bundle import ConfigParser
+from torch.utils.data import DataLoader
 
-STEPS = 3
+from plugins.errors import find_input_error
+
+STEPS, BATCH = 3, 4
+BUNDLES = Path(__file__).parents[2] / "bundles"
+
+
+def own_batch_size(method, **changes):
+    """What the configs give to this process."""
+    parser = ConfigParser()
+    folder = BUNDLES / f"{method}_translation" / "configs"
+    parser.read_config([str(folder / name) for name in ("train.json", "multi_gpu_train.json")])
+    parser.update({"batch_size": BATCH, **changes})
+    return parser.get_parsed_content("train::dataloader::batch_size")
 
 
 def train(method, out, rank=0, ranks=1):
@@ -17,10 +31,11 @@ def train(method, out, rank=0, ranks=1):
 
     pairs = conftest.Pairs()
     keys = ("image", "label", "reals", "reals_label")
-    items = [{key: pairs[index][key].double() for key in keys} for index in range(4)]
-    batch = {key: torch.stack([item[key] for item in items[rank::ranks]]) for key in items[0]}
+    items = [{key: pairs[index][key].double() for key in keys} for index in range(BATCH)] * STEPS
     torch.set_default_dtype(torch.float64)
-    settings = {"train_data_loader": [batch] * STEPS, "max_epochs": 1}
+    loader = DataLoader(items[rank::ranks], batch_size=own_batch_size(method))
+    assert len(loader) == STEPS
+    settings = {"train_data_loader": loader, "max_epochs": 1}
     engine = conftest.tanq(**settings) if method == "tanq" else conftest.cyclegan(**settings, pool_size=0)
     if rank == 1:  # what rank 0 begins with must win
         for parameter in engine.network.parameters():
@@ -49,6 +64,22 @@ def folder(tmp_path_factory):
 def test_two_ranks_reach_the_weights_of_one_process_with_the_whole_batch(method, folder):
     two, one = (torch.load(folder / f"{name}_{method}.pt", weights_only=True) for name in ("two", "one"))
     assert max((two[name] - one[name]).abs().max().item() for name in one if one[name].is_floating_point()) < 1e-9
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("batch_size", "processes", "share"), [(4, 1, 4), (4, 2, 2), (4, 4, 1), (4, 3, None), (2, 4, None)]
+)
+def test_a_batch_is_divided_or_refused(method, batch_size, processes, share, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: processes)
+    if share is not None:
+        assert own_batch_size(method, batch_size=batch_size) == share
+        return
+    with pytest.raises(RuntimeError) as caught:
+        own_batch_size(method, batch_size=batch_size)
+    words = f"batch_size is {batch_size}, but there are {processes} processes. Give a multiple of that."
+    assert str(find_input_error(caught.value)) == words
 
 
 if __name__ == "__main__":
