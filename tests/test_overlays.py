@@ -164,8 +164,9 @@ def test_directions_of_cyclegan_share_an_encoder_if_asked_and_each_weight_is_tra
 
 @pytest.mark.parametrize("bundle", ["tanq_translation", "cyclegan_translation"])
 def test_stabilisers_are_off_in_the_papers_settings_and_each_has_its_overlay(bundle):
-    def rates(*overlays):
+    def rates(*overlays, **changes):
         parser = config(bundle, "cpu.json", *overlays)
+        parser.update(changes)
         return [parser.get_parsed_content(name).param_groups[0]["lr"] for name in ("optimizer", "d_optimizer")]
 
     trainer = "train::trainer::"
@@ -174,6 +175,7 @@ def test_stabilisers_are_off_in_the_papers_settings_and_each_has_its_overlay(bun
     assert [plain.get_parsed_content(trainer + name) for name in knobs] == [0.0, None, False]
     assert rates() == [0.0002, 0.0002]
     assert rates("two_speed.json") == [0.0002, 0.0004]
+    assert rates("two_speed.json", learning_rate=0.001) == [0.001, 0.002]
     stable = config(bundle, "cpu.json", "stable.json")
     assert stable.get_parsed_content(trainer + "r1_weight") > 0
     assert isinstance(stable.get_parsed_content(trainer + "discriminator_augmentation"), DiscriminatorAugmentation)
