@@ -50,7 +50,8 @@ class ContrastiveTranslationTrainer(TranslationTrainer):
         segmentation_loss: Callable[[Tensor, Tensor], Tensor] | None = None,
         **settings: Any,
     ):
-        super().__init__(network=network, discriminators=[discriminator], loss_weights=loss_weights, **settings)
+        settings |= {"loss_weights": loss_weights, "segmentation_loss": segmentation_loss}
+        super().__init__(network=network, discriminators=[discriminator], **settings)
         selections, channels = getattr(contrastive_loss, "selections", None), getattr(network, "feature_channels", None)
         if isinstance(selections, Sized) and isinstance(channels, Sized) and len(selections) != len(channels):
             raise InputError(
@@ -58,7 +59,7 @@ class ContrastiveTranslationTrainer(TranslationTrainer):
                 "two downsampling convolutions, and one for each of feature_blocks). Give as many."
             )
         self.projector = projector
-        self.contrastive_loss, self.segmentation_loss = contrastive_loss, segmentation_loss
+        self.contrastive_loss = contrastive_loss
 
     def _translate(self, batch: dict[str, Any]) -> dict[str, Any]:
         images = torch.cat([batch["image"], batch["reals"]])

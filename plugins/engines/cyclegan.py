@@ -50,10 +50,9 @@ class CycleGANTrainer(TranslationTrainer):
         pool_size: NonNegativeInt = 50,
         **settings: Any,
     ):
-        super().__init__(
-            network=network, discriminators=[discriminator_t, discriminator_s], loss_weights=loss_weights, **settings
-        )
-        self.generator_ts, self.segmentation_loss = generator_ts, segmentation_loss
+        settings |= {"loss_weights": loss_weights, "segmentation_loss": segmentation_loss}
+        super().__init__(network=network, discriminators=[discriminator_t, discriminator_s], **settings)
+        self.generator_ts = generator_ts
         self.pool_t, self.pool_s = ImagePool(pool_size), ImagePool(pool_size)
 
     def _translate(self, batch: dict[str, Any]) -> dict[str, Any]:

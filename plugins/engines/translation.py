@@ -55,6 +55,7 @@ class TranslationTrainer(SupervisedTrainer, ABC):
         d_optimizer: of the discriminators.
         adversarial_loss: ``(logits, target_is_real, for_discriminator) -> scalar``.
         loss_weights: weight of each term of the generators' loss.
+        segmentation_loss: ``(logits, labels) -> scalar``; ``None`` leaves that term out.
         clip_norm: largest norm of the gradients of an optimiser's parameters; ``None`` for no limit.
         r1_weight: of half the penalty of each discriminator's slope, :func:`gradient_penalty`; 0 leaves it out.
         r1_interval: steps from one penalty to the next; each counts as many times.
@@ -65,8 +66,9 @@ class TranslationTrainer(SupervisedTrainer, ABC):
         **settings: of :class:`monai.engines.SupervisedTrainer`, e.g. ``train_handlers``, ``amp``.
 
     Raises:
-        InputError: if ``loss_weights`` names a term that the trainer does not have, if an epoch has no batch, or if
-            ``r1_weight`` or ``r1_interval`` is out of its range; in training, at the first loss that is not finite.
+        InputError: if ``loss_weights`` names a term that the trainer does not have or lacks one in use, if an epoch
+            has no batch, or if ``r1_weight`` or ``r1_interval`` is out of its range; in training, at the first loss
+            that is not finite.
     """
 
     terms: tuple[str, ...] = ()
@@ -82,6 +84,7 @@ class TranslationTrainer(SupervisedTrainer, ABC):
         d_optimizer: Optimizer,
         adversarial_loss: Callable[..., Tensor],
         loss_weights: Mapping[Any, float],
+        segmentation_loss: Callable[[Tensor, Tensor], Tensor] | None = None,
         clip_norm: float | None = None,
         r1_weight: float = 0.0,
         r1_interval: int = 16,
@@ -91,6 +94,10 @@ class TranslationTrainer(SupervisedTrainer, ABC):
     ):
         refuse_unknown(settings, signature(TranslationTrainer).parameters, type(self).__name__)
         refuse_unknown(loss_weights, self.terms, "loss_weights")
+        used = [name for name in self.terms if name != "segmentation" or segmentation_loss is not None]
+        absent = [name for name in used if name not in loss_weights]
+        if absent:
+            raise InputError(f"loss_weights has no {absent[0]!r}. Give each of {', '.join(used)}.")
         if isinstance(train_data_loader, Sized) and len(train_data_loader) == 0:
             raise InputError("an epoch has no whole batch. Set slices_per_epoch to batch_size or more.")
         if r1_weight < 0 or r1_interval < 1:
@@ -106,6 +113,7 @@ class TranslationTrainer(SupervisedTrainer, ABC):
         )
         self.discriminators, self.d_optimizer = list(discriminators), d_optimizer
         self.adversarial_loss, self.loss_weights, self.clip_norm = adversarial_loss, loss_weights, clip_norm
+        self.segmentation_loss = segmentation_loss
         self.r1_weight, self.r1_interval = r1_weight, r1_interval
         self.discriminator_augmentation, self.region_balanced = discriminator_augmentation, region_balanced
         self.add_event_handler(Events.STARTED, self._equalise_ranks)
@@ -146,7 +154,7 @@ class TranslationTrainer(SupervisedTrainer, ABC):
             discriminator.requires_grad_(False)
         with self._autocast():
             losses = self._generator_losses(batch, made)
-            loss = torch.stack([self.loss_weights.get(name, 1.0) * value for name, value in losses.items()]).sum()
+            loss = torch.stack([self.loss_weights[name] * value for name, value in losses.items()]).sum()
         self.state.output |= {name: value.detach() for name, value in losses.items()} | {"loss": loss.detach()}
         self.fire_event(IterationEvents.LOSS_COMPLETED)
         refuse_diverged(loss, losses, f"step {self.state.iteration}")

@@ -79,7 +79,8 @@ def tanq(folder=None, max_epochs=4, num_workers=0, slices=1, spatial_dims=2, cod
     optimizer, d_optimizer = adam(network, projector), adam(discriminator)
     random, attention = RandomQueries(16), AttentionQueries(16)
     contrastive_loss = ContrastiveLoss([random] * 3 + [attention] * 2)
-    settings = {"loss_weights": {"segmentation": 0.5}, "contrastive_loss": contrastive_loss} | settings
+    weights = dict.fromkeys(("adversarial", "contrastive_source", "contrastive_target"), 1.0) | {"segmentation": 0.5}
+    settings = {"loss_weights": weights, "contrastive_loss": contrastive_loss} | settings
     objects = {"discriminator": discriminator, "projector": projector}
     return ContrastiveTranslationTrainer(
         discriminator=discriminator,
@@ -90,7 +91,8 @@ def tanq(folder=None, max_epochs=4, num_workers=0, slices=1, spatial_dims=2, cod
 
 
 def cyclegan(folder=None, max_epochs=4, num_workers=0, code=None, shared_encoder=False, **settings):
-    settings = {"loss_weights": {"cycle": 10.0, "identity": 5.0}, "pool_size": 3} | settings
+    weights = {"adversarial_target": 1.0, "adversarial_source": 1.0, "cycle": 10.0, "identity": 5.0}
+    settings = {"loss_weights": weights, "pool_size": 3} | settings
     torch.manual_seed(0)
     network = generator(anti_aliased=False, code=code and code(), **INSTANCE)
     back = generator(anti_aliased=False, encoder_of=network if shared_encoder else None, **INSTANCE)

@@ -38,7 +38,7 @@ def test_output_holds_the_weighted_sum_and_every_term(trainer):
     engine.run()
     output = engine.state.output
     terms = [name for name in engine.terms if name in output]
-    total = sum(engine.loss_weights.get(name, 1.0) * output[name] for name in terms)
+    total = sum(engine.loss_weights[name] * output[name] for name in terms)
     assert len(terms) == 4
     torch.testing.assert_close(output["loss"], total)
     assert output["pred"].shape == output["image"].shape
@@ -315,6 +315,22 @@ def test_clipping_bounds_the_gradient(tanq_trainer):
 def test_an_unknown_loss_weight_is_named(tanq_trainer):
     with pytest.raises(ValueError, match="segmentatoin"):
         tanq_trainer(loss_weights={"segmentatoin": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("without", "loss"), [("cycle", None), ("identity", None), ("segmentation", torch.nn.L1Loss())]
+)
+def test_a_term_in_use_that_has_no_weight_is_named(cyclegan_trainer, without, loss):
+    terms = ("adversarial_target", "adversarial_source", "cycle", "identity", "segmentation")
+    weights = {name: 2.0 for name in terms if name != without}
+    with pytest.raises(InputError, match=rf"loss_weights has no '{without}'\. Give each of adversarial_target, adv"):
+        cyclegan_trainer(loss_weights=weights, segmentation_loss=loss)
+
+
+def test_a_term_that_is_not_in_use_needs_no_weight_and_may_have_one(cyclegan_trainer):
+    weights = cyclegan_trainer().loss_weights
+    assert "segmentation" not in weights
+    assert cyclegan_trainer(loss_weights={**weights, "segmentation": 3.0}).segmentation_loss is None
 
 
 def test_the_discriminator_of_tanq_gets_hrt2_as_real_and_the_translation_as_fake(tanq_trainer):
