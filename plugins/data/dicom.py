@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ _MAY_BE_EMPTY = (
     "StudyID", "AccessionNumber", "PatientSex", "PatientBirthDate", "PatientID", "PatientName", "StudyDate",
     "StudyTime", "ReferringPhysicianName",
 )  # fmt: skip
+_PLACE = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6}  # of a slice, and how many numbers each has
 _SAME = (("SeriesInstanceUID", "series"), ("Rows", "heights"), ("Columns", "widths"), ("EchoNumbers", "echoes"))
 EVEN_MM = 0.05  # how far a slice may lie from where even spacing would put it
 
@@ -71,24 +73,76 @@ def looks_like_dicom(path: Path) -> bool:
 def headers(folder: StrPath) -> list[Any]:
     """The headers of the slices in a folder, from the first slice to the last along the normal of the image plane.
 
+    Files that are no DICOM are left out, unless their name is that of a slice. So are Segmentations, and kinds of DICOM
+    without pixels, such as contours.
+
     Raises:
         InputError: if there are slices of more than one series or echo, of different size or orientation, without a
-            size, twice in the same place or unevenly spaced, if a file is cut off or lacks its preamble, or if there
-            is no slice.
+            size, twice in the same place or unevenly spaced, if a file is empty or cut off, lacks its preamble, its
+            place or its pixels, has the name of a slice but is none, or if there is no slice.
     """
     pydicom = needed("pydicom", folder)
-    found = []
+    slices, others = [], []
     for path in sorted(Path(folder).iterdir()):
         if path.is_file() and pydicom.misc.is_dicom(path):
-            found.append(pydicom.dcmread(path, defer_size=_DEFERRED_BYTES))
-            if found[-1].get("Modality") != "SEG":
-                _check_pixels(found[-1], path)
+            header = _header(path)
+            if _is_slice(header):
+                _check_slice(header, path)
+                slices.append((path, header))
         elif looks_like_dicom(path):
             raise InputError(f"{path}: is DICOM without its preamble. Export the series as DICOM files again.")
-    located = ("ImagePositionPatient", "ImageOrientationPatient")
-    slices = [header for header in found if header.get("Modality") != "SEG" and all(key in header for key in located)]
+        elif not path.is_dir() and not path.name.startswith("."):
+            others.append(path)
+    _refuse_lost_slices(others, {".dcm", *(_kind_of_name(path) for path, _ in slices)})
     if not slices:
         raise InputError(f"{folder}: holds no DICOM slices with a place in the patient. Export the series again.")
+    return _in_order(folder, [header for _, header in slices])
+
+
+def _header(path: Path) -> Any:
+    try:
+        return needed("pydicom", path).dcmread(path, defer_size=_DEFERRED_BYTES)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{path}: cannot be read as DICOM ({reason}). Copy or export it again.") from error
+
+
+def _is_slice(header: Any) -> bool:
+    """By its pixels and by its kind, which a file says first, so that one that is cut off still counts."""
+    if header.get("Modality") == "SEG":
+        return False
+    kind = header.file_meta.get("MediaStorageSOPClassUID")
+    return "PixelData" in header or not kind or len(header) == 0 or "Image Storage" in kind.name
+
+
+def _check_slice(header: Any, path: Path) -> None:
+    absent = [name for name, count in _PLACE.items() if np.size(header.get(name)) != count]
+    absent += [] if "PixelData" in header else ["PixelData"]
+    if absent:
+        cure = "Copy or export it again, or take it out of the folder if it is no slice of the series"
+        raise InputError(f"{path}: is cut off or no slice, as it lacks {', '.join(absent)}. {cure}.")
+    kind = str(header.get("PhotometricInterpretation") or "MONOCHROME2")
+    if header.get("SamplesPerPixel", 1) != 1 or not kind.startswith("MONOCHROME"):
+        raise InputError(f"{path}: holds colours ({kind}). Export the series with one number a pixel.")
+    _check_pixels(header, path)
+
+
+def _kind_of_name(path: Path) -> str:
+    """What names of the slices of a series have in common: the ending or, without one, all but the digits."""
+    return path.suffix.lower() if path.suffix[1:].isalpha() else re.sub(r"\d+", "0", path.name)
+
+
+def _refuse_lost_slices(others: list[Path], kinds: set[str]) -> None:
+    for path in others:
+        if not path.exists():
+            cure = "Fetch what it points to, or remove the link"
+            raise InputError(f"{path}: is a link to a file that does not exist. {cure}.")
+        if not path.stat().st_size or _kind_of_name(path) in kinds:
+            what = "is no DICOM, though it is named like a slice" if path.stat().st_size else "is empty"
+            raise InputError(f"{path}: {what}. Copy or export it again, or take it out of the folder.")
+
+
+def _in_order(folder: StrPath, slices: list[Any]) -> list[Any]:
     for keyword, what in _SAME:
         values = {str(header.get(keyword)) for header in slices}
         if len(values) > 1:
@@ -134,7 +188,7 @@ def _check_pixels(header: Any, path: Path) -> None:
         raise InputError(f"{path}: lacks {', '.join(absent)}. Export the series again.")
     needed_bytes = header.Rows * header.Columns * header.SamplesPerPixel * header.BitsAllocated // 8
     length = pixels.length if hasattr(pixels, "length") else len(pixels.value)
-    if length < needed_bytes or path.stat().st_size < needed_bytes:
+    if length < needed_bytes or path.stat().st_size < getattr(pixels, "value_tell", 0) + needed_bytes:
         raise InputError(f"{path}: is cut off, its pixels take {needed_bytes} bytes. Copy or export it again.")
 
 
@@ -145,8 +199,9 @@ def read_series(folder: StrPath) -> tuple[NDArray[np.float32], NDArray[np.float6
         InputError: as :func:`headers`, and if the slices cannot be decoded or hold no volume of finite numbers.
     """
     slices = headers(folder)
-    needed("itk", folder)
-    reader = ITKReader()
+    itk = needed("itk", folder)
+    # without the type it is that of the first slice, in which others lose their fractions
+    reader = ITKReader(series_name=_series_name(itk, folder, slices), pixel_type=itk.F)
     try:
         voxels, meta = reader.get_data(reader.read(str(folder)))
     except Exception as error:
@@ -159,6 +214,17 @@ def read_series(folder: StrPath) -> tuple[NDArray[np.float32], NDArray[np.float6
     if voxels.ndim != 3 or not np.isfinite(voxels).all():
         raise InputError(f"{folder}: is no volume of finite grey values ({voxels.shape}). Export it again.")
     return np.asarray(voxels, dtype=np.float32), np.asarray(meta["affine"], dtype=np.float64)
+
+
+def _series_name(itk: Any, folder: StrPath, slices: list[Any]) -> str:
+    """What ITK calls the series of the slices; others in the folder are Segmentations and contours."""
+    finder = itk.GDCMSeriesFileNames.New()
+    finder.SetUseSeriesDetails(True)
+    finder.AddSeriesRestriction("0008|0021")  # the date, as the reader does
+    finder.SetDirectory(str(folder))
+    files = {os.path.basename(header.filename) for header in slices}
+    names = [name for name in finder.GetSeriesUIDs() if os.path.basename(finder.GetFileNames(name)[0]) in files]
+    return names[0] if names else ""
 
 
 def write_segmentation(labels: NDArray[np.uint8], affine: NDArray[np.float64], folder: StrPath, file: StrPath) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
+from pydicom.uid import RTStructureSetStorage
 
 from plugins.data import check_scan, inference_datalist, scan_datalist
 from plugins.data.dicom import headers, read_series, write_segmentation
@@ -244,6 +245,49 @@ def repeat(folder):
     slice_.save_as(folder / "again.dcm")
 
 
+def last(edit):
+    """A change of the file of the last slice, whose loss leaves an even series."""
+    return lambda folder: edit(Path(slices(folder)[-1].filename))
+
+
+def cut(length):
+    return last(lambda path: path.write_bytes(path.read_bytes()[:length]))
+
+
+def without(*keywords):
+    def edit(path):
+        slice_ = pydicom.dcmread(path)
+        for keyword in keywords:
+            delattr(slice_, keyword)
+        slice_.save_as(path)
+
+    return last(edit)
+
+
+def dangle(path):
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def coloured(folder):
+    for slice_ in slices(folder):
+        slice_.SamplesPerPixel, slice_.PhotometricInterpretation, slice_.PlanarConfiguration = 3, "RGB", 0
+        slice_.BitsAllocated, slice_.BitsStored, slice_.HighBit = 8, 8, 7
+        slice_.PixelData = bytes(slice_.Rows * slice_.Columns * 3)
+        slice_.save_as(slice_.filename)
+
+
+def renamed(pattern):
+    """The names of archives without endings, and one slice that is no DICOM."""
+
+    def edit(folder):
+        for number, path in enumerate(sorted(folder.iterdir())):
+            path.rename(folder / pattern.format(number))
+        last(lambda path: path.write_text("version https://git-lfs"))(folder)
+
+    return edit
+
+
 SHIFTED = list(np.array([-1, -1, 1]) * (FEET_FIRST @ [0, 0, 2.4, 1])[:3])
 FAULTS = {
     "a slice is missing": (remove(2), "Export the whole series"),
@@ -263,6 +307,19 @@ FAULTS = {
     "a slice without preamble": (without_preamble(1), "without its preamble"),
     "no slice with a preamble": (without_preamble(*range(6)), "without its preamble"),
     "a slice is cut off": (change(3, PixelData=b"\0" * 8), "is cut off"),
+    "the last slice is empty": (cut(0), "is empty"),
+    "the last slice is cut within its preamble": (cut(100), "is no DICOM, though it is named like a slice"),
+    "the last slice is cut within its kind": (cut(181), "is cut off or no slice"),
+    "the last slice is cut before its place": (cut(500), "lacks ImagePositionPatient, ImageOr"),
+    "the last slice is cut within its place": (cut(850), "lacks ImagePositionPatient, ImageOr"),
+    "the last slice is cut before its pixels": (cut(1100), "lacks PixelData"),
+    "the last slice is cut within its pixels": (cut(1300), "is cut off, its pixels take 336 bytes"),
+    "the last slice has no place": (without("ImagePositionPatient"), "as it lacks ImagePositionPatient. "),
+    "the last slice has no pixels": (without("PixelData"), "as it lacks PixelData"),
+    "the last slice is a link to nothing": (last(dangle), "is a link to a file that does not exist"),
+    "the last slice is a text": (renamed("IM{:06}"), "is no DICOM, though it is named like a slice"),
+    "the last slice is a text under a UID": (renamed("MR.1.2.{}"), "is no DICOM, though it is named like a slice"),
+    "colours": (coloured, "holds colours"),
 }
 
 
@@ -275,6 +332,33 @@ def test_a_faulty_series_is_refused_in_one_sentence(tmp_path: Path, fault):
         check_scan({"image": str(folder)})
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_slice_may_lie_beside_the_slices(tmp_path: Path):
+    folder = write_series(tmp_path / "s", voxels(), FEET_FIRST)
+    contours = slices(folder)[0]
+    write_segmentation(np.ones(SHAPE, dtype=np.uint8), read_series(folder)[1], folder, folder / "seg.dcm")
+    contours.Modality, contours.file_meta.MediaStorageSOPClassUID = "RTSTRUCT", RTStructureSetStorage
+    for keyword in ("PixelData", "ImagePositionPatient", "ImageOrientationPatient"):
+        delattr(contours, keyword)
+    contours.save_as(folder / "rt.dcm")
+    for name in ("notes.txt", "README", "._0001.dcm", ".empty"):
+        (folder / name).write_text("" if name == ".empty" else "no DICOM")
+    read, _ = read_series(folder)
+    assert sorted(read.ravel()) == sorted(voxels().ravel())
+
+
+@pytest.mark.parametrize("first", range(SHAPE[2]))
+def test_every_slice_has_its_own_scale(tmp_path: Path, first: int):
+    """Whichever of them has a whole one."""
+    folder = write_series(tmp_path / "s", voxels(), FEET_FIRST)
+    scales = [2.0 if number == first else 1.37 for number in range(SHAPE[2])]
+    for slice_, scale in zip(slices(folder), scales, strict=True):
+        slice_.RescaleSlope, slice_.RescaleIntercept = scale, -0.25
+        slice_.save_as(slice_.filename)
+    read, affine = read_series(folder)
+    for ours, expected in zip(world_of(read, affine), world_of(voxels() * scales - 0.25, FEET_FIRST), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-3)
 
 
 def test_a_folder_without_slices_is_refused(tmp_path: Path):
