@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from plugins.data.dicom import is_dicom_folder
@@ -34,7 +34,13 @@ PLACES = {
 HELDOUT_SCANS = "heldout/source_hrT2"
 """Where the true hrT2 of the source patients are."""
 
-_INNER_FOLDERS = {"crossmoda2022_training", "crossmoda23_training"}.union(*SPLITS.values(), *RELEASE_2023.values())
+_HELDOUT = "heldout"
+_RELEASES = (
+    {"source_training", "target_training", "target_validation"},
+    {"crossmoda2022_training", "training_source", "training_target", "crossmoda2022_validation", "validation"},
+    {"crossmoda23_training", "TrainingSource", "TrainingTarget", "crossmoda23_validation"},
+)  # names of folders that belong to one data set
+_KNOWN = {name for names in _RELEASES for name in names}
 _SEARCH_DEPTH = 3
 _PREPARE = "Make a folder with merged labels from it, python -m plugins.data.prepare crossmoda, and name that one"
 _logger = logging.getLogger(__name__)
@@ -50,7 +56,8 @@ def crossmoda_datalist(
     what else looks like a scan.
 
     Args:
-        dataset_dir: the folder of the data set, a parent of it, or a folder within it.
+        dataset_dir: the folder of the data set, a parent of it, or a folder within it. What it lacks is taken from the
+            data set that it is a part of, never from another one beside it.
         split: ``training_source`` (ceT1 with labels), ``training_target`` or ``validation`` (hrT2).
         release_2023: read the folders of 2023, whose labels mean something else, as they were unpacked.
 
@@ -82,7 +89,7 @@ def crossmoda_datalist(
 def has_split(dataset_dir: str | os.PathLike[str], split: str, release_2023: bool = False) -> bool:
     """Whether :func:`crossmoda_datalist` would find the folder of a split."""
     folder, names = Path(dataset_dir), RELEASE_2023 if release_2023 else SPLITS
-    return folder.is_dir() and bool(_find_folders(_outermost(folder), names[split]))
+    return folder.is_dir() and bool(_find_folders(folder, names[split]))
 
 
 def is_release_2023(dataset_dir: str | os.PathLike[str]) -> bool:
@@ -117,7 +124,7 @@ def scan_datalist(folder: str | os.PathLike[str], contrast: str | None = None) -
     files, folders = list(nifti_files(folder)), _dicom_folders(folder)
     if not files and not folders:
         split = {"ceT1": "training_source", "hrT2": "validation"}.get(contrast or "")
-        if split and _find_folders(folder, SPLITS[split]):
+        if split and _folders_below(folder, SPLITS[split]):
             return crossmoda_datalist(folder, split)
         report_passed_over(folder, [], contrast)
         kinds = ".nii or .nii.gz scans or the folders of DICOM series"
@@ -172,26 +179,40 @@ def heldout_scans(dataset_dir: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def _heldout(dataset_dir: str | os.PathLike[str], place: str, kind: str) -> dict[str, str]:
-    folders = _find_folders(_outermost(Path(dataset_dir)), (Path(place).name,))
-    return {case: str(path) for case, path in by_case(nifti_files(folders[0]), kind).items()} if folders else {}
+    folder = _only_one(dataset_dir, _find_folders(Path(dataset_dir), (Path(place).name,)))
+    return {case: str(path) for case, path in by_case(nifti_files(folder), kind).items()} if folder else {}
 
 
-def _outermost(folder: Path) -> Path:
+def _find_folders(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The folders of these names in a folder or, if it is a part of a data set, in that one; none within another."""
     folder = folder.absolute()
-    while folder.name in _INNER_FOLDERS:
+    if folder.name in names and not _is_whole(folder) and any(nifti_files(folder, names)):
+        return [folder]
+    found = _folders_below(folder, names)
+    release = next((each for each in _RELEASES if folder.name in each), set())
+    while not found and folder.name in _KNOWN and not _is_whole(folder):
         folder = folder.parent
-    return folder
+        found = _folders_below(folder, {*names} - (_KNOWN - release), {*release, _HELDOUT})
+    return found
 
 
-def _find_folders(root: Path, names: Sequence[str]) -> list[Path]:
-    """The folders of these names that are nearest to ``root``, all at the same depth."""
+def _is_whole(folder: Path) -> bool:
+    """Whether a folder has the name of a split but holds other splits: a data set that is called so."""
+    own = next((names for names in (*SPLITS.values(), *RELEASE_2023.values()) if folder.name in names), None)
+    return own is not None and bool(_folders_below(folder, _KNOWN - {*own}))
+
+
+def _folders_below(root: Path, names: Collection[str], through: Collection[str] | None = None) -> list[Path]:
+    """The folders of these names below ``root``, none within another; the way to them leads ``through`` these names."""
+    found: list[Path] = []
     level = [root]
     for _ in range(_SEARCH_DEPTH):
-        level = sorted(child for folder in level for child in _subfolders(folder))
-        found = [folder for folder in level if folder.name in names]
-        if found:
-            return found
-    return []
+        readable = [folder for folder in level if os.access(folder, os.R_OK | os.X_OK)]
+        level = sorted(child for folder in readable for child in _subfolders(folder))
+        hits = [folder for folder in level if folder.name in names and not _is_whole(folder)]
+        level = [folder for folder in level if folder not in hits and (through is None or folder.name in through)]
+        found += hits
+    return found
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -224,16 +245,21 @@ def _split_folder(dataset_dir: Path, split: str, names: Mapping[str, Sequence[st
         raise InputError(f"{split!r} is no split of CrossMoDA. Choose one of {', '.join(SPLITS)}.")
     if not dataset_dir.is_dir():
         raise InputError(f"{dataset_dir}: is not a folder. Set dataset_dir to the folder of the data set.")
-    found = _find_folders(_outermost(dataset_dir), names[split])
-    if not found and names is SPLITS and is_release_2023(dataset_dir):
+    found = _find_folders(dataset_dir, (*SPLITS[split], *RELEASE_2023[split]))
+    folder = _only_one(dataset_dir, found)
+    if folder is not None and folder.name in names[split]:
+        return folder
+    if names is SPLITS and is_release_2023(dataset_dir):
         raise InputError(f"{dataset_dir}: is CrossMoDA 2023 as it was unpacked. {_PREPARE}.")
-    if not found:
-        either = " or ".join(names[split])
-        raise InputError(f"{dataset_dir}: has no folder {either}. Set dataset_dir to the folder of the data set.")
+    either = " or ".join(names[split])
+    raise InputError(f"{dataset_dir}: has no folder {either}. Set dataset_dir to the folder of the data set.")
+
+
+def _only_one(dataset_dir: str | os.PathLike[str], found: Sequence[Path]) -> Path | None:
     if len(found) > 1:
         both = " and ".join(str(folder) for folder in found)
         raise InputError(f"{dataset_dir}: holds more than one data set ({both}). Set dataset_dir to one of them.")
-    return found[0]
+    return found[0] if found else None
 
 
 def site_of(case: str) -> str:

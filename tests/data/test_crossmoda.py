@@ -3,7 +3,15 @@ from pathlib import Path
 
 import pytest
 
-from plugins.data.crossmoda import crossmoda_datalist, heldout_labels, scan_datalist
+from plugins.data import crossmoda
+from plugins.data.crossmoda import (
+    crossmoda_datalist,
+    has_split,
+    heldout_labels,
+    heldout_scans,
+    is_release_2023,
+    scan_datalist,
+)
 from plugins.data.datalists import read_datalist, write_datalist
 from plugins.errors import InputError
 
@@ -123,6 +131,107 @@ def test_two_data_sets_below_one_folder_are_ambiguous(tmp_path: Path) -> None:
         touch(tmp_path / name / "training_source", *pair("crossmoda2021_ldn_1"))
     with pytest.raises(InputError, match="more than one data set"):
         crossmoda_datalist(tmp_path, "training_source")
+
+
+RELEASES = {
+    "2021": ("source_training", "target_training", "target_validation"),
+    "2022": (
+        "crossmoda2022_training/training_source",
+        "crossmoda2022_training/training_target",
+        "crossmoda2022_validation/validation",
+    ),
+    "2023": ("crossmoda23_training/TrainingSource", "crossmoda23_training/TrainingTarget", "crossmoda23_validation"),
+}
+ALL = ("training_source", "training_target", "validation")
+
+
+def unpack(folder: Path, release: str, case: str = "") -> Path:
+    """A release with one scan a split, whose case is the year if none is given."""
+    source, *targets = RELEASES[release]
+    touch(folder / source, *pair(case or release))
+    for target in targets:
+        touch(folder / target, f"{case or release}_{'T2' if release == '2023' else 'hrT2'}.nii.gz")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("release", "others"), [("2021", ["2022"]), ("2022", ["2021"]), ("2022", ["2023"]), ("2022", ["2021", "2023"])]
+)
+def test_the_release_that_is_named_is_read_and_never_the_one_beside_it(tmp_path: Path, release: str, others) -> None:
+    for each in (release, *others):
+        unpack(tmp_path, each)
+    parts = {*RELEASES[release], *(str(Path(each).parent) for each in RELEASES[release])} - {"."}
+    for part in parts:
+        for split in ALL:
+            assert cases(crossmoda_datalist(tmp_path / part, split)) == [release]
+            assert not has_split(tmp_path / part, split, release_2023=True)
+        assert not is_release_2023(tmp_path / part)
+    with pytest.raises(InputError, match="more than one data set"):
+        crossmoda_datalist(tmp_path, "training_source")
+
+
+def test_the_release_of_2023_is_read_beside_another(tmp_path: Path) -> None:
+    unpack(unpack(tmp_path, "2022"), "2023")
+    for part in ("crossmoda23_training", "crossmoda23_validation", "crossmoda23_training/TrainingTarget"):
+        assert is_release_2023(tmp_path / part)
+        for split in ALL:
+            assert cases(crossmoda_datalist(tmp_path / part, split, release_2023=True)) == ["2023"]
+        with pytest.raises(InputError, match="2023 as it was unpacked"):
+            crossmoda_datalist(tmp_path / part, "training_source")
+    with pytest.raises(InputError, match="more than one data set"):
+        crossmoda_datalist(tmp_path, "training_source", release_2023=True)
+
+
+@pytest.mark.parametrize("name", ["validation", "training_source", "crossmoda2022_training", "data"])
+@pytest.mark.parametrize("release", ["2021", "2022"])
+def test_a_data_set_may_have_the_name_of_a_split(tmp_path: Path, caplog, name: str, release: str) -> None:
+    unpack(tmp_path / "other", "2022", "foreign")
+    unpack(tmp_path / name, release, "own")
+    for split in ALL:
+        assert cases(crossmoda_datalist(tmp_path / name, split)) == ["own"]
+    assert caplog.text == ""
+
+
+def test_a_split_that_a_data_set_lacks_is_not_taken_from_its_neighbour(tmp_path: Path) -> None:
+    unpack(tmp_path / "other", "2022", "foreign")
+    for name in ("validation", "data", "crossmoda2022_training"):
+        touch(tmp_path / name / "training_source", *pair("own"))
+        assert not has_split(tmp_path / name, "validation")
+        assert not has_split(tmp_path / name, "training_target")
+    unpack(tmp_path, "2021", "foreign")
+    assert not has_split(tmp_path / "crossmoda2022_training", "validation")
+    with pytest.raises(InputError, match="crossmoda2022_training: has no folder validation"):
+        crossmoda_datalist(tmp_path / "crossmoda2022_training", "validation")
+
+
+def test_a_second_data_set_is_seen_at_any_depth(tmp_path: Path) -> None:
+    unpack(tmp_path, "2021")
+    unpack(tmp_path / "more", "2022")
+    for split in ALL:
+        with pytest.raises(InputError, match=r"more than one data set \(.* and .*\). Set dataset_dir to one"):
+            crossmoda_datalist(tmp_path, split)
+    assert cases(crossmoda_datalist(tmp_path / "more", "validation")) == ["2022"]
+
+
+@pytest.mark.parametrize("given", [".", "crossmoda2022_training", "crossmoda2022_validation/validation"])
+def test_the_truth_is_that_of_the_data_set_that_is_named(tmp_path: Path, given: str) -> None:
+    for name in ("a", "b"):
+        unpack(tmp_path / name, "2022", name)
+        touch(tmp_path / name / "heldout" / "validation_labels", f"{name}_Label.nii.gz")
+        touch(tmp_path / name / "heldout" / "source_hrT2", f"{name}_hrT2.nii.gz")
+    assert [*heldout_labels(tmp_path / "b" / given, "validation")] == ["b"]
+    assert [*heldout_scans(tmp_path / "b" / given)] == ["b"]
+    with pytest.raises(InputError, match="more than one data set"):
+        heldout_labels(tmp_path, "validation")
+
+
+def test_a_folder_that_cannot_be_looked_into_is_passed_by(tmp_path: Path, monkeypatch) -> None:
+    unpack(tmp_path, "2021")
+    locked = tmp_path / "lost+found"
+    locked.mkdir()
+    monkeypatch.setattr("os.access", lambda path, _: path != locked)
+    monkeypatch.setattr(crossmoda, "_subfolders", lambda path: 1 / 0 if path == locked else [*path.glob("[a-z]*")])
+    assert has_split(tmp_path, "validation")
 
 
 def test_scans_of_any_folder(tmp_path: Path) -> None:
