@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from skimage.draw import polygon2mask
 
 from plugins.data.dicom import needed
+from plugins.data.names import shown
 from plugins.errors import InputError
 
 StrPath = str | os.PathLike[str]
@@ -25,16 +27,17 @@ MAX_TILT = 0.5
 """Slices from the lowest to the highest point of a contour."""
 MAX_OFFSET = 0.25
 """Slices from any contour to the nearest slice."""
+_logger = logging.getLogger(__name__)
 
 
-def read_contours(path: StrPath) -> dict[str, Contours]:
+def read_contours(path: StrPath) -> list[tuple[str, Contours]]:
     """The closed contours of every structure.
 
     Args:
         path: of the RT Structure Set.
 
     Returns:
-        Name: contours of points (N, 3) in RAS mm.
+        Name, which several structures may share, and contours of points (N, 3) in RAS mm.
 
     Raises:
         InputError: if the file cannot be read or is no RT Structure Set.
@@ -45,11 +48,11 @@ def read_contours(path: StrPath) -> dict[str, Contours]:
         if content.get("Modality") != "RTSTRUCT":
             raise InputError(f"{path}: is no RT Structure Set. Name the file of modality RTSTRUCT.")
         names = {int(roi.ROINumber): str(roi.ROIName).strip() for roi in content.StructureSetROISequence}
-        found: dict[str, Contours] = {}
+        found: dict[int, Contours] = {}
         for roi in content.ROIContourSequence:
-            points = found.setdefault(names[int(roi.ReferencedROINumber)], [])
+            points = found.setdefault(int(roi.ReferencedROINumber), [])
             points += [_points(contour) for contour in roi.get("ContourSequence") or [] if _is_closed(contour)]
-        return found
+        return [(names[number], contours) for number, contours in found.items()]
     except InputError:
         raise
     except Exception as error:
@@ -71,8 +74,8 @@ def draw_labels(
 ) -> tuple[NDArray[np.uint8], list[str]]:
     """Fill contours on the grid of a scan: a voxel belongs to a structure if its centre lies within the contour.
 
-    Contours of one structure within one another in the same slice are holes. Where structures overlap, the higher
-    label stays.
+    A contour of a structure within another one of it in the same slice is a hole; others are united. Structures of one
+    label are united too. Where labels overlap, the higher one stays. A warning names slices that a structure skips.
 
     Args:
         path: of the RT Structure Set.
@@ -89,11 +92,11 @@ def draw_labels(
     contours = read_contours(path)
     label_of = {name.casefold(): label for label, several in names.items() for name in several}
     labels = np.zeros(shape, dtype=np.uint8)
-    for name in sorted(contours, key=lambda name: label_of.get(name.casefold(), 0)):
+    for name, drawn in sorted(contours, key=lambda each: label_of.get(each[0].casefold(), 0)):
         label = label_of.get(name.casefold())
-        if label and contours[name]:
-            labels[_filled(path, name, contours[name], labels.shape, np.linalg.inv(affine))] = label
-    return labels, sorted(name for name in contours if name.casefold() not in label_of)
+        if label and drawn:
+            labels[_filled(path, name, drawn, labels.shape, np.linalg.inv(affine))] = label
+    return labels, sorted({name for name, _ in contours if name.casefold() not in label_of})
 
 
 def _filled(
@@ -106,7 +109,8 @@ def _filled(
     indices = np.rint(heights).astype(int)
     if tilt > MAX_TILT or np.abs(heights - indices).max() > MAX_OFFSET:
         raise InputError(f"{path}: the contours of {name} do not lie in the slices of the scan. Name the scan of them.")
-    steps = np.diff(np.unique(indices))
+    used = np.unique(indices)
+    steps = np.diff(used)
     if len(steps) > 1 and steps.min() > 1:
         cure = "Name the scan they were drawn on, or draw every slice"
         raise InputError(f"{path}: the contours of {name} are {steps.min()} slices of the scan apart. {cure}.")
@@ -114,10 +118,31 @@ def _filled(
         beyond = (contour[:, :2] < -0.5) | (contour[:, :2] > np.array(shape[:2]) - 0.5)
         if beyond.any() or not 0 <= index < shape[2]:
             raise InputError(f"{path}: the contours of {name} reach beyond the scan. Name the scan they were drawn on.")
-        filled[:, :, index] ^= polygon2mask(shape[:2], contour[:, :2])
+    for index in used:
+        drawn = [contour[:, :2] for contour, at in zip(voxels, indices, strict=True) if at == index]
+        filled[:, :, index] = _united([polygon2mask(shape[:2], contour) for contour in drawn])
     if not filled.any():
         raise InputError(f"{path}: the contours of {name} hold no voxel of the scan. Name the scan they were drawn on.")
+    skipped = sorted({*range(used[0], used[-1])} - {*used.tolist()})
+    if skipped:
+        slices = f"{shown([*map(str, skipped)])}, counted from 0"
+        _logger.warning(
+            f"{path}: {name} has no contour on some slices between others ({slices}). Draw what is missing."
+        )
     return filled
+
+
+def _united(masks: list[NDArray[np.bool_]]) -> NDArray[np.bool_]:
+    """What contours of a slice enclose: one within another is a hole, one within a hole is not; others add up."""
+    united = np.zeros_like(masks[0])
+    depths: list[tuple[NDArray[np.bool_], int]] = []
+    for mask in sorted(masks, key=np.count_nonzero, reverse=True):
+        if any(np.array_equal(mask, other) for other, _ in depths):  # drawn twice
+            continue
+        depth = 1 + max((depth for other, depth in depths if not (mask & ~other).any()), default=-1)
+        united[mask] = depth % 2 == 0
+        depths.append((mask, depth))
+    return united
 
 
 def _is_closed(contour: Any) -> bool:

@@ -246,6 +246,66 @@ def test_a_contour_within_another_is_a_hole(tmp_path):
     assert labels.sum() == pytest.approx(np.pi * (64 - 9), rel=0.1)
 
 
+def disc(centre: tuple[float, float], radius: float, height: int = 3) -> np.ndarray:
+    return ellipse((centre, (radius, radius), None), height, AXIAL)
+
+
+def area(path: Path, structures: dict[str, list]) -> np.ndarray:
+    """The mask of the slice that :func:`disc` draws on."""
+    return draw_labels(write_contours(path, structures), SHAPE, AXIAL)[0][:, :, 3] > 0
+
+
+@pytest.mark.parametrize("again", [lambda points: points, lambda points: np.roll(points[::-1], 7, axis=0)])
+def test_a_contour_that_is_drawn_twice_counts_once(tmp_path, again):
+    once = disc((14, 17), 6)
+    alone = area(tmp_path / "a.dcm", {"TV": [once]})
+    assert np.array_equal(area(tmp_path / "b.dcm", {"TV": [once, again(once)]}), alone)
+    assert np.array_equal(area(tmp_path / "c.dcm", {"TV": [once, again(once), once]}), alone)
+
+
+def test_contours_that_overlap_are_united(tmp_path):
+    first, second = disc((14, 17), 6), disc((18, 15), 5)
+    both = area(tmp_path / "a.dcm", {"TV": [first]}) | area(tmp_path / "b.dcm", {"TV": [second]})
+    assert np.array_equal(area(tmp_path / "c.dcm", {"TV": [first, second]}), both)
+    hole = disc((15.5, 16.5), 2)  # within both
+    without = both & ~area(tmp_path / "d.dcm", {"TV": [hole]})
+    assert np.array_equal(area(tmp_path / "e.dcm", {"TV": [hole, first, second]}), without)
+
+
+def test_an_island_in_a_hole_belongs_to_the_structure(tmp_path):
+    outer, hole, island, beside = disc((16, 17), 12), disc((14, 17), 8), disc((12, 17), 2), disc((30, 17), 1)
+    expected = area(tmp_path / "a.dcm", {"TV": [outer]}) & ~area(tmp_path / "b.dcm", {"TV": [hole]})
+    expected |= area(tmp_path / "c.dcm", {"TV": [island]}) | area(tmp_path / "d.dcm", {"TV": [beside]})
+    for order in ([outer, hole, island, beside], [island, beside, hole, outer], [hole, island, outer, beside]):
+        assert np.array_equal(area(tmp_path / "e.dcm", {"TV": order}), expected)
+
+
+@pytest.mark.parametrize("second", [disc((14, 17), 6), disc((14, 17), 3), disc((18, 15), 5)])
+def test_structures_of_one_name_are_united(tmp_path, second):
+    """Also where they are equal, or one lies within the other."""
+    first = disc((14, 17), 6)
+    both = area(tmp_path / "a.dcm", {"TV": [first]}) | area(tmp_path / "b.dcm", {"TV": [second]})
+    path = write_contours(tmp_path / "c.dcm", {"TV": [first], "tv2": [second]})
+    content = pydicom.dcmread(path)
+    content.StructureSetROISequence[1].ROIName = "TV"
+    content.save_as(path)
+    labels, unknown = draw_labels(path, SHAPE, AXIAL)
+    assert np.array_equal(labels[:, :, 3] > 0, both)
+    assert unknown == []
+
+
+@pytest.mark.parametrize("skipped", [[5], [4, 5]])
+def test_slices_that_a_structure_skips_stay_empty_and_are_named(tmp_path, caplog, skipped):
+    contours = drawn(AXIAL)
+    contours["TV"] = [each for z, each in zip(range(3, 8), contours["TV"], strict=True) if z not in skipped]
+    path = write_contours(tmp_path / "rt.dcm", contours)
+    labels, _ = draw_labels(path, SHAPE, AXIAL)
+    assert np.flatnonzero((labels == 1).any((0, 1))).tolist() == [z for z in range(3, 8) if z not in skipped]
+    (record,) = caplog.records
+    told = f"TV has no contour on some slices between others ({', '.join(map(str, skipped))}, counted from 0)"
+    assert record.getMessage() == f"{path}: {told}. Draw what is missing."
+
+
 @pytest.mark.parametrize(
     ("shift", "fault"), [(0.4, "do not lie in the slices"), (-0.4, "do not lie in the slices"), (9, "beyond the scan")]
 )
