@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import nibabel as nib
 import numpy as np
@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from plugins.config.ranges import Triple
 from plugins.data.crossmoda import PLACES
 from plugins.data.nifti import read_stored
-from plugins.data.scans import COCHLEA, read_grid
+from plugins.data.scans import COCHLEA, check_same_grid, read_grid
 from plugins.errors import InputError
 from plugins.files import whole_file, write_json
 from plugins.state import read_state
@@ -32,11 +32,14 @@ StrPath = str | os.PathLike[str]
 Box = tuple[slice, slice, slice]
 Found = Literal["label", "locator", "whole scan"]
 Size = Triple[float]
+T = TypeVar("T")
 
 WINDOW_MM = (105.0, 70.0, 60.0)
 """Along L, P, S: both inner ears and a large tumour, and 10 mm to spare on every side."""
 
 WINDOWS = "windows.json"
+DIGITS = 9
+"""Of the mm of a window: far finer than what :func:`voxel_box` takes for rounding."""
 _logger = logging.getLogger(__name__)
 
 
@@ -152,8 +155,13 @@ def window_of_labels(
     return _window_of(centre - grown / 2, centre + grown / 2, affine, "label", None)
 
 
-def write_crop(source: StrPath, window: Window, target: StrPath) -> None:
+def write_crop(source: StrPath, window: Window | Box, target: StrPath) -> None:
     """Write the part of a NIfTI file in a window, whole or not at all: the same voxels, as stored, at the same place.
+
+    Args:
+        source: the NIfTI file.
+        window: or the voxels of it, if they are those of another file on the same grid.
+        target: to write.
 
     Raises:
         InputError: see :func:`plugins.data.read_scan`, and for a DICOM series.
@@ -161,8 +169,9 @@ def write_crop(source: StrPath, window: Window, target: StrPath) -> None:
     if Path(source).is_dir():
         raise InputError(f"{source}: is a DICOM series. Convert the scans of a data set to NIfTI first.")
     image, grid = read_stored(Path(source))
+    box = voxel_box(window, grid.shape, grid.affine) if isinstance(window, Window) else window
     with whole_file(target) as part:
-        nib.save(_cropped(image, voxel_box(window, grid.shape, grid.affine)), part)
+        nib.save(_cropped(image, box), part)
 
 
 def write_windowed_dataset(
@@ -180,7 +189,7 @@ def write_windowed_dataset(
         output_dir: created if missing.
 
     Raises:
-        InputError: if a case occurs twice, or a scan is no NIfTI file.
+        InputError: if a case occurs twice, a scan is no NIfTI file, or a label does not lie on its scan.
         KeyError: if a case has no window.
     """
     cases = [scan["case"] for items in scans.values() for scan in items]
@@ -194,10 +203,12 @@ def write_windowed_dataset(
         for scan in items:
             case, window = scan["case"], windows[scan["case"]]
             write_crop(scan["image"], window, folder / f"{case}_{contrast}.nii.gz")
-            if part == "source" and "label" in scan:
-                write_crop(scan["label"], window, folder / f"{case}_Label.nii.gz")
             grid = read_grid(scan["image"])
-            records[case] = window.record(voxel_box(window, grid.shape, grid.affine))
+            box = voxel_box(window, grid.shape, grid.affine)
+            if part == "source" and "label" in scan:
+                check_same_grid(read_grid(scan["label"]), grid)
+                write_crop(scan["label"], box, folder / f"{case}_Label.nii.gz")
+            records[case] = window.record(box)
     write_json(Path(output_dir) / WINDOWS, records)
 
 
@@ -207,11 +218,25 @@ def read_windows(folder: StrPath) -> dict[str, Window]:
     Raises:
         InputError: if the file is missing or is no such record.
     """
+    return _read_records(folder, Window.from_record)
+
+
+def read_boxes(folder: StrPath) -> dict[str, Box]:
+    """The voxels of these windows in their scans, by case; otherwise as :func:`read_windows`."""
+    return _read_records(folder, _box_of)
+
+
+def _box_of(record: Mapping[str, Any]) -> Box:
+    x, y, z = (slice(int(first), int(end)) for first, end in record["box"])
+    return x, y, z
+
+
+def _read_records(folder: StrPath, form: Callable[[Mapping[str, Any]], T]) -> dict[str, T]:
     file = Path(folder) / WINDOWS
     cure = f"Remove {folder}, and give the command again"
     records = read_state(file, dict[str, dict[str, Any]], cure)
     try:
-        return {case: Window.from_record(record) for case, record in records.items()}
+        return {case: form(record) for case, record in records.items()}
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise InputError(f"{file} holds no windows ({type(error).__name__}). {cure}.") from error
 
@@ -248,8 +273,8 @@ def _bounds(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]
 def _window_of(first: ArrayLike, last: ArrayLike, affine: NDArray[np.float64], found: Found, score: Any) -> Window:
     """The window between two corners, voxel coordinates of its edges."""
     first, last = np.asarray(first, np.float64), np.asarray(last, np.float64)
-    x, y, z = (round(float(each), 4) for each in apply_affine(affine, (first + last) / 2))
+    x, y, z = (round(float(each), DIGITS) for each in apply_affine(affine, (first + last) / 2))
     size = np.empty(3)
     size[patient_axes(affine)] = (last - first) * voxel_sizes(affine)
-    left, posterior, superior = (round(float(each), 4) for each in size)
+    left, posterior, superior = (round(float(each), DIGITS) for each in size)
     return Window((x, y, z), (left, posterior, superior), found, score)

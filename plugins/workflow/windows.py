@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from plugins.data import crossmoda_datalist, read_windows, write_crop, write_datalist
+from plugins.data import crossmoda_datalist, read_boxes, write_crop, write_datalist
 from plugins.files import whole_file
 from plugins.segmentation import write_windows as write_cropped
 from plugins.workflow.functions import SPLITS
@@ -49,16 +49,16 @@ def crop_to_windows(files: Mapping[str, str], ending: str, windows_dir: str | No
     """Write what further images of some cases show in the windows of these cases, or all of it.
 
     Args:
-        files: case to NIfTI image.
+        files: case to NIfTI image on the grid of the scan.
         ending: of the new files, behind the case.
         windows_dir: with ``windows.json``; ``None`` for whole images.
         output_dir: where they go.
     """
-    windows = {} if windows_dir is None else read_windows(windows_dir)
+    boxes = {} if windows_dir is None else read_boxes(windows_dir)
     for case, file in files.items():
         target = Path(output_dir, case + ending)
         if windows_dir is None:
             with whole_file(target) as part:
                 shutil.copyfile(file, part)
         else:
-            write_crop(file, windows[case], target)
+            write_crop(file, boxes[case], target)

@@ -9,6 +9,7 @@ import pytest
 
 from plugins.data import (
     Window,
+    check_scan,
     crossmoda_datalist,
     read_windows,
     voxel_box,
@@ -18,6 +19,7 @@ from plugins.data import (
     write_windowed_dataset,
 )
 from plugins.errors import InputError
+from plugins.workflow.windows import crop_to_windows
 
 SHAPE, SPACING = (31, 22, 17), (1.1, 0.9, 1.7)
 OBLIQUE = np.array([[0.94, -0.30, 0.12], [0.32, 0.93, -0.15], [-0.07, 0.18, 0.98]])
@@ -241,6 +243,47 @@ def test_a_windowed_data_set_is_one_of_crossmoda_with_a_record(tmp_path):
     assert nib.load(source["label"]).get_data_dtype() == np.float64
     assert read_windows(tmp_path / "out") == windows
     assert not [path for path in (tmp_path / "out").rglob(".part*")]
+
+
+LITTLE_OFF = {
+    "shifted by 0.03 mm": lambda affine: affine + np.pad([[0.01], [0.02], [-0.02]], ((0, 1), (3, 0))),
+    "of another spacing": lambda affine: affine @ np.diag([1 - 1e-6, 1 + 1e-6, 1 + 1e-6, 1]),
+}
+
+
+@pytest.mark.parametrize("off", LITTLE_OFF)
+@pytest.mark.parametrize("place", [(8, 9, 7), (8.5, 9, 7), (9, 10.5, 8)])
+def test_a_scan_and_all_that_lies_on_it_are_cut_at_the_same_voxels(tmp_path, off, place):
+    """Though the edges of a window run through centres of voxels, and a label map lies a little off, as it may."""
+    scans, windows = data_set(tmp_path)
+    (item,) = scans["source"]
+    image, drawn = nib.load(item["image"]), nib.load(item["label"])
+    nib.save(nib.Nifti1Image(np.asarray(drawn.dataobj), LITTLE_OFF[off](image.affine)), tmp_path / "off.nii.gz")
+    item["label"] = str(tmp_path / "off.nii.gz")
+    check_scan(item)
+    centre = image.affine[:3, :3] @ place + image.affine[:3, 3]
+    windows[item["case"]] = Window(tuple(centre), tuple(6 * np.array(SPACING)))
+    write_windowed_dataset(scans, windows, tmp_path / "out")
+    (written,) = crossmoda_datalist(tmp_path / "out", "training_source")
+    check_scan(written)
+    crop_to_windows({item["case"]: item["label"]}, "_Label.nii.gz", str(tmp_path / "out"), str(tmp_path / "truth"))
+    check_scan({**written, "label": tmp_path / "truth" / f"{item['case']}_Label.nii.gz"})
+
+
+def test_a_label_that_does_not_lie_on_its_scan_is_not_cut(tmp_path):
+    scans, windows = data_set(tmp_path)
+    label = nib.load(scans["source"][0]["label"])
+    nib.save(nib.Nifti1Image(np.asarray(label.dataobj)[1:], label.affine), scans["source"][0]["label"])
+    with pytest.raises(InputError, match="has shape"):
+        write_windowed_dataset(scans, windows, tmp_path / "out")
+
+
+@pytest.mark.parametrize("shift", np.linspace(0, 1e-4, 7))
+def test_a_window_of_whole_voxels_is_the_same_box_wherever_the_scan_lies(shift):
+    affine = affine_of(np.diag([-1, -1, 1]), (0.4, 0.4, 1.5), (11 + shift, 5 - shift, 7 + shift))
+    window = window_of_labels(labelled((8, 9, 7), (20, 12, 9)), affine, (8, 4, 12), margin=0)
+    box = voxel_box(window, SHAPE, affine)
+    assert [(edge.start, edge.stop) for edge in box] == [(4, 25), (6, 16), (4, 13)]
 
 
 def test_a_case_that_occurs_twice_is_refused(tmp_path):
