@@ -7,19 +7,20 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from monai.data import load_decathlon_datalist
-
 from plugins.data.crossmoda import crossmoda_datalist, label_files, scan_datalist
-from plugins.data.names import check_cases, shown, split_name
+from plugins.data.names import check_cases, nifti_files, shown, split_name
 from plugins.data.phantom import write_phantom
 from plugins.errors import InputError
-from plugins.files import write_json
+from plugins.files import read_json, write_json
 
 StrPath = str | os.PathLike[str]
-KEYS = ("case", "patient", "image", "label", "origin", "site", "weight")
+FILES = {"image": "the path of a scan", "label": "the path of a label map"}
+VALUES = {"patient": "a name or number", "origin": "a name", "site": "a name", "weight": "a number"}
+KEYS = ("case", *FILES, *VALUES)
 _logger = logging.getLogger(__name__)
 
 
@@ -75,16 +76,16 @@ def segmentation_datalist(
         otherwise. The files are not read.
 
     Raises:
-        InputError: if both a datalist and a folder are given, or there is no scan with a label.
+        InputError: if a datalist and a folder are given, be it of scans or of labels, or no scan has a label.
     """
-    _refuse_both(datalist, dataset_dir)
+    _refuse_both(datalist, dataset_dir=dataset_dir, label_dir=label_dir)
     if datalist is not None:
         items, place = _read(datalist), Path(datalist)
     else:
         place = dataset_or_phantom(dataset_dir, bundle_root)
         if label_dir is not None:
             items = _with_labels(crossmoda_datalist(place, "training_target"), label_dir)
-        elif any(place.glob("*.nii*")):
+        elif place.is_dir() and any(nifti_files(place)):
             items = [*scan_datalist(place)]
         else:
             items = [*crossmoda_datalist(place, "training_source")]
@@ -117,7 +118,7 @@ def inference_datalist(
         InputError: if both a datalist and a folder are given, there is no scan, or a case occurs twice, so that one
             result would overwrite another.
     """
-    _refuse_both(datalist, dataset_dir)
+    _refuse_both(datalist, dataset_dir=dataset_dir)
     if datalist is None:
         return [*scan_datalist(dataset_or_phantom(dataset_dir, bundle_root), contrast)]
     items = _read(datalist)
@@ -126,9 +127,10 @@ def inference_datalist(
     return items
 
 
-def _refuse_both(datalist: StrPath | None, dataset_dir: StrPath | None) -> None:
-    if datalist is not None and dataset_dir is not None:
-        raise InputError(f"datalist ({datalist}) and dataset_dir ({dataset_dir}) are both set. Give one of them.")
+def _refuse_both(datalist: StrPath | None, **folders: StrPath | None) -> None:
+    for name, folder in folders.items():
+        if datalist is not None and folder is not None:
+            raise InputError(f"datalist ({datalist}) and {name} ({folder}) are both set. Give one of them.")
 
 
 def write_datalist(path: str | os.PathLike[str], items: Sequence[Mapping[str, Any]]) -> None:
@@ -148,28 +150,40 @@ def read_datalist(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         The items; ``image`` and ``label`` are absolute paths.
 
     Raises:
-        InputError: if the file, or a file that it names, is missing, if it is not such a list, or if a case cannot
-            name a file or occurs twice.
+        InputError: if the file, or a file that it names, is missing, if it is not such a list, if a value is of the
+            wrong kind, or if a case cannot name a file or occurs twice.
     """
     path = Path(path).absolute()
     if not path.is_file():
         raise InputError(f"{path}: this datalist does not exist. Write it first or correct the path.")
     try:
-        items: list[dict[str, Any]] = load_decathlon_datalist(path)
-        for item in items:
-            item.update({key: os.path.normpath(item[key]) for key in ("image", "label") if key in item})
+        items: list[dict[str, Any]] = [{**item} for item in read_json(path)["training"]]
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: is not JSON (line {error.lineno}: {error.msg}). Correct or rewrite it.") from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError) as error:
         raise InputError(f'{path}: is not a datalist {{"training": [{{"image": ...}}]}}. Rewrite it.') from error
     check_cases([item["case"] for item in items if "case" in item], path)
-    for item in items:
+    for number, item in enumerate(items, start=1):
         if "image" not in item:
             raise InputError(f'{path}: the item {item} has no "image". Add it or rewrite the datalist.')
-        for file in (item[key] for key in ("image", "label") if key in item):
+        for key, wanted in (FILES | VALUES).items():
+            if key in item and not _fits(key, item[key]):
+                named = f"item {number} ({item.get('case', item['image'])})"
+                raise InputError(f'{path}: {named} has "{key}": {json.dumps(item[key])}. Give {wanted}.')
+        for key in [key for key in FILES if key in item]:
+            file = item[key] = os.path.normpath(path.parent / item[key])
             if not os.path.exists(file):
                 raise InputError(f"{file}: does not exist, though {path} lists it. Restore it or rewrite the list.")
     return items
+
+
+def _fits(key: str, value: Any) -> bool:
+    """Whether a value of an item is of the kind that its key needs."""
+    if isinstance(value, str):
+        return key != "weight" and bool(value.strip())
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isfinite(value) if key == "weight" else key == "patient"
 
 
 def _read(datalist: StrPath) -> list[dict[str, Any]]:

@@ -17,6 +17,8 @@ from plugins.data.nifti import is_packed
 from plugins.errors import InputError
 
 CONTRASTS = ("ceT1", "hrT2", "T2")
+UNMISTAKABLE = ("ceT1", "hrT2")
+"""Contrasts whose capitals never matter; ``_t2`` is often a part of the case."""
 LABEL = "Label"
 MAX_NAME_BYTES = 200
 
@@ -95,6 +97,8 @@ def by_case(files: Iterable[Path], kind: str | None) -> dict[str, Path]:
 def split_name(path: str | os.PathLike[str], wanted: str | None = None) -> tuple[str, str | None]:
     """Case and kind of a file; a contrast that is unknown here stays in the case, even if it is the ``wanted`` one.
 
+    Capitals do not matter for the wanted contrast; without one, for ceT1 and hrT2.
+
     Example:
         >>> split_name("a_hrT2.nii.gz"), split_name("b_label.NII.GZ"), split_name("c_t2.nii", "T2")
         (('a', 'hrT2'), ('b', 'Label'), ('c', 'T2'))
@@ -102,9 +106,10 @@ def split_name(path: str | os.PathLike[str], wanted: str | None = None) -> tuple
     name = Path(path).name
     match = _NIFTI.fullmatch(name)
     stem = match["stem"] if match else name
+    loose = {LABEL, *(UNMISTAKABLE if wanted is None else (wanted,))}
     for kind in (*CONTRASTS, LABEL):
         end = stem[-len(kind) - 1 :]
-        if end == f"_{kind}" or (kind in (wanted, LABEL) and end.lower() == f"_{kind.lower()}"):
+        if end == f"_{kind}" or (kind in loose and end.lower() == f"_{kind.lower()}"):
             return stem[: -len(kind) - 1], kind
     return stem, wanted if wanted and stem.endswith(f"_{wanted}") else None
 

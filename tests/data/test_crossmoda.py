@@ -317,7 +317,7 @@ def test_datalist_keeps_other_keys(tmp_path: Path) -> None:
         ('{"validation": []}', "is not a datalist"),
         ('{"training": ["a.nii.gz"]}', "is not a datalist"),
         ("[]", "is not a datalist"),
-        ('{"training": [{"image": 3}]}', "is not a datalist"),
+        ('{"training": 3}', "is not a datalist"),
         ('{"training": [{"label": "a.nii.gz"}]}', 'has no "image"'),
         ('{"training": [{"image": "gone.nii.gz"}]}', "gone.nii.gz: does not exist"),
         ('{"training": [{"image": "a.nii.gz", "label": "gone.nii.gz"}]}', "gone.nii.gz: does not exist"),

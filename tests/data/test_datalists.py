@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ from plugins.data import datalists
 from plugins.data.datalists import (
     dataset_or_phantom,
     inference_datalist,
+    read_datalist,
     segmentation_datalist,
     unpaired_datalist,
     write_datalist,
@@ -122,6 +124,70 @@ def test_of_a_list_and_a_folder_neither_is_ignored(tmp_path, build):
     write_datalist(tmp_path / "list.json", [{"image": str(tmp_path / "flat" / "a_hrT2.nii.gz")}])
     with pytest.raises(InputError, match=r"list\.json\) and dataset_dir \(.*flat\) are both set. Give one"):
         build(tmp_path / "list.json", tmp_path / "flat", NOWHERE)
+
+
+def test_pseudo_labels_beside_a_list_are_not_ignored(tmp_path):
+    touch(tmp_path / "flat", "a_hrT2", "a_Label")
+    item = {"image": str(tmp_path / "flat" / "a_hrT2.nii.gz"), "label": str(tmp_path / "flat" / "a_Label.nii.gz")}
+    write_datalist(tmp_path / "list.json", [item])
+    with pytest.raises(InputError, match=r"list\.json\) and label_dir \(.*labels\) are both set. Give one"):
+        segmentation_datalist(tmp_path / "list.json", None, NOWHERE, tmp_path / "labels")
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    {
+        "image": ["", " ", 3, None, ["a.nii.gz", "b.nii.gz"], {}, True],
+        "label": ["", 3, None, ["a.nii.gz"], {}, False],
+        "patient": ["", None, [], True],
+        "origin": ["", 3, None, ["real"]],
+        "site": ["", 5, None, {}],
+        "weight": ["x", "1", "", None, True, [1], float("nan"), float("inf")],
+    }.items(),
+)
+def test_a_value_of_the_wrong_kind_is_named_with_its_item(tmp_path, key, values):
+    touch(tmp_path, "a", "b")
+    for value in values:
+        items = [{"image": "a.nii.gz"}, {"case": "b", "image": "b.nii.gz", key: value}]
+        (tmp_path / "list.json").write_text(json.dumps({"training": items}))
+        with pytest.raises(InputError, match=rf'list\.json: item 2 \(b\) has "{key}": .*\. Give (the path|a n)'):
+            inference_datalist(tmp_path / "list.json", None, NOWHERE)
+
+
+def test_values_of_the_right_kind_stay_as_they_are(tmp_path):
+    """Also those that are the name of a file beside the list."""
+    touch(tmp_path, "a")
+    (tmp_path / "ldn").mkdir()
+    item = {
+        "case": "ldn",
+        "image": "./a.nii.gz",
+        "site": "ldn",
+        "patient": 7,
+        "origin": "real",
+        "weight": 0.5,
+        "age": None,
+    }
+    (tmp_path / "list.json").write_text(json.dumps({"training": [item]}))
+    assert read_datalist(tmp_path / "list.json") == [{**item, "image": str(tmp_path / "a.nii.gz")}]
+
+
+@pytest.mark.parametrize("names", [("a_ceT1.NII.GZ", "a_Label.NII.GZ"), ("a_cet1.nii.gz", "a_label.nii")])
+def test_a_training_reads_names_in_any_capitals_as_inference_does(tmp_path, caplog, names):
+    touch(tmp_path / "flat", "b_ceT1", "b_Label")
+    for folder in ("flat", "alone"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        for name in names:
+            (tmp_path / folder / name).touch()
+    assert cases(segmentation_datalist(None, tmp_path / "alone", NOWHERE)) == ["a"]
+    found = segmentation_datalist(None, tmp_path / "flat", NOWHERE)
+    assert cases(found) == cases(inference_datalist(None, tmp_path / "flat", NOWHERE, "ceT1")) == ["a", "b"]
+    assert all("label" in item for item in found)
+    assert caplog.text == ""
+
+
+def test_what_macos_adds_hides_no_data_set(crossmoda):
+    (crossmoda / "._x.nii.gz").touch()
+    assert cases(segmentation_datalist(None, crossmoda, NOWHERE)) == ["1", "crossmoda2022_etz_0"]
 
 
 def test_scans_without_any_label_are_refused(tmp_path):
