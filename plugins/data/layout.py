@@ -78,7 +78,8 @@ def write_layout(
     """Put scans in their places below ``folder``, which appears when all is done; what was stopped goes on.
 
     Args:
-        folder: new, empty, or made by the same call before, which is then left as it is.
+        folder: new, empty, or made by the same call before: then scans that could not be used are tried again, files
+            that are gone are made again, and all else is left as it is.
         entries: the scans.
         rules: how labels are read.
         left_out: what the caller left out, and why.
@@ -94,7 +95,7 @@ def write_layout(
     _check(folder, entries)
     made_from = _fingerprint(entries, rules)
     if (folder / SUMMARY).is_file():
-        return _earlier(folder, made_from)
+        return _mended(folder, entries, rules, left_out, made_from)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder}: holds something else already. Choose a new or an empty folder.")
     part = folder.with_name(f".part-{folder.name}")
@@ -104,9 +105,9 @@ def write_layout(
         raise InputError(f"{folder}: cannot be made ({error}). Choose a folder that you may write to.") from error
     with sole_owner(part, "preparation"):
         if (folder / SUMMARY).is_file():  # made by the one that was waited for
-            return _earlier(folder, made_from)
+            return _mended(folder, entries, rules, left_out, made_from)
         _begin(part, folder, made_from)
-        measured = _write_all(part, entries, rules)
+        measured = _write_all(part, entries, rules, [])
         summary = {"made_from": made_from, **_summary(measured, left_out)}
         if summary["splits"]:
             _finish(part, folder, summary)
@@ -123,6 +124,29 @@ def _earlier(folder: Path, made_from: Mapping[str, str]) -> dict[str, Any]:
     return summary
 
 
+def _mended(
+    folder: Path,
+    entries: Sequence[Entry],
+    rules: Rules,
+    left_out: Iterable[tuple[str, str]],
+    made_from: Mapping[str, str],
+) -> dict[str, Any]:
+    """The summary of what the same call made before, after making what is missing of it."""
+    summary = _earlier(folder, made_from)
+    if not summary["faults"] and all(_is_whole(folder, scan) for scan in summary.get("scans", [])):
+        return summary
+    with sole_owner(folder, "preparation"):
+        measured = _write_all(folder, entries, rules, _earlier(folder, made_from).get("scans", []))
+        summary = {"made_from": made_from, **_summary(measured, left_out)}
+        write_json(folder / SUMMARY, summary)
+        _tidy(folder)
+    return summary
+
+
+def _is_whole(folder: Path, scan: Mapping[str, Any]) -> bool:
+    return "why" not in scan and all((folder / file).exists() for file in scan.get("files", []))
+
+
 def _begin(part: Path, folder: Path, made_from: Mapping[str, str]) -> None:
     """Keep what the same call left in ``part`` when it was stopped, and remove what another one left."""
     present = [path for path in part.iterdir() if path.name != LOCK and not path.name.startswith(".part-")]
@@ -135,13 +159,17 @@ def _begin(part: Path, folder: Path, made_from: Mapping[str, str]) -> None:
 
 
 def _finish(part: Path, folder: Path, summary: Mapping[str, Any]) -> None:
-    shutil.rmtree(part / _DONE)
-    for path in [*part.rglob(".part-*"), part / _MADE_FROM, part / LOCK]:
-        path.unlink(missing_ok=True)
+    _tidy(part)
     write_json(part / SUMMARY, summary)
     if folder.exists():
         folder.rmdir()
     part.rename(folder)
+
+
+def _tidy(folder: Path) -> None:
+    shutil.rmtree(folder / _DONE, ignore_errors=True)
+    for path in [*folder.rglob(".part-*"), folder / _MADE_FROM, folder / LOCK]:
+        path.unlink(missing_ok=True)
 
 
 def _cure(folder: Path) -> str:
@@ -169,13 +197,18 @@ def _fingerprint(entries: Sequence[Entry], rules: Rules) -> dict[str, str]:
     return {"version": plugins.__version__, "files": digest_of([], listed)}
 
 
-def _write_all(part: Path, entries: Sequence[Entry], rules: Rules) -> list[dict[str, Any]]:
+def _write_all(
+    part: Path, entries: Sequence[Entry], rules: Rules, known: Iterable[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Write the scans that are not ``known`` to be whole."""
+    recalled = {f"{scan['split']}-{scan['case']}": scan for scan in known}
     measured = []
     with Progress(total=len(entries), description="preparing scans") as progress:
         for entry in entries:
-            done = part / _DONE / f"{entry.split}-{entry.case}.json"
-            result = recall_state(done, dict[str, Any], "The scan is prepared again")
-            if result is None:
+            name = f"{entry.split}-{entry.case}"
+            done = part / _DONE / f"{name}.json"
+            result = recalled.get(name) or recall_state(done, dict[str, Any], "The scan is prepared again")
+            if result is None or not _is_whole(part, result):
                 try:
                     result = _write(part, entry, rules)
                 except (InputError, OSError) as error:
@@ -193,6 +226,7 @@ def _write(part: Path, entry: Entry, rules: Rules) -> dict[str, Any]:
     scans, contrast, labels = PLACES[entry.split]
     image = part / scans / f"{entry.case}_{contrast}{_ending(entry.image)}"
     label = part / labels / f"{entry.case}_Label.nii.gz"
+    files = [image]
     result: dict[str, Any] = {}
     try:
         _put(entry.image, image, rules.copy)
@@ -202,13 +236,16 @@ def _write(part: Path, entry: Entry, rules: Rules) -> dict[str, Any]:
         if entry.label is not None:
             label, unknown = _put_label(entry.label, label, scan, rules)
             check_scan({"image": image, "label": label})
+            files.append(label)
             about = {"ml": _volumes(label), "unknown": unknown}
             lacking = [name for name, volume in about["ml"].items() if volume == 0]
             if lacking and rules.need_all and entry.split == "training_source":
                 cure = "Allow it by --incomplete if that is true of the patient"
                 raise InputError(f"{entry.label}: shows no {' and no '.join(lacking)}. {cure}.")
             if rules.keep_labels and not is_structure_set(entry.label):
-                _put(entry.label, part / RELEASED_LABELS / f"{entry.case}_Label{_ending(entry.label)}", rules.copy)
+                files.append(part / RELEASED_LABELS / f"{entry.case}_Label{_ending(entry.label)}")
+                _put(entry.label, files[-1], rules.copy)
+        about["files"] = [file.relative_to(part).as_posix() for file in files]
         spacing = [round(size, 4) for size in scan.spacing]
         result = {"case": entry.case, "split": entry.split, "site": entry.site, "spacing": spacing, **about}
     except InputError as error:
@@ -298,6 +335,7 @@ def _summary(measured: Sequence[Mapping[str, Any]], left_out: Iterable[tuple[str
     return {
         "splits": splits,
         "unknown_structures": dict(Counter(name for scan in good for name in scan.get("unknown", []))),
+        "scans": good,
         "faults": [{"file": scan["file"], "why": scan["why"]} for scan in measured if "why" in scan],
         "left_out": [{"file": file, "why": why} for file, why in left_out],
     }

@@ -55,9 +55,10 @@ def table_entries(table: Path, same_patients: bool = False) -> Found:
         same_patients: a case may be both ceT1 and hrT2; its label is then that of the ceT1.
 
     Raises:
-        InputError: if the table cannot be read, or names a missing file, an unknown kind or a case twice.
+        InputError: if the table cannot be read, or names a missing file, an unknown kind, or a file or a case twice.
     """
     scans: dict[tuple[str, str], Path] = {}
+    named: dict[Path, tuple[int, str, str]] = {}
     for number, row in enumerate(_rows(table), start=2):
         path = table.absolute().parent / (row["file"] or "").strip()
         kind = KINDS.get((row["what"] or "").strip().lower())
@@ -68,6 +69,9 @@ def table_entries(table: Path, same_patients: bool = False) -> Found:
         case = (row.get("case") or "").strip() or split_name(path.name.removesuffix(".dcm"))[0]
         if (case, kind) in scans:
             raise InputError(f"{table}: line {number} is a second {row['what']} of case {case}. Give it another case.")
+        before, its_case, its_kind = named.setdefault(path.resolve(), (number, case, kind))
+        if before != number and (case != its_case or {kind, its_kind} != {"training_target", "validation"}):
+            raise InputError(f"{path}: is named by lines {before} and {number} of {table}. Name each file once.")
         scans[case, kind] = path
     entries = []
     for (case, split), path in scans.items():
@@ -99,6 +103,8 @@ def _rows(table: Path) -> list[dict[str, Any]]:
     if not {"file", "what"} <= set(reader.fieldnames):
         raise InputError(f"{table}: its first line has no columns file and what. Write 'file,what' above the others.")
     for name in reader.fieldnames:
+        if name in COLUMNS and reader.fieldnames.count(name) > 1:
+            raise InputError(f"{table}: has more than one column {name!r}. Keep the one that is meant.")
         if name not in COLUMNS and (meant := get_close_matches(name, {*COLUMNS} - {*reader.fieldnames}, 1, 0.8)):
             raise InputError(f"{table}: has a column {name!r}. Call it {meant[0]} if it is meant so, else otherwise.")
     return [row for row in reader if any(row.values())]

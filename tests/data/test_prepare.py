@@ -428,6 +428,15 @@ def test_a_table_says_what_is_what(tmp_path):
         ([], "", "has no columns file and what"),
         (["a_ceT1.nii.gz,ceT1,a"], "file,what,cases", "a column 'cases'. Call it case"),
         (["a_ceT1.nii.gz,ceT1"], "file,what", "no scan is left .*has no label"),
+        (["a_ceT1.nii.gz,ceT1,a,b"], "file,what,case,Case", "more than one column 'case'. Keep the one"),
+        (["a_ceT1.nii.gz,,ceT1"], "file,what,what", "more than one column 'what'. Keep the one"),
+        (
+            ["a_ceT1.nii.gz,ceT1,a", "a_ceT1.nii.gz,hrT2,b"],
+            "file,what,case",
+            r"is named by lines 2 and 3 of .*table\.csv",
+        ),
+        (["a_ceT1.nii.gz,ceT1,a", "b.nii.gz,label,a", "./b.nii.gz,hrT2,b"], "file,what,case", "named by lines 3 and 4"),
+        (["b.nii.gz,hrT2,a", "b.nii.gz,hrT2,A"], "file,what,case", "named by lines 2 and 3"),
     ],
 )
 def test_a_faulty_table_is_refused_in_one_sentence(tmp_path, lines, header, fault):
@@ -503,6 +512,79 @@ def test_a_stopped_preparation_goes_on(tmp_path, monkeypatch):
     assert set(made) == {"b_hrT2.nii.gz"}
     assert len(crossmoda_datalist(tmp_path / "data", "training_source")) == 1
     assert not [path for path in tmp_path.rglob("*") if ".part-" in path.name or path.name == ".lock"]
+
+
+def test_a_table_may_name_an_hrt2_as_target_and_for_validation(tmp_path):
+    nifti(tmp_path / "b_hrT2.nii.gz", scan())
+    path = str(table(tmp_path, "b_hrT2.nii.gz,hrT2", "b_hrT2.nii.gz,validation", header="file,what"))
+    with pytest.raises(InputError, match="case b is in training_target and validation"):
+        main(["table", path, str(tmp_path / "data")])
+    assert main(["table", path, str(tmp_path / "data"), "--same_patients"]) == 0
+
+
+@pytest.fixture
+def checked(monkeypatch) -> tuple[list[str], set[str]]:
+    """The scans that a preparation checks, and those to refuse: as long as an extra is missing, say."""
+    made: list[str] = []
+    refused: set[str] = set()
+
+    def check(item, *_):
+        made.append(Path(item["image"]).name[0])
+        if made[-1] in refused:
+            raise InputError("an extra is missing. Install it.")
+
+    monkeypatch.setattr("plugins.data.layout.check_scan", check)
+    return made, refused
+
+
+def test_a_scan_that_could_not_be_used_is_tried_again_by_the_same_command(tmp_path, checked):
+    made, refused = checked
+    entries = entries_in(tmp_path / "in")
+    refused.add("b")
+    first = write_layout(tmp_path / "data", entries, Rules())
+    assert [fault["why"] for fault in first["faults"]] == ["an extra is missing. Install it."]
+    made.clear()
+    assert write_layout(tmp_path / "data", entries, Rules()) == first
+    refused.clear()
+    second = write_layout(tmp_path / "data", entries, Rules())
+    assert made == ["b", "b"]
+    assert second["faults"] == []
+    assert second == read_json(tmp_path / "data" / "summary.json")
+    assert [item["case"] for item in crossmoda_datalist(tmp_path / "data", "training_target")] == ["b"]
+    before = state(tmp_path)
+    assert write_layout(tmp_path / "data", entries, Rules()) == second
+    assert state(tmp_path) == before
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"crossmoda2022_training", "summary.json"}
+
+
+def test_a_stopped_preparation_tries_again_what_could_not_be_used(tmp_path, checked, monkeypatch):
+    made, refused = checked
+    entries = entries_in(tmp_path / "in")
+    refused.add("b")
+    with monkeypatch.context() as patch:
+        patch.setattr("plugins.data.layout._finish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write_layout(tmp_path / "data", entries, Rules())
+    made.clear()
+    refused.clear()
+    assert write_layout(tmp_path / "data", entries, Rules())["faults"] == []
+    assert made == ["b"]
+
+
+@pytest.mark.parametrize("copy", [False, True])
+def test_files_that_are_gone_from_a_prepared_folder_are_made_again(tmp_path, checked, copy):
+    made, _ = checked
+    entries, rules = entries_in(tmp_path / "in"), Rules(copy=copy, merge={1: 1, 2: 2}, keep_labels=True)
+    first = write_layout(tmp_path / "data", entries, rules)
+    whole = state(tmp_path / "data")
+    files = {"a_ceT1": {"a"}, "b_hrT2": {"b"}, "source/a_Label": {"a"}, "released/a_Label": {"a"}, "_": {"a", "b"}}
+    for name, again in files.items():
+        made.clear()
+        for path in [path for path in (tmp_path / "data").rglob("*.nii.gz") if name in str(path)]:
+            path.unlink()
+        assert write_layout(tmp_path / "data", entries, rules) == first
+        assert {*made} == again
+        assert state(tmp_path / "data") == whole
 
 
 def test_what_is_there_is_kept_and_never_replaced(tmp_path):
