@@ -175,7 +175,7 @@ def _in_common(own: Values, cases: Sequence[str]) -> tuple[Values, list[dict[str
     """The values of what every method has, NaN elsewhere; and the cases and structures that a method lacks."""
     undefined = {key: np.isnan(table).any(axis=0) for key, table in own.items()}
     left_out = {structure: np.flatnonzero(absent) for (structure, _), absent in undefined.items()}
-    named = [{"case": cases[place], "structure": name} for name, places in left_out.items() for place in places]
+    named = [{"case": cases[int(place)], "structure": name} for name, places in left_out.items() for place in places]
     return {key: np.where(undefined[key], np.nan, table) for key, table in own.items()}, named
 
 

@@ -81,6 +81,9 @@ class Thresholds:
         keep_share: of the scans, the best by score, that is kept whatever the thresholds above say.
         top_share: of the voxels of each structure in all scans that are kept, the most confident, above 0; the others
             are ignored. 1 keeps all. Source: Hexin et al., PAST, CrossMoDA 2022.
+        whole_scans: train on the whole label map of a scan or not at all. A doubtful structure leaves its scan out, and
+            ``min_vote`` and ``min_confidence`` are not used. Where a structure is ignored but all around it is
+            background, a round learns that the target has none.
     """
 
     min_agreement: float = 0.5
@@ -92,6 +95,7 @@ class Thresholds:
     near_mm: float = 10.0
     keep_share: float = 1 / 3
     top_share: float = 1.0
+    whole_scans: bool = False
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> Thresholds:
@@ -104,6 +108,7 @@ class Thresholds:
             found = cls(**settings)
             shares = {name: value for name, value in asdict(found).items() if name != "near_mm"}
             odd = [name for name, value in shares.items() if not 0 <= value <= 1 or (name, value) == ("top_share", 0)]
+            odd += [] if isinstance(found.whole_scans, bool) else ["whole_scans"]
             if odd or not found.near_mm >= 0:
                 raise ValueError(f"{', '.join(odd) or 'near_mm'} is out of range")
         except (TypeError, ValueError) as error:
@@ -161,8 +166,9 @@ def gate_pseudo_labels(
 
     In a label map ``<case>_Label.nii.gz``, 3 is to be ignored: parts that cannot be the structure, voxels that too few
     members see alike or that the ensemble is unsure of, and structures that the members do not agree on. A scan is left
-    out if what was chosen is implausible, or if no structure is sure; but the best third of the scans stays. With a
-    ``top_share`` the less confident voxels of all that is left are ignored too.
+    out if what was chosen is implausible, or if no structure is sure; but the best third of the scans stays. With
+    ``whole_scans`` a scan is also left out if one structure is not sure, and nothing of the others is ignored but parts
+    that cannot be the structure. With a ``top_share`` the less confident voxels of all that is left are ignored too.
 
     Args:
         target: as in :func:`score_model`, and so the next four.
@@ -245,6 +251,7 @@ def _verdict(row: Mapping[str, Any], limits: Thresholds) -> dict[str, Any]:
     sure = [name for name in found if name not in doubtful]
     strong = len(certainty) == len(STRUCTURES) and min(certainty.values()) >= limits.strong_agreement
     kept = bool(sure) and row["plausibility_chosen"] >= limits.min_plausibility
+    kept = kept and not (limits.whole_scans and doubtful)
     return {
         "kept": kept,
         "weight": 1.0 if kept and strong else limits.consensus_weight,
@@ -257,14 +264,14 @@ def _gated(case: Case, doubtful: Sequence[str], limits: Thresholds) -> NDArray[n
     """What was chosen, with 3 where it is not to be learnt from."""
     chosen, probabilities = case.choice.labels, case.probabilities
     ignore = (case.labels != 0) & (chosen == 0)
-    if case.members:
+    if case.members and not limits.whole_scans:
         votes = np.mean([member == chosen for member in case.members], axis=0)
         ignore |= votes < limits.min_vote
     if probabilities is not None:
         ignore |= (probabilities.argmax(0) != 0) & (chosen == 0)
         own = np.take_along_axis(probabilities, chosen[None].astype(np.intp), axis=0)[0]
         outside = chosen == 0
-        if not outside.all():
+        if not (outside.all() or limits.whole_scans):
             near = distance_transform_edt(outside, sampling=voxel_sizes(case.affine)) <= limits.near_mm
             ignore |= near & ~(own >= limits.min_confidence)
     for name in doubtful:

@@ -262,6 +262,31 @@ def test_nothing_but_empty_maps_is_an_error(run):
         run.gate()
 
 
+def test_whole_scans_are_kept_without_a_doubt_or_left_out(run):
+    run.add("sure", head(), [head(1.0), head(1.0)])
+    run.add("doubtful", head(), [head(), head(20.0)])
+    rows = run.gate(whole_scans=True, keep_share=0)
+    assert (rows["sure"]["kept"], rows["doubtful"]["kept"]) == (True, False)
+    assert np.array_equal(run.label("sure"), head())
+    assert run.label("doubtful") is None
+
+
+def test_by_default_voxels_that_members_see_otherwise_are_ignored_in_a_scan_that_is_kept(run):
+    run.add("sure", head(), [head(1.0), head(1.0)])
+    assert run.gate(keep_share=0)["sure"]["kept"]
+    assert np.array_equal(run.label("sure"), np.where(head() == head(1.0), head(), 3))
+
+
+def test_where_all_scans_are_doubtful_the_best_share_of_whole_scans_stays(run):
+    for number, shift in enumerate((6.0, 20.0, 8.0, 22.0)):
+        run.add(f"case_{number}", head(), [head(), head(shift)])
+    rows = run.gate(whole_scans=True, min_agreement=0.99, keep_share=0.5)
+    assert [case for case, row in rows.items() if row["kept"]] == ["case_0", "case_2"]
+    for case in ("case_0", "case_2"):
+        assert np.array_equal(run.label(case), head())
+        assert rows[case]["ignored_voxels"] == 0
+
+
 def test_a_gate_that_keeps_no_scan_is_an_error(run):
     for number in range(3):
         run.add(f"apart_{number}", head(), [head(), head(20.0)])
@@ -269,7 +294,9 @@ def test_a_gate_that_keeps_no_scan_is_an_error(run):
         run.gate(min_agreement=0.99, keep_share=0)
 
 
-@pytest.mark.parametrize("settings", [{"min_vote": 1.5}, {"near_mm": -1}, {"min_agrement": 0.5}, {"top_share": 0}])
+@pytest.mark.parametrize(
+    "settings", [{"min_vote": 1.5}, {"near_mm": -1}, {"min_agrement": 0.5}, {"top_share": 0}, {"whole_scans": 0.5}]
+)
 def test_impossible_thresholds_are_refused(run, settings):
     run.add("a", head())
     with pytest.raises(InputError, match="thresholds"):
