@@ -58,13 +58,25 @@ def bases(overlay: Path) -> list[dict[str, Any]]:
 def missing(overlay: dict[str, Any], base: dict[str, Any]) -> list[str]:
     """The ids that a config neither has nor could have: an argument that a component takes may be given anew."""
     parser = ConfigParser(base)
-    return [key for key in overlay if key.lstrip("+") not in parser and not is_argument(parser, key)]
+    return [
+        key
+        for key in overlay
+        if key.lstrip("+") not in parser and not is_argument(parser, key) and not is_setting(parser, key)
+    ]
 
 
 def is_argument(parser: ConfigParser, key: str) -> bool:
     node, _, name = key.rpartition("::")
     is_component = node in parser and ConfigComponent.is_instantiable(parser[node])
     return is_component and name in inspect.signature(locate(parser[node]["_target_"])).parameters
+
+
+def is_setting(parser: ConfigParser, key: str) -> bool:
+    """Whether the driver takes it as a setting that the training of another bundle has."""
+    node, _, name = key.rpartition("::")
+    if node not in parser or not node.startswith("settings::"):
+        return False
+    return name in load(ROOT / "bundles" / node.removeprefix("settings::") / "configs" / "train.json")
 
 
 def merged() -> Iterator[tuple[str, dict[str, Any]]]:

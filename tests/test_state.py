@@ -44,9 +44,9 @@ def test_tensors_and_own_json_are_read_in_one_place_only():
             if of_torch or name == "read_json":
                 readers[name].add(path.relative_to(PACKAGE).as_posix())
     assert readers["load"] == {"state.py"}
-    # configs of bundles, the progress of a process that is at work, and what a report shows of a run as it is
+    # configs of bundles, lists that users write, the progress of a process at work, and a run as a report shows it
     shown = {"report/facts.py", "report/live.py", "workflow/display.py"}
-    assert readers["read_json"] == {"export.py", "programs.py", "workflow/stage.py"} | shown
+    assert readers["read_json"] == {"data/datalists.py", "export.py", "programs.py", "workflow/stage.py"} | shown
 
 
 def test_state_comes_back_as_it_was_written_with_what_the_form_does_not_know(tmp_path):

@@ -116,7 +116,6 @@ def _check_folds(plan: Plan) -> None:
     """Every segmentation of the run has to have a patient for each fold."""
     trained_on = {"target" if LABELLED_TARGET in plan.views else "source"}
     trained_on |= {"target"} if plan.last_round_on_target else set()
-    trained_on |= {"source"} if plan.reverse_view is not None else set()
     patients, folds = min(len(plan.scans[name]) for name in trained_on), plan.config(SEGMENTATION)["num_folds"]
     if isinstance(folds, int) and folds > patients:
         raise InputError(f"num_folds is {folds}, but there are {patients} patients. Give at most {patients}.")

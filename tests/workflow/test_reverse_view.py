@@ -115,9 +115,3 @@ def test_a_translator_that_is_a_view_too_is_trained_once(dataset, tmp_path):
 def test_what_has_no_reverse_generator_or_no_gate_is_refused(dataset, tmp_path, settings, message):
     with pytest.raises(InputError, match=message):
         planned(dataset, tmp_path, **settings)
-
-
-def test_a_bound_of_the_targets_needs_source_patients_for_its_folds_too(tmp_path):
-    few = write_phantom(tmp_path / "few", num_source=1, num_target=2, num_validation=1)
-    with pytest.raises(InputError, match="num_folds is 2, but there are 1 patients"):
-        planned(few, tmp_path / "run", views=["labelled_hrT2"])
