@@ -53,6 +53,8 @@ def join_processes() -> None:
     except ValueError as error:
         cure = "Start with `torchrun --nproc_per_node <GPUs> -m monai.bundle run`, or leave out multi_gpu_train.json"
         raise InputError(f"this process belongs to no group of processes. {cure}.") from error
+    if torch.cuda.is_available():
+        torch.cuda.set_device(own_device())  # what NCCL sends without a device of its own
     atexit.register(_leave_processes)
 
 

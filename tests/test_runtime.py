@@ -159,3 +159,13 @@ def test_a_start_from_python_leaves_the_hooks_of_the_process_alone(started):
     known = sys.excepthook, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     started()
     assert known == (sys.excepthook, signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+
+
+def test_each_process_on_gpus_takes_its_own_for_all_that_names_none(monkeypatch):
+    taken = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", taken.append)
+    monkeypatch.setattr(torch.distributed, "get_node_local_rank", lambda otherwise: 1)
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend: taken.append(backend))
+    runtime.join_processes()
+    assert taken == ["nccl", torch.device("cuda", 1)]

@@ -157,7 +157,7 @@ def attended(layers: Mapping[str, NDArray[Any]], titles: Container[str] = ()) ->
 def _as_trained_on(folder: Path, view: str, scan: Mapping[str, Any]) -> Mapping[str, Any]:
     """The scan in the form that the translator takes, redrawn or not."""
     overrides = read_state(folder / f"{view}_translation" / "overrides.json", dict[str, Any], CURE)
-    return next(each for each in read_datalist(overrides["datalist"]) if each["case"] == scan["case"])
+    return {each["case"]: each for each in read_datalist(overrides["datalist"])}[scan["case"]]
 
 
 def _chooser(models: Path, settings: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], Chosen]:
