@@ -7,6 +7,7 @@ import io
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from textwrap import fill
 from typing import Any
 
 import matplotlib as mpl
@@ -35,6 +36,7 @@ PERCENTILES = (0.5, 99.8)
 QUALITY, PRINT_DPI = 82, 200
 WIDEST = 7
 MOST_POINTS = 300
+HEAD_CHARACTERS = 30  # of a line above a picture, which would run into the next one
 
 
 class CaseFigures(Mapping[str, str]):
@@ -84,7 +86,7 @@ def draw_cases(cases: Sequence[tuple[str, StrPath, Mapping[str, StrPath]]]) -> F
         for axis, (head, volume) in zip(axes[1:], maps.items(), strict=True):
             draw_slice(axis, image, index, spacing, window, scale=scale)
             draw_contours(axis, volume, index, spacing, window)
-            axis.set_title(head, parse_math=False, fontsize=8)
+            axis.set_title(fill(head, HEAD_CHARACTERS), parse_math=False, fontsize=8)
     return figure
 
 
@@ -111,7 +113,7 @@ def draw_translations(cases: Sequence[tuple[Mapping[str, Any], Mapping[str, StrP
             low, high = _scale(volume)
             draw_slice(axis, (volume - low) / (high - low), index, spacing, scale=(0.0, 1.0))
             draw_contours(axis, label, index, spacing)
-            axis.set_title(head, parse_math=False, fontsize=8)
+            axis.set_title(fill(head, HEAD_CHARACTERS), parse_math=False, fontsize=8)
         name = f"{case['case']}\n" if len(cases) > 1 else ""
         axes[0].set_ylabel(f"{name}slice {index + 1}", fontsize=7, parse_math=False)
     return figure
@@ -130,7 +132,7 @@ def draw_points(rows: Sequence[tuple[str, NDArray[Any], NDArray[Any], Mapping[st
             draw_slice(axis, image[:, :, None], 0, pixels, scale=_scale(image))
             draw_contours(axis, label[:, :, None], 0, pixels)
             axis.scatter(places[:, 0] + 0.5, places[:, 1] + 0.5, s=12, c="#ffd84d", marker="x", linewidths=0.9)
-            axis.set_title(head, parse_math=False, fontsize=8)
+            axis.set_title(fill(head, HEAD_CHARACTERS), parse_math=False, fontsize=8)
         axes[0].set_ylabel(name, fontsize=8, parse_math=False)
     return figure
 

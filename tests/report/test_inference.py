@@ -1,6 +1,7 @@
 """The report of label maps without truth, and the handler that a bundle's inference has."""
 
 import tracemalloc
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ from ignite.engine import Engine
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
 from plugins.report import InferenceReport, write_inference_report
+from plugins.report.figures import draw_cases
 
 from .conftest import HOSTILE, label_map, save
 
@@ -88,3 +90,12 @@ def test_the_handler_tells_each_failure_to_its_scan(scans, tmp_path, capsys):
     assert rows["scan_3"]["reasons"] == engine.failed
     assert rows["scan_33"]["reasons"] == listed.refused
     assert f"report: {tmp_path / 'out' / 'report' / 'index.html'}" in capsys.readouterr().out
+
+
+def test_long_heads_of_pictures_do_not_run_into_each_other(tmp_path):
+    image = save(tmp_path / "a.nii.gz", np.zeros(label_map().shape, dtype=np.float32), PLAIN)
+    label = save(tmp_path / "l.nii.gz", label_map(), PLAIN)
+    heads = [f"paper: TANQ + CycleGAN + self-training: {view}" for view in ("cyclegan", "tanq")]
+    figure = draw_cases([("", image, dict.fromkeys(heads, label))])
+    boxes = [axis.title.get_window_extent(figure.canvas.get_renderer()) for axis in figure.axes]
+    assert [(a, b) for a, b in pairwise(boxes) if a.y0 == b.y0 and a.x1 >= b.x0] == []
