@@ -1,6 +1,8 @@
 """The report of label maps without truth, and the handler that a bundle's inference has."""
 
+import gc
 import tracemalloc
+import weakref
 from itertools import pairwise
 from types import SimpleNamespace
 
@@ -11,7 +13,7 @@ from ignite.engine import Engine
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
 from plugins.report import InferenceReport, write_inference_report
-from plugins.report.figures import draw_cases
+from plugins.report.figures import CaseFigures, draw_cases
 
 from .conftest import HOSTILE, label_map, save
 
@@ -56,6 +58,22 @@ def test_no_two_pictures_are_in_memory_at_once(scans, tmp_path, monkeypatch):
     tracemalloc.stop()
     assert page.stat().st_size > 7 * size
     assert peak < 5 * size  # the picture, the piece of the page, and its bytes
+
+
+def test_nothing_of_a_figure_stays_when_its_picture_is_drawn(scans, tmp_path, monkeypatch):
+    drawn = []
+
+    def draw(cases):
+        figure = draw_cases(cases)
+        drawn.append(weakref.ref(figure.axes[0]))
+        return figure
+
+    monkeypatch.setattr("plugins.report.figures.draw_cases", draw)
+    label = tmp_path / "out" / "scan_0_Label.nii.gz"
+    figures = CaseFigures({"scan_0": {"image": scans[0]["image"], "maps": {"prediction": label}}})
+    assert figures["scan_0"].startswith("data:image/webp")
+    assert [axes() for axes in drawn] == [None]
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_picture_that_fails_leaves_the_page_before(scans, tmp_path):
