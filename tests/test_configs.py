@@ -285,6 +285,21 @@ DRIVERS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("config", "given", "default"),
+    [
+        ("vs_cochlea_seg/configs/evaluate.json", "cases_file", "pred_dir"),
+        (f"{DRIVER}/configs/evaluate.json", "cases_file", "pred_dir"),
+        (f"{DRIVER}/configs/inference.json", "run_dir", "ckpt_dir"),
+    ],
+)
+def test_a_default_folder_steps_back_for_what_is_given_in_its_place(config, given, default):
+    content = load(ROOT / "bundles" / config)
+    assert ConfigParser(dict(content)).get_parsed_content(default).startswith("./")
+    assert ConfigParser({**content, given: "mine"}).get_parsed_content(default) is None
+    assert ConfigParser({**content, given: "mine", default: "both"}).get_parsed_content(default) == "both"
+
+
 @pytest.mark.parametrize("config", DRIVERS)
 def test_the_driver_has_no_node_that_its_run_does_not_read(config):
     """``%run`` are other names of the run; the network of an inference is what MONAI's ``ckpt_export`` writes."""

@@ -41,7 +41,13 @@ def evaluate_segmentation(
     cases_file: StrPath | None = None,
     method: str | None = None,
 ) -> dict[str, Any]:
-    """:func:`evaluate_cases` where there is a table of cases, else :func:`evaluate_folder`."""
+    """:func:`evaluate_cases` where there is a table of cases, else :func:`evaluate_folder`.
+
+    Raises:
+        InputError: if there is neither, or both.
+    """
+    if cases_file is not None and pred_dir is not None:
+        raise InputError(f"pred_dir is {pred_dir} and cases_file is {cases_file}. Give one of them.")
     if cases_file is not None:
         return evaluate_cases(cases_file, output_file, method)
     if pred_dir is None:

@@ -46,7 +46,7 @@ class RunInference:
         run_dir: folder of a run of :class:`UdaWorkflow`; ``None`` takes the model in ``ckpt_dir``.
         output_dir: receives ``<case>_Label.nii.gz``.
         scans: ``{"case", "image"}`` each.
-        ckpt_dir: with ``model.pt`` and ``model.json``.
+        ckpt_dir: in place of ``run_dir``, with ``model.pt`` and ``model.json``.
         device: torch device.
         seed: of the run.
         num_threads: ``None`` leaves the bundle's own.
@@ -66,13 +66,13 @@ class RunInference:
         """Run the inference of the segmentation bundle; what it prints goes to the console.
 
         Raises:
-            InputError: if there is no model.
+            InputError: if there is no model, or if two are named.
             SystemExit: if the inference fails.
         """
         output_dir = Path(self.output_dir).absolute()
         overrides: dict[str, Any] = {
-            **self._settings(),
             "model_dir": str(self._model_dir()),
+            **self._settings(),
             "output_dir": str(output_dir),
             "device": f"$torch.device({str(self.device)!r})",
             "seed": self.seed,
@@ -103,6 +103,8 @@ class RunInference:
 
     def _model_dir(self) -> Path:
         if self.run_dir is not None:
+            if self.ckpt_dir is not None:
+                raise InputError(f"run_dir is {self.run_dir} and ckpt_dir is {self.ckpt_dir}. Give one of them.")
             return final_model(self.run_dir)
         if self.ckpt_dir is None or not Path(self.ckpt_dir, "model.json").is_file():
             raise InputError(

@@ -108,6 +108,13 @@ def test_the_method_must_be_told_apart(tmp_path):
         evaluate_segmentation(tmp_path / "m.json")
 
 
+def test_a_folder_and_a_table_are_not_taken_together(tmp_path):
+    path = save(tmp_path, GOOD)
+    with pytest.raises(InputError, match=r"pred_dir is .* and cases_file is .*\. Give one of them"):
+        evaluate_segmentation(tmp_path / "m.json", pred_dir=tmp_path, cases_file=path)
+    assert not (tmp_path / "m.json").exists()
+
+
 def test_an_evaluation_never_replaces_its_own_table(tmp_path):
     path = save(tmp_path, GOOD)
     with pytest.raises(InputError, match=r"would be replaced by the results\. Set another output_dir"):

@@ -304,6 +304,8 @@ def test_other_scans_are_segmented_with_the_settings_of_the_run(bundles, dataset
         "device": "$torch.device('meta')",
         "seed": 5,
     }
+    with pytest.raises(InputError, match=r"run_dir is .*small and ckpt_dir is .*models\. Give one of them"):
+        RunInference(tmp_path / "uda", bundles, own.run_dir, **place, ckpt_dir=tmp_path / "models").run()
     (own.run_dir / "round_0" / "validation" / "overrides.json").unlink()
     with pytest.raises(InputError, match=r"overrides.json is missing"):
         RunInference(tmp_path / "uda", bundles, own.run_dir, **place).run()
