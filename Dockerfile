@@ -4,8 +4,8 @@
 FROM python:3.11-slim
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ARG EXTRAS=[train,cluster]
-# any user may run it, and nothing is written to the image
-ENV HOME=/tmp MPLCONFIGDIR=/tmp PYTHONUNBUFFERED=1
+# any user may run it, also one without a name, which MONAI asks for; nothing is written to the image
+ENV HOME=/tmp MPLCONFIGDIR=/tmp USER=tanq PYTHONUNBUFFERED=1
 WORKDIR /opt/tanq
 COPY constraints.txt .
 RUN grep -E "^torch(vision)?==" constraints.txt > torch.txt \
