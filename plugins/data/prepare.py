@@ -85,7 +85,8 @@ def table_entries(table: Path, same_patients: bool = False) -> Found:
         if len(splits) > 1 and not same_patients:
             cure = "Leave one out, or allow it by --same_patients"
             raise InputError(f"{table}: case {case} is in {' and '.join(splits)}. {cure}.")
-        entries.append(Entry(case, split, path, scans.get((case, "label")) if split == splits[0] else None))
+        labelled = [splits[0]] if splits[0] == "training_source" else splits
+        entries.append(Entry(case, split, path, scans.get((case, "label")) if split in labelled else None))
     lacking = [entry for entry in entries if entry.split == "training_source" and entry.label is None]
     left_out = [(str(entry.image), "has no label in the table; add a line for it") for entry in lacking]
     return [entry for entry in entries if entry not in lacking], left_out

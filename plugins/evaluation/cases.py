@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal, NotRequired
+from typing import Any, Literal, NotRequired, get_args
 
 from typing_extensions import TypedDict
 
@@ -241,8 +241,10 @@ def complete(methods: Methods, missing: Missing = "refuse") -> tuple[Methods, li
         filled in.
 
     Raises:
-        InputError: naming the first row that is missing.
+        InputError: naming the first row that is missing; if ``missing`` is neither.
     """
+    if missing not in get_args(Missing):
+        raise InputError(f"missing is {missing!r}. Give {' or '.join(get_args(Missing))}.")
     cases = list(dict.fromkeys(case for rows in methods.values() for case in rows))
     filled = []
     whole: Methods = {}

@@ -36,7 +36,7 @@ Values = dict[tuple[str, str], NDArray[np.float64]]
 CASES, COMPARISON = "cases.csv", "comparison.json"
 STATISTICS = {
     "rank": "mean over cases of the mean rank in all structures and measures; 1 is best, ties share their ranks",
-    "interval": "95 % bootstrap interval over cases, bias-corrected and accelerated",
+    "interval": "95 % bootstrap interval over cases, bias-corrected, accelerated, widened for few cases; from 6 on",
     "difference": "mean over cases of method minus against",
     "p": "two-sided paired t-test",
     "p_holm": "the same, corrected by Holm for all pairs of the same structure and measure",

@@ -14,6 +14,8 @@ from scipy.optimize import brentq
 ALPHA = 0.05
 POWER = 0.8
 EQUAL = 1e-12
+FEWEST = 6
+"""Cases below which there is no 95 % interval: of five, all lie on one side of the median in 6 of 100 draws."""
 
 
 def paired_t_test(first: Sequence[float], second: Sequence[float]) -> dict[str, float | int | None]:
@@ -62,27 +64,37 @@ def wilcoxon_test(first: Sequence[float], second: Sequence[float]) -> dict[str, 
 def bootstrap_interval(
     values: ArrayLike, confidence: float = 1 - ALPHA, resamples: int = 9999, seed: int = 0
 ) -> list[float] | None:
-    """Bootstrap interval of a mean: bias-corrected and accelerated (Efron 1987), over resampled cases.
+    r"""Bootstrap interval of a mean: bias-corrected and accelerated (Efron 1987), over resampled cases.
+
+    Few cases spread less than what they are drawn from, so the tails :math:`\alpha / 2` are taken as
+
+    .. math::
+        \Phi\left(\sqrt{n / (n - 1)} \; t_{\alpha / 2, \, n - 1}\right)
+
+    (Hesterberg 2015, expanded percentiles). Without that, an interval of eight cases holds the true mean in 88 of 100
+    draws from a normal law, with it in 94. Below :data:`FEWEST` cases all values together do so in fewer than 95.
 
     The interval of the mean difference of two methods is that of their differences case by case: pairs stay together.
 
     Returns:
-        Its ends; ``None`` for fewer than two values; the value twice if all are equal.
+        Its ends; ``None`` for fewer than :data:`FEWEST` values; the value twice if all are equal.
 
     Example:
-        >>> bootstrap_interval([0.5, 0.5, 0.5])
+        >>> bootstrap_interval([0.5] * 6)
         [0.5, 0.5]
     """
     known = np.asarray(values, dtype=np.float64)
-    if known.size < 2:
+    n = known.size
+    if n < FEWEST:
         return None
     if np.ptp(known) <= EQUAL:
         return [float(known[0])] * 2
+    tail = stats.norm.cdf(math.sqrt(n / (n - 1)) * stats.t.ppf((1 - confidence) / 2, n - 1))
     result = stats.bootstrap(
         (known,),
         np.mean,
         n_resamples=resamples,
-        confidence_level=confidence,
+        confidence_level=1 - 2 * tail,
         method="BCa",
         random_state=np.random.default_rng(seed),
     )

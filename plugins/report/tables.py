@@ -10,8 +10,8 @@ import numpy as np
 from plugins.evaluation import bootstrap_interval
 from plugins.evaluation.compare import MEASURES, round_title
 from plugins.evaluation.metrics import CASE_MEASURES, FAILURE, STRUCTURE_TITLES
+from plugins.evaluation.statistics import EQUAL, FEWEST
 
-FEWEST = 3
 UNKNOWN = "-"
 RESULTS = (
     f"Mean over cases [95 % interval, bootstrap over cases, from {FEWEST} cases on]. Here {FAILURE}. A structure "
@@ -30,14 +30,14 @@ def interval(values: Sequence[float]) -> dict[str, float | int | None]:
     """Mean with its bootstrap interval, see :func:`plugins.evaluation.bootstrap_interval`.
 
     Returns:
-        ``mean``, ``low``, ``high`` and ``n``; the bounds are ``None`` for fewer than three values or equal ones.
+        ``mean``, ``low``, ``high`` and ``n``; the bounds are ``None`` for too few values or equal ones.
 
     Example:
         >>> interval([0.5, 0.5])
         {'mean': 0.5, 'low': None, 'high': None, 'n': 2}
     """
     mean = float(np.mean(values)) if values else None
-    if len(values) < FEWEST or np.ptp(values) < 1e-12:
+    if not values or np.ptp(values) <= EQUAL:
         return {"mean": mean, "low": None, "high": None, "n": len(values)}
     low, high = bootstrap_interval(values) or (None, None)
     return {"mean": mean, "low": low, "high": high, "n": len(values)}

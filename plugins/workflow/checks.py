@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -115,10 +116,15 @@ def _check_reverse_view(plan: Plan, translators: Sequence[str]) -> None:
 def _check_folds(plan: Plan) -> None:
     """Every segmentation of the run has to have a patient for each fold."""
     trained_on = {"target" if LABELLED_TARGET in plan.views else "source"}
-    trained_on |= {"target"} if plan.last_round_on_target else set()
     patients, folds = min(len(plan.scans[name]) for name in trained_on), plan.config(SEGMENTATION)["num_folds"]
     if isinstance(folds, int) and folds > patients:
         raise InputError(f"num_folds is {folds}, but there are {patients} patients. Give at most {patients}.")
+    if plan.last_round_on_target and isinstance(folds, int):
+        scans = len(plan.scans["target"])
+        kept = scans if plan.gate is None else max(1, math.ceil(Thresholds.of(plan.gate).keep_share * scans))
+        if folds > kept:
+            why = f"num_folds is {folds}, but the last round may have {kept} of {scans} target scans only"
+            raise InputError(f"{why}. Give at most {kept} folds, or raise keep_share of the gate.")
 
 
 def _refuse_without_checkpoint(plan: Plan, view: str, why: str) -> None:

@@ -36,6 +36,8 @@ from plugins.workflow.scoring import (
 )
 
 IGNORE = 3
+OF_VOXELS = ("min_vote", "min_confidence", "near_mm")
+"""Thresholds that are not used with ``whole_scans``."""
 GATE, SCORE, ACCEPTED = "gate.json", "score.json", "accepted.json"
 
 
@@ -74,7 +76,7 @@ class Thresholds:
             doubtful: all its voxels are ignored.
         min_plausibility: of what was chosen, below which a scan is left out.
         strong_agreement: of both structures, from which a scan weighs 1.
-        consensus_weight: of the other scans.
+        consensus_weight: of the other scans, above 0.
         min_vote: share of members that must see a voxel as the ensemble does.
         min_confidence: probability that the ensemble must give a voxel's label, near the structures.
         near_mm: how near.
@@ -82,7 +84,7 @@ class Thresholds:
         top_share: of the voxels of each structure in all scans that are kept, the most confident, above 0; the others
             are ignored. 1 keeps all. Source: Hexin et al., PAST, CrossMoDA 2022.
         whole_scans: train on the whole label map of a scan or not at all. A doubtful structure leaves its scan out, and
-            ``min_vote`` and ``min_confidence`` are not used. Where a structure is ignored but all around it is
+            :data:`OF_VOXELS` cannot be given. Where a structure is ignored but all around it is
             background, a round learns that the target has none.
     """
 
@@ -107,10 +109,14 @@ class Thresholds:
         try:
             found = cls(**settings)
             shares = {name: value for name, value in asdict(found).items() if name != "near_mm"}
-            odd = [name for name, value in shares.items() if not 0 <= value <= 1 or (name, value) == ("top_share", 0)]
+            above_0 = ("top_share", "consensus_weight")
+            odd = [name for name, value in shares.items() if not 0 <= value <= 1 or (value == 0 and name in above_0)]
             odd += [] if isinstance(found.whole_scans, bool) else ["whole_scans"]
             if odd or not found.near_mm >= 0:
                 raise ValueError(f"{', '.join(odd) or 'near_mm'} is out of range")
+            unused = [name for name in OF_VOXELS if found.whole_scans and name in settings]
+            if unused:
+                raise ValueError(f"whole_scans is true, so {', '.join(unused)} would have no effect")
         except (TypeError, ValueError) as error:
             raise InputError(
                 f"gate, the thresholds of the pseudo-labels, is {settings!r} ({error}). Correct it, or set it to null."

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
+from monai.utils import ensure_tuple
 from pydantic import NonNegativeInt
 
 from plugins.config.names import refuse_unknown
@@ -102,7 +103,8 @@ class Study:
         """A driver for every method and seed.
 
         Raises:
-            InputError: if there is no method, a setting does not exist, or two methods have the same folder or row.
+            InputError: if there is no method, a setting does not exist, two methods have the same folder or row, or a
+                seed stands twice.
         """
         if not self.methods:
             raise InputError("methods is empty. Name at least one method.")
@@ -110,6 +112,9 @@ class Study:
         twice = [name for name in self.methods if folders.count(_folder(name)) > 1 or not _folder(name)]
         if twice:
             raise InputError(f"methods: {', '.join(map(repr, twice))} give no folder of their own. Rename them.")
+        seeds = [*self.seeds]
+        if len({*seeds}) < len(seeds):
+            raise InputError(f"seeds is {seeds}. Name each seed once.")
         arms = []
         for method, settings in self.methods.items():
             given = self._settings(method, settings)
@@ -224,16 +229,21 @@ class Study:
 
     def _settings(self, method: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The driver's arguments of a method: its overlays in order, then its own."""
+        if not isinstance(settings, Mapping):
+            raise InputError(
+                f"methods::{method} is {settings!r}. Give a mapping of settings, or {{}} for those shared."
+            )
         base = self.driver.keywords if isinstance(self.driver, partial) else {}
-        given: dict[str, Any] = {"overlays": [*base.get("overlays", ())]}
+        given: dict[str, Any] = {"overlays": [*ensure_tuple(base.get("overlays", ()))]}
         shared: dict[str, dict[str, Any]] = {name: dict(ids) for name, ids in (base.get(SETTINGS) or {}).items()}
         folder = Path(self.bundle_root) / CONFIGS
-        refuse_unknown(settings.get(CONFIGS, ()), [file.name for file in folder.glob("*.json")], f"{folder}")
-        layers = [ConfigParser.load_config_file(folder / name) for name in settings.get(CONFIGS, ())]
+        names = ensure_tuple(settings.get(CONFIGS, ()))
+        refuse_unknown(names, [file.name for file in folder.glob("*.json")], f"{folder}")
+        layers = [ConfigParser.load_config_file(folder / name) for name in names]
         for layer in (*layers, {key: value for key, value in settings.items() if key != CONFIGS}):
             for key, value in layer.items():
                 if key == OVERLAYS:
-                    given["overlays"] = [*given["overlays"], *value]
+                    given["overlays"] = [*given["overlays"], *ensure_tuple(value)]
                 elif key == SETTINGS:
                     if not isinstance(value, Mapping) or not all(isinstance(each, Mapping) for each in value.values()):
                         fault = f"methods::{method}::{SETTINGS} is no mapping of bundles to mappings of settings"

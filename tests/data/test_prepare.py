@@ -516,10 +516,14 @@ def test_a_stopped_preparation_goes_on(tmp_path, monkeypatch):
 
 def test_a_table_may_name_an_hrt2_as_target_and_for_validation(tmp_path):
     nifti(tmp_path / "b_hrT2.nii.gz", scan())
-    path = str(table(tmp_path, "b_hrT2.nii.gz,hrT2", "b_hrT2.nii.gz,validation", header="file,what"))
+    nifti(tmp_path / "b_Label.nii.gz", (scan() > 450).astype(np.uint8))
+    lines = ("b_hrT2.nii.gz,hrT2", "b_hrT2.nii.gz,validation", "b_Label.nii.gz,label")
+    path = str(table(tmp_path, *lines, header="file,what"))
     with pytest.raises(InputError, match="case b is in training_target and validation"):
         main(["table", path, str(tmp_path / "data")])
     assert main(["table", path, str(tmp_path / "data"), "--same_patients"]) == 0
+    assert [*heldout_labels(tmp_path / "data", "training_target")] == ["b"]
+    assert [*heldout_labels(tmp_path / "data", "validation")] == ["b"]  # or nothing would be measured
 
 
 @pytest.fixture

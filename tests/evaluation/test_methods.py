@@ -251,9 +251,14 @@ def test_one_case_has_ranks_but_no_tests(tmp_path):
     assert table_cells(content)[1][0][1] == "0.9000"
 
 
+def test_a_misspelt_way_with_missing_rows_is_refused(two, tmp_path):
+    with pytest.raises(InputError, match=r"missing is 'refuze'\. Give refuse or penalise"):
+        compare_methods(two, tmp_path / "out", missing="refuze")
+
+
 def test_methods_that_are_all_equal_share_the_first_place(tmp_path):
     path = tmp_path / "same.csv"
-    rows = [f"{m},{c},{s},0.8,0.5" for m in "abc" for c in range(4) for s in ("vs", "cochlea")]
+    rows = [f"{m},{c},{s},0.8,0.5" for m in "abc" for c in range(6) for s in ("vs", "cochlea")]
     path.write_text("\n".join(["method,case,structure,dice,assd_mm", *rows]))
     content = compare_methods(path, tmp_path / "out")
     assert [(entry["place"], entry["rank"], entry["interval"]) for entry in content["ranks"]] == [(1, 2, [2, 2])] * 3

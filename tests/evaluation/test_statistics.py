@@ -7,6 +7,7 @@ import pytest
 from scipy import integrate, special, stats
 
 from plugins.evaluation.statistics import (
+    FEWEST,
     bootstrap_interval,
     compare_pair,
     holm,
@@ -47,7 +48,7 @@ def signed_rank_test(differences):
 
 
 def bca(values, resamples, seed):
-    """Efron's interval in plain steps."""
+    """Efron's interval in plain steps, with Hesterberg's tails."""
     rng = np.random.default_rng(seed)
     n = len(values)
     means = np.sort(values[rng.integers(0, n, (resamples, n))].mean(axis=1))
@@ -56,7 +57,7 @@ def bca(values, resamples, seed):
     lean = apart.mean() - apart
     speed = (lean**3).sum() / (6 * (lean**2).sum() ** 1.5)
     ends = []
-    for z in (stats.norm.ppf(0.025), stats.norm.ppf(0.975)):
+    for z in math.sqrt(n / (n - 1)) * stats.t.ppf([0.025, 0.975], n - 1):
         share = stats.norm.cdf(bias + (bias + z) / (1 - speed * (bias + z)))
         ends.append(np.percentile(means, 100 * share))
     return ends
@@ -111,10 +112,11 @@ def test_ties_are_seen_although_floats_hide_them():
 
 
 @pytest.mark.parametrize("law", ["normal", "exponential"])
-def test_intervals_equal_efrons_steps(law):
-    values = getattr(np.random.default_rng(5), law)(size=25)
-    low, high = bootstrap_interval(values)
-    spread = values.std() / 5
+@pytest.mark.parametrize("n", [9, 25])
+def test_intervals_equal_efrons_steps(law, n):
+    values = getattr(np.random.default_rng(5), law)(size=n)
+    low, high = bootstrap_interval(values, resamples=99_999)
+    spread = values.std() / math.sqrt(n)
     assert [low, high] == pytest.approx(bca(values, 200_000, 1), abs=0.05 * spread)
     assert low < values.mean() < high
 
@@ -125,10 +127,16 @@ def test_intervals_depend_on_the_seed_alone():
     assert bootstrap_interval(values, seed=3) != bootstrap_interval(values, seed=4)
 
 
-def test_an_interval_covers_the_true_mean_as_often_as_it_says():
+@pytest.mark.parametrize("n", [FEWEST, 8, 30])
+def test_an_interval_covers_the_true_mean_as_often_as_it_says(n):
     rng = np.random.default_rng(11)
-    ends = [bootstrap_interval(rng.normal(size=30), resamples=499) for _ in range(300)]
-    assert 0.90 <= np.mean([low <= 0 <= high for low, high in ends]) <= 0.98
+    ends = [bootstrap_interval(rng.normal(size=n), resamples=499) for _ in range(400)]
+    assert 0.91 <= np.mean([low <= 0 <= high for low, high in ends]) <= 0.975
+
+
+def test_too_few_cases_have_no_interval():
+    assert bootstrap_interval(np.arange(FEWEST - 1.0)) is None
+    assert bootstrap_interval(np.arange(float(FEWEST))) is not None
 
 
 @pytest.mark.parametrize(
@@ -182,17 +190,17 @@ def test_the_smallest_difference_is_found_four_times_of_five():
     assert np.mean(np.abs(t) > stats.t.ppf(0.975, 14)) == pytest.approx(0.8, abs=0.01)
 
 
-@pytest.mark.parametrize("values", [[], [0.4], [0.4, 0.4, 0.4]])
+@pytest.mark.parametrize("values", [[], [0.4], [0.4, 0.4, 0.4], [0.4] * 6])
 def test_nothing_is_claimed_where_nothing_varies(values):
     found = compare_pair(np.zeros(len(values)), values)
     assert (found["t"], found["p"], found["smallest_difference"]) == (None, None, None)
-    assert found["interval"] == ([0.4, 0.4] if len(values) > 1 else None)
+    assert found["interval"] == ([0.4, 0.4] if len(values) >= FEWEST else None)
     assert all(value is None or np.isfinite(value).all() for value in found.values())
 
 
 def test_equal_methods_have_no_signed_ranks():
     assert wilcoxon_test([0.1, 0.2], [0.1, 0.2]) == {"w": None, "p": None}
-    assert compare_pair([0.1, 0.2], [0.1, 0.2])["interval"] == [0, 0]
+    assert compare_pair([0.1, 0.2] * 3, [0.1, 0.2] * 3)["interval"] == [0, 0]
 
 
 def test_a_swap_turns_the_signs_alone():

@@ -41,8 +41,8 @@ def test_its_files_and_its_numbers(study):
     numbers, text = read_json(folder / "report" / "report.json"), page.read_text()
     assert numbers["comparison"] == json.loads(json.dumps(comparison))
     vs = numbers["intervals"]["a"]["vs"]["dice"]
-    assert (vs["mean"], vs["n"]) == (pytest.approx(2 / 3), 3)
-    assert f"{vs['mean']:.3f} [{vs['low']:.3f}, {vs['high']:.3f}]" in text
+    assert vs == {"mean": pytest.approx(2 / 3), "n": 3, "low": None, "high": None}
+    assert "<td>0.667</td>" in text
     assert numbers["seeds"][2] == {
         "method": "a",
         "seed": 3,

@@ -547,6 +547,11 @@ def test_the_bounds_train_on_the_truth_in_the_same_window(bundles, dataset, tmp_
     ({"rounds": 0, "last_round_on_target": True}, "last_round_on_target is true, but rounds is 0"),
     ({"views": ["cyclegan"], "interaction": True}, "interaction is true, but views is .*Name 'tanq' among them"),
     ({"rounds": 0, "interaction": True}, "interaction is true, but rounds is 0. Set rounds to 1 or more"),
+    (
+        {"last_round_on_target": True, "rounds": 1, "gate": {"keep_share": 0.5},
+         "settings": {"vs_cochlea_seg": {"num_folds": 2}}},
+        "num_folds is 2, but the last round may have 1 of 2 target scans only. Give at most 1 folds, or raise",
+    ),
     ({"last_round_on_target": True, "interaction": True}, "rounds is 1. Set rounds to 2 or more"),
     ({"settings": {"tanq_translation": {"resume": False}}, "interaction": True}, "With interaction it must be true"),
     ({"settings": {"tanq_translation": {"channels": object()}}}, "::channels holds an object .* overlays"),
@@ -620,7 +625,7 @@ def test_the_last_round_may_train_on_real_scans_alone(bundles, dataset, tmp_path
     assert {name.split("/")[0] for name, _ in work} == {"round_2"}
 
 
-@pytest.mark.parametrize("gate", [None, {}])
+@pytest.mark.parametrize("gate", [None, {"keep_share": 1.0}])
 def test_the_last_round_on_real_scans_waits_for_no_view(bundles, dataset, tmp_path, gate):
     settings = {**BEYOND, "gate": gate, "last_round_on_target": True}
     stages = {s.name: s for s in workflow(bundles, dataset, tmp_path, **settings).adaptation().stages()}
@@ -670,7 +675,8 @@ def test_tanq_is_trained_on_with_each_rounds_pseudo_labels_and_its_new_images_ar
 
 
 def test_new_images_are_calibrated_and_a_last_round_without_views_needs_none(bundles, dataset, tmp_path):
-    stages = planned(bundles, dataset, tmp_path, **INTERACTING, calibrated=True, last_round_on_target=True)
+    settings = {**INTERACTING, "gate": {"keep_share": 1.0}, "calibrated": True, "last_round_on_target": True}
+    stages = planned(bundles, dataset, tmp_path, **settings)
     assert stages["round_1/tanq_calibrated"].needs == ("windows", "round_1/tanq_translation")
     assert stages["round_1/datalist"].overrides["views"]["tanq"] == "{run}/round_1/tanq_calibrated"
     assert not [name for name in stages if name.startswith("round_2/tanq") or name == "round_2/regions"]

@@ -9,7 +9,7 @@ import pytest
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
 from plugins.segmentation import SourceStatistics
-from plugins.workflow.gate import accept_round, gate_pseudo_labels, score_model, write_regions
+from plugins.workflow.gate import OF_VOXELS, Thresholds, accept_round, gate_pseudo_labels, score_model, write_regions
 from plugins.workflow.scoring import pairwise_dice
 
 AFFINE = np.array([[-2.0, 0.125, 0, 60], [0.125, 2.0, 0, -40], [0, 0, 2.0, -16], [0, 0, 0, 1]])
@@ -295,12 +295,28 @@ def test_a_gate_that_keeps_no_scan_is_an_error(run):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"min_vote": 1.5}, {"near_mm": -1}, {"min_agrement": 0.5}, {"top_share": 0}, {"whole_scans": 0.5}]
+    "settings",
+    [
+        {"min_vote": 1.5},
+        {"near_mm": -1},
+        {"min_agrement": 0.5},
+        {"top_share": 0},
+        {"whole_scans": 0.5},
+        {"consensus_weight": 0},
+    ],
 )
 def test_impossible_thresholds_are_refused(run, settings):
     run.add("a", head())
     with pytest.raises(InputError, match="thresholds"):
         run.gate(**settings)
+
+
+@pytest.mark.parametrize("name", OF_VOXELS)
+def test_a_threshold_of_voxels_beside_whole_scans_is_refused(name):
+    assert Thresholds.of({name: 0.5}).whole_scans is False
+    assert Thresholds.of({name: 0.5, "whole_scans": False}) == Thresholds.of({name: 0.5})
+    with pytest.raises(InputError, match=f"whole_scans is true, so {name} would have no effect"):
+        Thresholds.of({name: 0.5, "whole_scans": True})
 
 
 def test_missing_and_foreign_files_are_named(run):

@@ -25,6 +25,7 @@ METHODS = {
     "TANQ + CycleGAN": {"views": ["tanq", "cyclegan"]},
     "TANQ again": {"configs": ["rounds.json"], "views": ["tanq"]},
 }
+CONFIGS = Path(__file__).parents[2] / "bundles" / "vs_cochlea_uda" / "configs"
 
 
 @pytest.fixture
@@ -46,6 +47,17 @@ def study(bundles, dataset, tmp_path):  # noqa: F811
         return Study(driver, methods, ThreadPoolExecutor(2), tmp_path / "study", root, **settings)
 
     return make
+
+
+def test_a_seed_that_stands_twice_is_refused(study):
+    with pytest.raises(InputError, match=r"seeds is \[0, 1, 0\]. Name each seed once"):
+        study(METHODS, seeds=[0, 1, 0]).arms()
+
+
+def test_the_seed_of_a_study_is_the_first_of_its_seeds():
+    config = ConfigParser.load_config_file(CONFIGS / "study.json")
+    assert ConfigParser(config).get_parsed_content("seeds") == [0, 1]
+    assert ConfigParser({**config, "seed": 7}).get_parsed_content("seeds") == [7, 8]
 
 
 def names(work):  # noqa: F811
@@ -120,6 +132,8 @@ def test_common_stages_are_made_once_for_each_seed_and_the_table_has_each_seed(s
         ({"a": {"seed": 3}}, "methods::a has no 'seed'"),
         ({"a b": {}, "A-b": {}}, "'a b', 'A-b' give no folder of their own"),
         ({"a": {"views": ["tanc"]}}, "views has no 'tanc'. Did you mean 'tanq'"),
+        ({"a": None, "b": {}}, "methods::a is None. Give a mapping of settings, or {} for those shared."),
+        ({"a": {"configs": "round.json"}}, "has no 'round.json'. Did you mean 'rounds.json'"),
         ({"a": {"configs": ["round.json"]}}, "has no 'round.json'. Did you mean 'rounds.json'"),
         ({"a": {"views": ["tanq"]}}, "methods gives one row, a. Name two or more methods"),
         (
