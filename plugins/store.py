@@ -176,6 +176,21 @@ class Store:
             outputs = {**self.records(), path.name: {"made_from": made_from, "content": content}}
             write_json(self._file, {"version": plugins.__version__, "outputs": outputs})
 
+    def remove_older(self, file: StrPath, made_from: str) -> None:
+        """Remove an output that was made from something else, so that it does not stand beside newer ones as theirs.
+
+        Args:
+            file: within the folder; one that is not as this package wrote it stays.
+            made_from: of the newer ones.
+        """
+        path, outputs = Path(file), self.records()
+        record = outputs.pop(path.name, None)
+        if record is None or record["made_from"] == made_from or not path.is_file():
+            return
+        if content_of(path) in record["content"]:
+            path.unlink()
+            write_json(self._file, {"version": plugins.__version__, "outputs": outputs})
+
 
 def check_output_dir(output_dir: StrPath, inputs: Iterable[StrPath]) -> None:
     """Try an output folder before the work.

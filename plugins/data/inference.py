@@ -48,7 +48,7 @@ class ScansToDo:
     Attributes:
         all: the scans, each with ``made_from``, see :func:`plugins.store.digest_of`.
         items: those of them that are left to do.
-        refused: a sentence for each scan that cannot be done.
+        refused: case to a sentence why it cannot be done.
 
     Raises:
         InputError: if scans lie in the output folder, nothing can be written there, or another run is at work there.
@@ -69,7 +69,7 @@ class ScansToDo:
         self.store, self._done, self._name = Store(output_dir), done, name
         self.all: list[dict[str, Any]] = [{**item, "case": str(item["case"])} for item in items]
         self.items: list[dict[str, Any]] = []
-        self.refused: list[str] = []
+        self.refused: dict[str, str] = {}
         shared = [path for path in (weights, *others) if Path(path).exists()]
         with Progress(total=len(self.all), description="checking scans") as progress:
             for item in self.all:
@@ -81,7 +81,7 @@ class ScansToDo:
                         check_scan(item)
                         self.items.append(item)
                 except InputError as error:  # one bad scan must not cost the others
-                    self.refused.append(str(error))
+                    self.refused[item["case"]] = str(error)
                     _logger.error(f"left out: {error}")
                 progress.advance()
         before = len(self.all) - len(self.items) - len(self.refused)
@@ -96,16 +96,16 @@ class ScansToDo:
         """Where all that is wanted of a scan lies."""
         return [self.output(item)]
 
-    def finish(self, failed: Sequence[str] = ()) -> None:
+    def finish(self, failed: Mapping[str, str] | None = None) -> None:
         """Say which scans were left out.
 
         Args:
-            failed: a sentence for each scan that failed since.
+            failed: case to a sentence, of those that failed since.
 
         Raises:
             InputError: if there are any.
         """
-        sentences = [*self.refused, *failed]
+        sentences = [*self.refused.values(), *(failed or {}).values()]
         if sentences:
             counts = f"{len(sentences)} of {len(self.all)} scans were not {self._done}"
             raise InputError(f"{counts}: {' '.join(sentences)}")

@@ -20,22 +20,22 @@ class ScanwiseEvaluator(SupervisedEvaluator):
         **settings: of :class:`monai.engines.SupervisedEvaluator`.
 
     Attributes:
-        failed: a sentence for each scan that failed.
+        failed: case to a sentence, of the scans that failed.
     """
 
     def __init__(self, **settings: Any):
         super().__init__(**settings)
-        self.failed: list[str] = []
+        self.failed: dict[str, str] = {}
 
     def _iteration(self, engine: SupervisedEvaluator, batchdata: dict[str, Any]) -> dict[str, Any]:
         case = str(batchdata["case"][0])
         if "failed" in batchdata:
-            self.failed.append(str(batchdata["failed"][0]))
+            self.failed[case] = str(batchdata["failed"][0])
         else:
             try:
                 output: dict[str, Any] = super()._iteration(engine, batchdata)
                 return output
             except Exception as error:
-                self.failed.append(sentence_of(error, case))
-        self.logger.error(f"left out: {self.failed[-1]}")
+                self.failed[case] = sentence_of(error, case)
+        self.logger.error(f"left out: {self.failed[case]}")
         return {}

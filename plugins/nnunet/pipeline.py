@@ -50,6 +50,8 @@ from plugins.state import read_state, recall_state
 from plugins.store import content_of
 
 SELECTION = "selection.json"
+OF_PLANNING = "planner, batch_size, patch_size, target_spacing, gpu_memory_gb and plan_changes"
+"""What makes plans, and so has no effect where those of an earlier training are used."""
 _logger = logging.getLogger(__name__)
 
 
@@ -240,6 +242,11 @@ class NnUNetTraining:
             cure = f"Give {self.model_dir} as locator_dir if it cut the scans, or another model_dir"
             raise InputError(f"{fault}. {cure}.")
         settings = self.settings
+        for name, folder in (("init_weights", settings.init_weights), ("plans_from", self.plans_from)):
+            if folder is not None and Path(folder).resolve() == Path(self.model_dir).resolve():
+                raise InputError(
+                    f"{name} is model_dir ({folder}), which this training replaces. Give another model_dir."
+                )
         check_choices(
             self.configurations, self.num_folds, self.folds, self.members, self.plan["changes"], settings.augmentation
         )
@@ -274,6 +281,7 @@ class NnUNetTraining:
                     make_plans(self.workspace, self.configurations, **self.plan)
                 else:
                     adopt_plans(self.plans_from, self.workspace)
+                    _logger.info(f"the plans are those in {self.plans_from}; {OF_PLANNING} have no effect")
                 check_extents(self.items, self.workspace.plans().plans)
             splits = make_splits(self.items, self.num_folds, self.settings.seed)
             write_json(self.workspace.preprocessed / "splits_final.json", splits)

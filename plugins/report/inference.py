@@ -1,4 +1,4 @@
-"""The report of a folder of label maps without truth, and the handler that writes it after a segmentation."""
+"""The report of a folder of label maps without truth."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-from ignite.engine import Engine, Events
 
 from plugins.data import read_label
 from plugins.evaluation.labels import LABEL_ENDING
@@ -32,6 +30,7 @@ def write_inference_report(
     failed: Mapping[str, str] | None = None,
     statistics: StrPath | None = None,
     settings: Mapping[str, Any] | None = None,
+    remarks: Mapping[str, str] | None = None,
 ) -> Path:
     """Write ``index.html`` and ``report.json`` about label maps that nobody has drawn a truth for.
 
@@ -43,6 +42,7 @@ def write_inference_report(
         statistics: ``score.json`` of a run, whose ``statistics`` of labelled scans are then the limits; ``None``
             takes the package's own.
         settings: of the run, to be shown.
+        remarks: case to a sentence that is to be told beside its label map.
 
     Returns:
         the page.
@@ -63,7 +63,10 @@ def write_inference_report(
         if sentence is not None or not file.is_file():
             rows.append(failed_row(case, sentence or "there is no label map"))
             continue
-        rows.append(case_row(case, read_label(file), limits, windows.get(case)))
+        row = case_row(case, read_label(file), limits, windows.get(case))
+        if remark := (remarks or {}).get(case):
+            row |= {"light": "amber" if row["light"] == "green" else row["light"], "reasons": [*row["reasons"], remark]}
+        rows.append(row)
         files[case] = {"image": scan["image"], PREDICTION: file, REFERENCE: None, "maps": {PREDICTION: file}}
     rows = worst_first(rows)
     volumes = pack_cases(rows, files, windows)
@@ -80,33 +83,31 @@ def write_inference_report(
 
 
 class InferenceReport:
-    """Ignite handler that writes the report of a segmentation when it is done.
+    """Writes the report of a segmentation.
 
     Args:
-        scans: with ``all``, every scan, and ``refused``, sentences that name those that could not be used; see
+        scans: with ``all``, every scan, and ``refused``, case to a sentence why it could not be used; see
             :class:`plugins.segmentation.ScansToSegment`.
         output_dir: of the label maps; the report goes into its folder ``report``.
-        saver: with ``refused``, sentences likewise.
         settings: to be shown.
+        enabled: whether it is wanted.
     """
 
-    def __init__(self, scans: Any, output_dir: StrPath, saver: Any = None, settings: Mapping[str, Any] | None = None):
-        self._scans, self._output_dir, self._saver = scans, output_dir, saver
-        self._settings = settings
+    def __init__(
+        self, scans: Any, output_dir: StrPath, settings: Mapping[str, Any] | None = None, enabled: bool = True
+    ):
+        self._scans, self._output_dir, self._settings, self._enabled = scans, output_dir, settings, enabled
 
-    def attach(self, engine: Engine) -> None:
-        """Write the report when ``engine`` has completed its scans."""
-        engine.add_event_handler(Events.COMPLETED, self)
+    def write(self, failed: Mapping[str, str], remarks: Mapping[str, str]) -> None:
+        """Write it now, also where no scan was left to do.
 
-    def __call__(self, engine: Engine) -> None:
-        """Write it now."""
-        sentences = [*self._scans.refused, *getattr(engine, "failed", []), *getattr(self._saver, "refused", [])]
-        failed = {self._case_in(sentence): sentence for sentence in sentences}
-        scans = self._scans.all
-        page = write_inference_report(scans, self._output_dir, failed=failed, settings=self._settings)
-        print(f"report: {page}", flush=True)
-
-    def _case_in(self, sentence: str) -> str:
-        """The case that a sentence is about: the longest name, or file, that it has."""
-        names = [(str(name), str(item["case"])) for item in self._scans.all for name in (item["image"], item["case"])]
-        return max(((len(name), case) for name, case in names if name in sentence), default=(0, ""))[1]
+        Args:
+            failed: case to a sentence, of the scans that failed since.
+            remarks: as in :func:`write_inference_report`.
+        """
+        if self._enabled:
+            failed = {**self._scans.refused, **failed}
+            page = write_inference_report(
+                self._scans.all, self._output_dir, failed=failed, settings=self._settings, remarks=remarks
+            )
+            print(f"report: {page}", flush=True)

@@ -19,7 +19,7 @@ from plugins.segmentation.transforms import probabilities_path, segmentation_pat
 from plugins.store import Store
 
 StrPath = str | os.PathLike[str]
-ENDING = "_Label.nii.gz"
+ENDING, VOLUMES = "_Label.nii.gz", "volumes.json"
 
 
 class ScansToSegment(ScansToDo):
@@ -60,11 +60,11 @@ class ScansToSegment(ScansToDo):
             found.append(probabilities_path(folder, item["case"]))
         return found
 
-    def finish(self, failed: Sequence[str] = ()) -> None:
+    def finish(self, failed: Mapping[str, str] | None = None) -> None:
         """Write the volumes of all label maps that are recorded here, and say which scans were left out.
 
         Args:
-            failed: a sentence for each scan that failed since.
+            failed: case to a sentence, of those that failed since.
 
         Raises:
             InputError: if there are any.
@@ -72,7 +72,7 @@ class ScansToSegment(ScansToDo):
         try:
             write_volumes(self.store.folder)
         except InputError as error:  # a label map of an earlier run
-            failed = [*failed, str(error)]
+            failed = {**(failed or {}), VOLUMES: str(error)}
         super().finish(failed)
 
 
@@ -93,7 +93,7 @@ def write_volumes(output_dir: StrPath) -> dict[str, dict[str, float]]:
             counts = {name: int(np.count_nonzero(drawn.voxels == value)) for name, value in LABELS.items() if value}
             found = {name: drawn.voxel_mm3 * count for name, count in counts.items()}
             volumes[name.removesuffix(ENDING)] = {name: round(mm3, 3) for name, mm3 in found.items()}
-    write_json(Path(output_dir) / "volumes.json", {"unit": "mm3", "cases": volumes})
+    write_json(Path(output_dir) / VOLUMES, {"unit": "mm3", "cases": volumes})
     with whole_file(Path(output_dir) / "volumes.csv") as part, part.open("w", newline="", encoding="utf-8") as lines:
         table = csv.writer(lines)
         table.writerow(["case", *(f"{name}_mm3" for name, value in LABELS.items() if value)])

@@ -167,7 +167,7 @@ class SaveLabelMapd(SaveImaged):
         dicom_seg: of a DICOM series also write ``<case>_Label.dcm``, a DICOM Segmentation that refers to the series.
 
     Attributes:
-        refused: a sentence for each of those that could not be written.
+        refused: case to a sentence, of those DICOM Segmentations that could not be written.
 
     Raises:
         ValueError: if the label map is not on the scan's grid.
@@ -176,7 +176,7 @@ class SaveLabelMapd(SaveImaged):
     def __init__(self, keys: str, output_dir: StrPath, dicom_seg: bool = True):
         super().__init__(keys=keys, output_dir=output_dir)
         self._key, self._output_dir, self._dicom_seg = keys, output_dir, dicom_seg
-        self.refused: list[str] = []
+        self.refused: dict[str, str] = {}
 
     def __call__(self, item: Mapping[str, Any]) -> Mapping[str, Any]:
         """Write the label map and return ``item`` as it is."""
@@ -185,13 +185,16 @@ class SaveLabelMapd(SaveImaged):
         file = label_path(self._output_dir, case)
         affine = np.asarray(item[self._key].affine)
         _save(partial(nib.save, _on_grid_of(source, labels, affine, np.uint8)), file, item)
+        if "made_from" in item:
+            for place in (segmentation_path, probabilities_path):
+                Store(self._output_dir).remove_older(place(self._output_dir, case), item["made_from"])
         if self._dicom_seg and is_series(source):
             try:
                 write = partial(write_segmentation, labels, affine, source)
                 _save(write, segmentation_path(self._output_dir, case), item)
             except Exception as error:  # the label map is there, and other scans wait
                 fault = f"{source}: no DICOM Segmentation can be made ({type(error).__name__}: {error})"
-                self.refused.append(f"{fault}; take {file.name}.")
+                self.refused[case] = f"{fault}; take {file.name}."
         self._record_window(case, item["image"].meta.get("window"))
         return item
 

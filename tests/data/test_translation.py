@@ -288,7 +288,7 @@ def test_a_translation_is_made_again_exactly_when_what_it_comes_from_has_changed
         nib.save(nib.Nifti1Image(values, image.affine, image.header), scan[changed])
     again = todo(settings=[1.0, 3.0] if changed == "settings" else SCALES)
     assert [item["case"] for item in again.items] == (["a"] if changed else [])
-    assert again.refused == []
+    assert again.refused == {}
     translate(again)
     assert todo(settings=[1.0, 3.0] if changed == "settings" else SCALES).items == []
 
@@ -329,7 +329,7 @@ def test_a_write_that_is_killed_leaves_what_can_be_made_again(tmp_path, scan, to
             translate(other, 0.25)
     assert output.read_bytes() == before
     left = todo(settings=[9.0])
-    assert (len(left.items), left.refused) == (1, [])
+    assert (len(left.items), left.refused) == (1, {})
 
 
 def test_scans_that_cannot_be_used_are_left_out_and_named(scan, todo):

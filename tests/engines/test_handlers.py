@@ -390,16 +390,16 @@ class TestScanwise:
             {"case": ["d"], "image": 3 * torch.ones(1, 1), "label": torch.zeros(1, 1)},
         ]
         engine = ScanwiseEvaluator(device="cpu", val_data_loader=batches, network=Network(), decollate=False)
-        assert engine.failed == []
+        assert engine.failed == {}
         outputs = []
         engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: outputs.append(e.state.output))
         with caplog.at_level(logging.ERROR):
             engine.run()
-        assert engine.failed == ["b: the scan is empty. Leave it out.", "c.nii.gz is damaged."]
+        assert engine.failed == {"b": "b: the scan is empty. Leave it out.", "c": "c.nii.gz is damaged."}
         assert [output.get("pred") for output in outputs] == [2, None, None, 6]
         assert outputs[1] == outputs[2] == {}
         words = [record.getMessage() for record in caplog.records if "left out" in record.getMessage()]
-        assert words == [f"left out: {sentence}" for sentence in engine.failed]
+        assert words == [f"left out: {sentence}" for sentence in engine.failed.values()]
 
 
 class TestTrainingRecord:

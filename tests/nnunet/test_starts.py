@@ -87,6 +87,19 @@ def test_weights_of_other_layers_are_refused_before_anything_is_preprocessed(
     assert not list(other.workspace.preprocessed.glob("*/*.b2nd"))
 
 
+@pytest.mark.parametrize("name", ["init_weights", "plans_from"])
+def test_a_model_is_not_begun_from_where_the_training_would_replace_it(
+    trained: NnUNetTraining, items: list[dict[str, Any]], tmp_path: Path, name: str
+):
+    before = (trained.model_dir / "model.pt").read_bytes()
+    given: dict[str, Any] = {name: str(trained.model_dir.parent / "." / trained.model_dir.name)}
+    again = NnUNetTraining(items, tmp_path, trained.model_dir, ["2d"], plan_changes=CHANGES, **TINY, **given)
+    with pytest.raises(InputError, match=f"{name} is model_dir .* which this training replaces. Give another"):
+        again.run()
+    assert (trained.model_dir / "model.pt").read_bytes() == before
+    assert not (tmp_path / "nnUNet_raw").exists()
+
+
 def test_other_weights_to_begin_from_make_another_training(
     trained: NnUNetTraining, items: list[dict[str, Any]], tmp_path: Path
 ):

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from ignite.engine import Engine
 
 from plugins.errors import InputError
 from plugins.files import read_json, write_json
@@ -97,17 +96,25 @@ def test_limits_of_a_run_replace_the_general_ones(scans, tmp_path):
         write_inference_report(scans, tmp_path / "out", statistics=tmp_path / "score.json")
 
 
-def test_the_handler_tells_each_failure_to_its_scan(scans, tmp_path, capsys):
-    scans.append({"case": "scan_33", "image": str(tmp_path / "in" / "scan_33.nii.gz")})
-    listed = SimpleNamespace(all=scans, refused=[f"{tmp_path / 'in' / 'scan_33.nii.gz'}: is damaged. Copy it again."])
-    engine = Engine(lambda engine, batch: None)
-    engine.failed = ["scan_3: is all zero. Export it again."]
-    InferenceReport(listed, tmp_path / "out").attach(engine)
-    engine.run([0])
+def test_each_scan_is_told_what_is_its_own(scans, tmp_path, capsys):
+    scans.append({"case": "33", "image": str(tmp_path / "in" / "33.nii.gz")})
+    refused = {"33": f"{tmp_path / 'out' / 'scan_1_33_Label.nii.gz'}: was changed. Move it away."}
+    failed, remarks = {"scan_3": "the network gives scan_1. Train again."}, {"scan_2": "there is no copy of scan_1."}
+    InferenceReport(SimpleNamespace(all=scans, refused=refused), tmp_path / "out").write(failed, remarks)
     rows = {row["case"]: row for row in read_json(tmp_path / "out" / "report" / "report.json")["cases"]}
-    assert rows["scan_3"]["reasons"] == engine.failed
-    assert rows["scan_33"]["reasons"] == listed.refused
+    assert rows["scan_3"]["reasons"] == [failed["scan_3"]]
+    assert rows["33"]["reasons"] == [refused["33"]]
+    assert (rows["scan_2"]["light"], rows["scan_2"]["reasons"]) == ("amber", [remarks["scan_2"]])
+    assert "volumes_mm3" in rows["scan_2"]
+    assert (rows["scan_1"]["light"], rows["scan_1"]["reasons"]) == ("green", [])
     assert f"report: {tmp_path / 'out' / 'report' / 'index.html'}" in capsys.readouterr().out
+
+
+def test_no_report_is_written_where_none_is_wanted(scans, tmp_path, capsys):
+    listed = SimpleNamespace(all=scans, refused={})
+    InferenceReport(listed, tmp_path / "out", enabled=False).write({}, {})
+    assert not (tmp_path / "out" / "report").exists()
+    assert capsys.readouterr().out == ""
 
 
 def test_long_heads_of_pictures_do_not_run_into_each_other(tmp_path):

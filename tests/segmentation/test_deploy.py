@@ -65,26 +65,28 @@ def test_every_series_is_segmented_by_the_bundle(app, tmp_path, monkeypatch):
     folders = [write_series(tmp_path / "in" / name, voxels, AFFINE) for name, voxels in volumes.items()]
     calls = []
 
-    def run(command, check, cwd):
+    def run(command, cwd):
         options = dict(zip(command[5::2], command[6::2], strict=True))
         scans = read_json(options.pop("--datalist"))["training"]
-        calls.append((command[1:5], options, check, cwd))
+        calls.append((command[1:5], options, cwd))
         assert [scan["case"] for scan in scans] == [*volumes]
         for scan in scans:
             voxels = volumes[scan["case"]]
             found = read_scan(scan["image"])
             assert found.voxels.shape == voxels.shape
             np.testing.assert_array_equal(np.sort(found.voxels.ravel()), np.sort(voxels.ravel()))
+        return SimpleNamespace(returncode=len(calls) - 1)
 
     monkeypatch.setattr(subprocess, "run", run)
     segment = app["SegmentSeries"](None, BUNDLE, tmp_path / "out", name="segment")
     assert segment.settings == {"name": "segment"}
     segment.compute(receives(study_of(folders[0]), study_of(folders[1])), None, None)
-    ((start, options, check, cwd),) = calls
+    ((start, options, cwd),) = calls
     assert start == ["-m", "monai.bundle", "run", "inference"]
-    assert check
     assert (cwd / options["--config_file"]).is_file()
     assert options["--output_dir"] == str(tmp_path / "out")
+    with pytest.raises(SystemExit, match=r"error: not every series was segmented\. What was is in .*out"):
+        segment.compute(receives(study_of(*folders)), None, None)
     config = ConfigParser.load_config_file(cwd / options["--config_file"])
     assert {"inference", "datalist", "output_dir", "bundle_root"} <= config.keys()
 

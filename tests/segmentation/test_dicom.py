@@ -122,7 +122,7 @@ def segmented(todo):
         saver({**item, "image": image, "pred": MetaTensor(torch.ones(1, *SHAPE), affine=image.affine)})
         chances = {"image": image, "chances": MetaTensor(torch.ones(3, *SHAPE) / 3, affine=image.affine)}
         SaveProbabilitiesd("chances", todo.store.folder)({**item, **chances})
-    return saver.refused
+    return [*saver.refused.values()]
 
 
 def left(todo):
@@ -140,6 +140,23 @@ def test_a_segmentation_that_we_did_not_write_is_never_replaced(tmp_path: Path, 
     with pytest.raises(InputError, match=r"1 of 1 scans were not segmented: .*p_Label\.dcm: was not made by this"):
         again.finish()
     assert file.read_bytes() == b"drawn by hand"
+
+
+def test_what_belongs_to_an_older_label_map_does_not_stay_beside_a_new_one(tmp_path: Path, todo):
+    assert segmented(todo(probabilities=True)) == []
+    names = ("p_Label.dcm", "p_Probabilities.nii.gz")
+    first = {name: (tmp_path / "out" / name).read_bytes() for name in names}
+    (tmp_path / "model.pt").write_bytes(b"other weights")
+    newer = todo()
+    (item,) = newer.items
+    values, affine = read_series(item["image"])
+    image = MetaTensor(values[None], affine=torch.as_tensor(affine), meta={"filename_or_obj": item["image"]})
+    saver = SaveLabelMapd("pred", newer.store.folder, dicom_seg=False)
+    saver({**item, "image": image, "pred": MetaTensor(torch.zeros(1, *SHAPE), affine=image.affine)})
+    assert [name for name in names if (tmp_path / "out" / name).exists()] == []
+    assert [*newer.store.records()] == ["p_Label.nii.gz"]
+    assert segmented(todo(probabilities=True)) == []  # of the same as the label map, so nothing is removed
+    assert [name for name in names if (tmp_path / "out" / name).exists()] == [*first]
 
 
 def test_a_segmentation_that_could_not_be_made_is_made_by_the_next_run(tmp_path: Path, todo, monkeypatch):

@@ -49,7 +49,9 @@ class SegmentSeries(Operator):
             datalist.write_text(json.dumps({"training": scans}))
             command = [sys.executable, "-m", "monai.bundle", "run", "inference", "--bundle_root", "."]
             command += ["--config_file", "configs/inference.json", "--datalist", str(datalist)]
-            subprocess.run([*command, "--output_dir", str(self._output_dir)], check=True, cwd=self._bundle)
+            done = subprocess.run([*command, "--output_dir", str(self._output_dir)], cwd=self._bundle)
+            if done.returncode:
+                raise SystemExit(f"error: not every series was segmented. What was is in {self._output_dir}.")
 
 
 class SegmentVsAndCochlea(Application):
