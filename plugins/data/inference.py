@@ -105,10 +105,11 @@ class ScansToDo:
         Raises:
             InputError: if there are any.
         """
-        sentences = [*self.refused.values(), *(failed or {}).values()]
-        if sentences:
-            counts = f"{len(sentences)} of {len(self.all)} scans were not {self._done}"
-            raise InputError(f"{counts}: {' '.join(sentences)}")
+        told = {**self.refused, **(failed or {})}
+        if told:
+            count = sum(item["case"] in told for item in self.all)
+            counts = f"{count} of {len(self.all)} scans were not {self._done}: " if count else ""
+            raise InputError(f"{counts}{' '.join(told.values())}")
 
 
 class ScanDataset(Dataset):

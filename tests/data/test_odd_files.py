@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import logging
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -261,6 +262,13 @@ def test_bad_files_do_not_keep_good_ones_from_being_segmented(mixed):
         del bad[case]
         assert (mixed.parent / "out" / f"{case}_Label.nii.gz").is_file()
     assert all(path in sentence for path in bad.values())
+    report = mixed.parent / "out" / "report"
+    rows = {row["case"]: row for row in read_json(report / "report.json")["cases"]}
+    assert [case for case, path in bad.items() if path not in rows[case]["reasons"][0]] == []
+    shutil.rmtree(report)
+    with pytest.raises(Exception, match=r"finish"):  # nothing is left to do, and the report is there all the same
+        run("vs_cochlea_seg", mixed, mixed.parent / "out", Bright())
+    assert {row["case"] for row in read_json(report / "report.json")["cases"]} == rows.keys()
     assert len([*(mixed.parent / "out").glob("*.nii.gz")]) == 2
     assert before == {path: path.read_bytes() for path in mixed.rglob("*") if path.is_file()}, "nothing is lost"
 
