@@ -124,7 +124,8 @@ def _check_folds(plan: Plan) -> None:
         kept = scans if plan.gate is None else max(1, math.ceil(Thresholds.of(plan.gate).keep_share * scans))
         if folds > kept:
             why = f"num_folds is {folds}, but the last round may have {kept} of {scans} target scans only"
-            raise InputError(f"{why}. Give at most {kept} folds, or raise keep_share of the gate.")
+            cure = f"Set keep_share of the gate to {math.ceil(100 * folds / scans) / 100:g} or more"
+            raise InputError(f"{why}. {cure if folds <= scans else f'Give at most {scans} folds'}.")
 
 
 def _refuse_without_checkpoint(plan: Plan, view: str, why: str) -> None:

@@ -234,16 +234,16 @@ class Study:
                 f"methods::{method} is {settings!r}. Give a mapping of settings, or {{}} for those shared."
             )
         base = self.driver.keywords if isinstance(self.driver, partial) else {}
-        given: dict[str, Any] = {"overlays": [*ensure_tuple(base.get("overlays", ()))]}
+        given: dict[str, Any] = {"overlays": [*ensure_tuple(base.get("overlays") or ())]}
         shared: dict[str, dict[str, Any]] = {name: dict(ids) for name, ids in (base.get(SETTINGS) or {}).items()}
         folder = Path(self.bundle_root) / CONFIGS
-        names = ensure_tuple(settings.get(CONFIGS, ()))
+        names = ensure_tuple(settings.get(CONFIGS) or ())
         refuse_unknown(names, [file.name for file in folder.glob("*.json")], f"{folder}")
         layers = [ConfigParser.load_config_file(folder / name) for name in names]
         for layer in (*layers, {key: value for key, value in settings.items() if key != CONFIGS}):
             for key, value in layer.items():
                 if key == OVERLAYS:
-                    given["overlays"] = [*given["overlays"], *ensure_tuple(value)]
+                    given["overlays"] = [*given["overlays"], *ensure_tuple(value or ())]
                 elif key == SETTINGS:
                     if not isinstance(value, Mapping) or not all(isinstance(each, Mapping) for each in value.values()):
                         fault = f"methods::{method}::{SETTINGS} is no mapping of bundles to mappings of settings"

@@ -236,6 +236,20 @@ def test_an_output_is_made_from_all_that_changes_it(bundle, changes, made_anew):
     assert (made_from(**changes) != made_from()) == made_anew
 
 
+@pytest.mark.parametrize("name", ["save_probabilities", "save_dicom_seg", "sw_batch_size"])
+def test_what_is_written_beside_a_label_map_makes_no_other_label_map(name):
+    """Or probabilities of the same network would be taken for those of an older one, and removed."""
+    config = ConfigParser.load_config_file(ROOT / "vs_cochlea_seg" / "configs" / "inference.json")
+    config["what"] = config["scans"]["settings"]
+
+    def settings(**given):
+        return ConfigParser({**config, **given}).get_parsed_content("what")
+
+    other = 7 if name == "sw_batch_size" else not config[name]
+    assert settings(**{name: other}) == settings()
+    assert settings(test_time_mirroring=False) != settings()
+
+
 def test_a_size_that_only_an_expression_tells_is_not_compared(tmp_path):
     given = read("tanq_translation", "inference", crop_size="$[256] * 2").get_parsed_content("recorded")
     assert refusal(tmp_path, trained("tanq_translation"), given) == ""

@@ -550,7 +550,7 @@ def test_the_bounds_train_on_the_truth_in_the_same_window(bundles, dataset, tmp_
     (
         {"last_round_on_target": True, "rounds": 1, "gate": {"keep_share": 0.5},
          "settings": {"vs_cochlea_seg": {"num_folds": 2}}},
-        "num_folds is 2, but the last round may have 1 of 2 target scans only. Give at most 1 folds, or raise",
+        "num_folds is 2, but the last round may have 1 of 2 target scans only. Set keep_share of the gate to 1 or more",
     ),
     ({"last_round_on_target": True, "interaction": True}, "rounds is 1. Set rounds to 2 or more"),
     ({"settings": {"tanq_translation": {"resume": False}}, "interaction": True}, "With interaction it must be true"),

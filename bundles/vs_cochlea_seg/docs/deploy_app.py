@@ -15,7 +15,7 @@ from monai.deploy.conditions import CountCondition
 from monai.deploy.core import Application, Fragment, Operator, OperatorSpec
 from monai.deploy.operators import DICOMDataLoaderOperator, DICOMSeriesSelectorOperator
 
-SEQUENCES = r"\bT2|CISS|FIESTA|DRIVE"  # anywhere in the description, in capitals or not
+SEQUENCES = r"^(?!.*FLAIR).*((?<![A-Z0-9])T2|CISS|FIESTA|DRIVE)"  # anywhere in the description, in capitals or not
 RULES = {"selections": [{"name": "hrT2", "conditions": {"Modality": "MR", "SeriesDescription": SEQUENCES}}]}
 
 
