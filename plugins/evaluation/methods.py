@@ -26,7 +26,7 @@ from plugins.evaluation.cases import (
 from plugins.evaluation.evaluate import DEFINITIONS, RULES, metrics_by_site
 from plugins.evaluation.metrics import CASE_MEASURES, STRUCTURES
 from plugins.evaluation.ranking import places_of, ranks_of_cases
-from plugins.evaluation.statistics import bootstrap_interval, compare_pair, holm
+from plugins.evaluation.statistics import FEWEST, bootstrap_interval, compare_pair, holm
 from plugins.evaluation.tables import TABLES, write_tables
 from plugins.files import write_json
 
@@ -36,7 +36,7 @@ Values = dict[tuple[str, str], NDArray[np.float64]]
 CASES, COMPARISON = "cases.csv", "comparison.json"
 STATISTICS = {
     "rank": "mean over cases of the mean rank in all structures and measures; 1 is best, ties share their ranks",
-    "interval": "95 % bootstrap interval over cases, bias-corrected, accelerated, widened for few cases; from 6 on",
+    "interval": f"95 % bootstrap interval over {FEWEST} cases or more, BCa, with tails widened for few cases",
     "difference": "mean over cases of method minus against",
     "p": "two-sided paired t-test",
     "p_holm": "the same, corrected by Holm for all pairs of the same structure and measure",

@@ -243,7 +243,7 @@ class NnUNetTraining:
             raise InputError(f"{fault}. {cure}.")
         settings = self.settings
         for name, folder in (("init_weights", settings.init_weights), ("plans_from", self.plans_from)):
-            if folder is not None and Path(folder).resolve() == Path(self.model_dir).resolve():
+            if folder is not None and Path(folder).resolve() == self.model_dir.resolve():
                 raise InputError(
                     f"{name} is model_dir ({folder}), which this training replaces. Give another model_dir."
                 )

@@ -16,8 +16,6 @@ from plugins.files import read_json
 
 from ..dicom_series import write_series
 
-pytest.importorskip("itk")
-
 BUNDLE = Path(__file__).parents[2] / "bundles" / "vs_cochlea_seg"
 HRT2 = ("t2_ci3d_tra", "3D_T2_TSE", "AX T2 SPACE", "sag_t2_spc_iso", "3D CISS", "Ax FIESTA-C")
 AFFINE = np.diag([0.5, 0.5, 1.5, 1])
