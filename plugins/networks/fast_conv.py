@@ -3,7 +3,7 @@ r"""Convolutions with fewer multiplications for inference on CPUs; elsewhere the
 Winograd: tiles of 4x4 outputs of a 3x3 kernel come from 6x6 inputs by 36 products instead of 144. With the matrices
 below a tile is :math:`A^T [(G w G^T) \odot (B^T x B)] A`, summed over input channels between the transforms. In float32
 results differ from torch's by some 1e-6 of their largest value. A few rows of tiles are worked on at a time, so that
-they stay in cache.
+they stay in cache. With AVX-512 torch's own convolutions are faster than Winograd's way, but for doubled maps.
 
 Source: Lavin & Gray, Fast algorithms for convolutional neural networks, CVPR 2016, F(4x4, 3x3).
 """
@@ -156,10 +156,15 @@ def _is_suited(x: Tensor, weight: Tensor) -> bool:
     return narrow >= MIN_CHANNELS and wide >= 2 * MIN_CHANNELS and _is_plain(x, weight)
 
 
+def _winograd_pays() -> bool:
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
+
+
 class Conv3x3(nn.Conv2d):
     """A :class:`torch.nn.Conv2d` of kernel 3 and stride 1 that takes Winograd's way where that is faster.
 
-    That is in inference on the CPU, in float32, with at least 64 channels on one side and 128 on the other.
+    That is in inference on a CPU with AVX2 but not AVX-512, in float32, with at least 64 channels on one side and 128
+    on the other.
 
     Args:
         in_channels: of the input.
@@ -176,7 +181,7 @@ class Conv3x3(nn.Conv2d):
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return F.conv2d(input, self.weight, self.bias, padding=self.border[:2])
         else:
-            if not _is_suited(input, self.weight):
+            if not (_winograd_pays() and _is_suited(input, self.weight)):
                 return super().forward(input)
             padded = F.pad(input, self.border) if self.border[0] > 0 else input
             return winograd_conv2d(padded, self.weight, self.bias)

@@ -60,7 +60,9 @@ def attention_entropy(features: Tensor, rows_per_chunk: int = 512) -> Tensor:
         chunks = []
         for rows in features.split(rows_per_chunk, dim=1):
             scores = rows @ keys
-            chunks.append(-(torch.softmax(scores, dim=2) * torch.log_softmax(scores, dim=2)).sum(dim=2))
+            attention = torch.softmax(scores, dim=2)
+            scores -= scores.amax(dim=2, keepdim=True)  # now log A but for the log of a row's largest weight
+            chunks.append(-attention.amax(dim=2).log() - torch.linalg.vecdot(attention, scores))
         return torch.cat(chunks, dim=1)
 
 

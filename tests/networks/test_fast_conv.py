@@ -13,6 +13,17 @@ def close(ours, theirs):
     assert error < 2e-5, f"relative error {error:.1e}"
 
 
+@pytest.fixture(autouse=True)
+def capability(monkeypatch):
+    """Names the instructions that torch uses; AVX2 on any machine, unless a test says otherwise."""
+
+    def use(name):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: name)
+
+    use("AVX2")
+    return use
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("band", [1, 10**9])
 def test_it_is_the_convolution_in_float64(size, band, monkeypatch):
@@ -132,6 +143,17 @@ def test_winograds_way_begins_at_64_channels_on_one_side_and_128_on_the_other(wa
         Conv3x3(*channels)(x)
         DoubledConv3x3(*channels)(x)
     assert ways == (["winograd_conv2d", "winograd_doubled_conv2d"] if fast else [])
+
+
+@pytest.mark.parametrize("name", ["AVX512", "DEFAULT"])
+def test_without_avx2_alone_convolutions_are_torchs_own_but_doubled_maps_and_heads_are_not(ways, capability, name):
+    capability(name)
+    layer, x = Conv3x3(64, 128), torch.randn(1, 64, 6, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), F.conv2d(x, layer.weight, layer.bias), rtol=0, atol=0)
+        DoubledConv3x3(64, 128)(x)
+        HeadConv(64, 1, 3)(x)
+    assert ways == ["winograd_doubled_conv2d", "one_channel_conv2d"]
 
 
 @pytest.mark.parametrize(("size", "fast"), [((4, 6), True), ((5, 6), False), ((4, 7), False), ((5, 7), False)])
