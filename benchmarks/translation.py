@@ -129,6 +129,7 @@ def machine(**settings: Any) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "date": date.today().isoformat(),
         "torch": torch.__version__,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         **settings,
     }
 

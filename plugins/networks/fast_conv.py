@@ -1,22 +1,26 @@
-r"""Convolutions with fewer multiplications for inference on CPUs; elsewhere they are torch's own.
+r"""Convolutions with fewer multiplications on CPUs; elsewhere they are torch's own.
 
 Winograd: tiles of 4x4 outputs of a 3x3 kernel come from 6x6 inputs by 36 products instead of 144. With the matrices
 below a tile is :math:`A^T [(G w G^T) \odot (B^T x B)] A`, summed over input channels between the transforms. In float32
-results differ from torch's by some 1e-6 of their largest value. A few rows of tiles are worked on at a time, so that
-they stay in cache. With AVX-512 torch's own convolutions are faster than Winograd's way, but for doubled maps.
+results differ from torch's by some 1e-6 of their largest value. The gradients of weights and input go the same way. A
+few rows of tiles are worked on at a time, so that they stay in cache. With AVX-512 torch's own convolutions are faster
+than Winograd's way, but for doubled maps.
 
 Source: Lavin & Gray, Fast algorithms for convolutional neural networks, CVPR 2016, F(4x4, 3x3).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.jit import is_tracing  # type: ignore[attr-defined]
 from torch.nn import functional as F
 
 MIN_CHANNELS = 64
-BAND_ELEMENTS = 600_000
+BAND_ELEMENTS = 700_000
 
 _BT = [
     [4.0, 0.0, -5.0, 0.0, 1.0, 0.0],
@@ -53,34 +57,51 @@ def _transformed(weight: Tensor) -> Tensor:
     return (_TO_WEIGHT @ weight.reshape(-1, 9).t()).view(36, weight.shape[0], weight.shape[1])
 
 
+def _band(rows: int, elements: int) -> int:
+    """How many rows of tiles to work on at a time, if the tiles of one have so many elements."""
+    return max(1, min(rows, BAND_ELEMENTS // elements))
+
+
 def _tiles_to_output(tiles: Tensor, weight: Tensor, bias: Tensor | None, transform: Tensor) -> Tensor:
     """Outputs ``(N, O, 4 rows, 4 columns)`` of the tiles ``(k, k, C, N, rows, columns)``, a view of the input."""
     side, channels, num_samples, rows, columns = tiles.shape[1:]
     out_channels = weight.shape[0]
     weights = _transformed(weight)
-    output = tiles.new_empty([num_samples, out_channels, 4 * rows, 4 * columns])
+    output = tiles.new_empty([num_samples, out_channels, rows, 4, columns, 4])
     shift = tiles.new_zeros(()) if bias is None else bias.view(1, -1, 1, 1, 1, 1)
-    band = max(1, min(rows, BAND_ELEMENTS // (36 * channels * num_samples * columns)))
-    while rows % band:
-        band -= 1
-    num_tiles = num_samples * band * columns
-    gathered = tiles.new_empty([side, side, channels, num_samples, band, columns])
-    values = tiles.new_empty([36, channels * num_tiles])
-    products = tiles.new_empty([36, out_channels, num_tiles])
-    made = tiles.new_empty([16, out_channels * num_tiles])
+    band = _band(rows, 36 * channels * num_samples * columns)
+    most = num_samples * band * columns
+    gathered = tiles.new_empty([side * side * channels * most])
+    values = tiles.new_empty([36 * channels * most])
+    products = tiles.new_empty([36 * out_channels * most])
+    made = tiles.new_empty([16 * out_channels * most])
     for start in range(0, rows, band):
-        gathered.copy_(tiles[:, :, :, :, start : start + band])
-        torch.mm(transform, gathered.view(side * side, -1), out=values)
-        torch.bmm(weights, values.view(36, channels, num_tiles), out=products)
-        torch.mm(_TO_OUTPUT, products.view(36, -1), out=made)
-        place = output[:, :, 4 * start : 4 * (start + band)].view(num_samples, out_channels, band, 4, columns, 4)
-        ordered = made.view(4, 4, out_channels, num_samples, band, columns).permute(3, 2, 4, 0, 5, 1)
-        torch.add(ordered, shift, out=place)
-    return output
+        part = tiles[:, :, :, :, start : start + band]
+        num_tiles = part.shape[3:].numel()
+        inputs = gathered[: side * side * channels * num_tiles].view(part.shape).copy_(part).view(side * side, -1)
+        of_tiles = torch.mm(transform, inputs, out=values[: 36 * channels * num_tiles].view(36, -1))
+        summed = products[: 36 * out_channels * num_tiles].view(36, out_channels, num_tiles)
+        torch.bmm(weights, of_tiles.view(36, channels, num_tiles), out=summed)
+        pixels = made[: 16 * out_channels * num_tiles].view(16, -1)
+        torch.mm(_TO_OUTPUT, summed.view(36, -1), out=pixels)
+        ordered = pixels.view(4, 4, out_channels, *part.shape[3:]).permute(3, 2, 4, 0, 5, 1)
+        torch.add(ordered, shift, out=output[:, :, start : start + band])
+    return output.view(num_samples, out_channels, 4 * rows, 4 * columns)
+
+
+def _padded_to_tiles(x: Tensor) -> Tensor:
+    """A map whose sides leave a multiple of 4 behind a kernel of 3."""
+    missing = [-(x.shape[3] - 2) % 4, -(x.shape[2] - 2) % 4]
+    return F.pad(x, [0, missing[0], 0, missing[1]]) if missing[0] + missing[1] > 0 else x
+
+
+def _tiles(x: Tensor) -> Tensor:
+    """Overlapping tiles ``(6, 6, C, N, rows, columns)`` of :func:`_padded_to_tiles`, a view."""
+    return x.unfold(2, 6, 4).unfold(3, 6, 4).permute(4, 5, 1, 0, 2, 3)
 
 
 def winograd_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """:func:`torch.nn.functional.conv2d` without padding, in float32 on the CPU; no gradient.
+    """:func:`torch.nn.functional.conv2d` without padding, in float32 on the CPU.
 
     Args:
         x: :math:`(N, C, H, W)`, at least 3 pixels along each axis.
@@ -90,12 +111,59 @@ def winograd_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     Shape:
         - output: :math:`(N, O, H - 2, W - 2)`.
     """
-    height, width = x.shape[2] - 2, x.shape[3] - 2
-    missing = [-width % 4, -height % 4]
-    if missing[0] + missing[1] > 0:
-        x = F.pad(x, [0, missing[0], 0, missing[1]])
-    tiles = x.unfold(2, 6, 4).unfold(3, 6, 4).permute(4, 5, 1, 0, 2, 3)
-    return _tiles_to_output(tiles, weight, bias, _TO_TILE)[:, :, :height, :width]
+    output = _tiles_to_output(_tiles(_padded_to_tiles(x)), weight, bias, _TO_TILE)
+    return output[:, :, : x.shape[2] - 2, : x.shape[3] - 2]
+
+
+def winograd_weight_gradient(x: Tensor, gradient: Tensor) -> Tensor:
+    r"""Gradient of :func:`winograd_conv2d` by its weight, :math:`G^T [(A g A^T) \odot (B^T x B)] G` summed over tiles.
+
+    Args:
+        x: :math:`(N, C, H, W)`, the input.
+        gradient: :math:`(N, O, H - 2, W - 2)`, that of the output.
+
+    Shape:
+        - output: :math:`(O, C, 3, 3)`.
+    """
+    tiles = _tiles(_padded_to_tiles(x))
+    channels, num_samples, rows, columns = tiles.shape[2:]
+    missing = [4 * columns - gradient.shape[3], 4 * rows - gradient.shape[2]]
+    padded = F.pad(gradient, [0, missing[0], 0, missing[1]])
+    outward = padded.unflatten(3, [columns, 4]).unflatten(2, [rows, 4]).permute(3, 5, 1, 0, 2, 4)
+    out_channels = gradient.shape[1]
+    products = x.new_zeros([36, out_channels, channels])
+    band = _band(rows, 36 * max(channels, out_channels) * num_samples * columns)
+    for start in range(0, rows, band):
+        part = tiles[:, :, :, :, start : start + band].reshape(36, -1)
+        of_tiles = (_TO_TILE @ part).view(36, channels, -1)
+        part = outward[:, :, :, :, start : start + band].reshape(16, -1)
+        of_outputs = (_TO_OUTPUT.t() @ part).view(36, out_channels, -1)
+        products.baddbmm_(of_outputs, of_tiles.transpose(1, 2))
+    return (_TO_WEIGHT.t() @ products.view(36, -1)).t().reshape(out_channels, channels, 3, 3)
+
+
+class _Winograd(torch.autograd.Function):
+    """:func:`winograd_conv2d` behind zero padding, with its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.padding = padding
+        return winograd_conv2d(F.pad(x, [padding] * 4), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        of_x = of_weight = of_bias = None
+        if ctx.needs_input_grad[0]:
+            around = F.pad(gradient, [2 - ctx.padding] * 4)
+            of_x = winograd_conv2d(around, weight.flip(2, 3).transpose(0, 1))
+        if ctx.needs_input_grad[1]:
+            of_weight = winograd_weight_gradient(F.pad(x, [ctx.padding] * 4), gradient)
+        if ctx.needs_input_grad[2]:
+            of_bias = gradient.sum(dim=[0, 2, 3])
+        return of_x, of_weight, of_bias, None
 
 
 def winograd_doubled_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -146,7 +214,7 @@ def _doubled_row(row: Tensor) -> Tensor:
 
 
 def _is_plain(x: Tensor, weight: Tensor) -> bool:
-    if is_tracing() or torch.compiler.is_compiling() or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
+    if is_tracing() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return False
     return x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
 
@@ -163,8 +231,7 @@ def _winograd_pays() -> bool:
 class Conv3x3(nn.Conv2d):
     """A :class:`torch.nn.Conv2d` of kernel 3 and stride 1 that takes Winograd's way where that is faster.
 
-    That is in inference on a CPU with AVX2 but not AVX-512, in float32, with at least 64 channels on one side and 128
-    on the other.
+    That is on a CPU with AVX2 but not AVX-512, in float32, with at least 64 channels on one side and 128 on the other.
 
     Args:
         in_channels: of the input.
@@ -174,17 +241,17 @@ class Conv3x3(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int, padding: int = 0):
         super().__init__(in_channels, out_channels, 3, padding=padding)
-        self.border = [padding] * 4
+        self.border = padding
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve ``(N, C, H, W)``."""
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            return F.conv2d(input, self.weight, self.bias, padding=self.border[:2])
+            return F.conv2d(input, self.weight, self.bias, padding=self.border)
         else:
             if not (_winograd_pays() and _is_suited(input, self.weight)):
                 return super().forward(input)
-            padded = F.pad(input, self.border) if self.border[0] > 0 else input
-            return winograd_conv2d(padded, self.weight, self.bias)
+            convolved: Tensor = _Winograd.apply(input, self.weight, self.bias, self.border)
+            return convolved
 
 
 class DoubledConv3x3(nn.Module):
@@ -208,7 +275,8 @@ class DoubledConv3x3(nn.Module):
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return self.conv(F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False))
         else:
-            if _is_suited(x, self.conv.weight) and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0:
+            even = x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
+            if even and not torch.is_grad_enabled() and _is_suited(x, self.conv.weight):
                 return winograd_doubled_conv2d(x, self.conv.weight, self.conv.bias)
             return self.conv(F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False))
 
@@ -230,7 +298,7 @@ class HeadConv(nn.Conv2d):
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return F.conv2d(input, self.weight, self.bias)
         else:
-            wanted = self.weight.shape[0] == 1 and _is_plain(input, self.weight)
+            wanted = self.weight.shape[0] == 1 and not torch.is_grad_enabled() and _is_plain(input, self.weight)
             return self._fast(input) if wanted else super().forward(input)
 
     def _fast(self, x: Tensor) -> Tensor:

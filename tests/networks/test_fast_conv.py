@@ -1,9 +1,16 @@
+from copy import deepcopy
+
 import pytest
 import torch
 from torch.nn import functional as F
 
 from plugins.networks import BlurUp, Conv3x3, DoubledConv3x3, HeadConv, fast_conv
-from plugins.networks.fast_conv import one_channel_conv2d, winograd_conv2d, winograd_doubled_conv2d
+from plugins.networks.fast_conv import (
+    one_channel_conv2d,
+    winograd_conv2d,
+    winograd_doubled_conv2d,
+    winograd_weight_gradient,
+)
 
 SIZES = [(3, 3), (6, 6), (7, 9), (18, 30), (16, 21)]
 
@@ -24,6 +31,16 @@ def capability(monkeypatch):
     return use
 
 
+@pytest.fixture
+def ways(monkeypatch):
+    """Names of the fast ways that were taken."""
+    taken = []
+    for name in ("winograd_conv2d", "winograd_weight_gradient", "winograd_doubled_conv2d", "one_channel_conv2d"):
+        way = getattr(fast_conv, name)
+        monkeypatch.setattr(fast_conv, name, lambda *given, n=name, way=way: taken.append(n) or way(*given))
+    return taken
+
+
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("band", [1, 10**9])
 def test_it_is_the_convolution_in_float64(size, band, monkeypatch):
@@ -40,15 +57,44 @@ def test_doubling_and_convolution_in_one_go_are_both_in_float64(size, band, monk
     close(winograd_doubled_conv2d(x, weight), F.conv2d(BlurUp()(x.double()), weight.double(), padding=1))
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("band", [1, 2000, 10**9])
+def test_the_gradient_by_the_weight_is_that_in_float64(size, band, monkeypatch):
+    monkeypatch.setattr("plugins.networks.fast_conv.BAND_ELEMENTS", band)
+    x, weight = torch.randn(2, 5, *size), torch.randn(7, 5, 3, 3, dtype=torch.float64, requires_grad=True)
+    output = F.conv2d(x.double(), weight)
+    outward = torch.randn(output.shape)
+    output.backward(outward.double())
+    close(winograd_weight_gradient(x, outward), weight.grad)
+
+
 @pytest.mark.parametrize("padding", [0, 1])
-def test_layer_is_the_same_with_and_without_gradient(padding, monkeypatch):
-    layer, x = Conv3x3(64, 128, padding), torch.randn(2, 64, 10, 13)
-    expected = F.conv2d(x.double(), layer.weight.double(), layer.bias.double(), padding=padding)
+@pytest.mark.parametrize("size", [(10, 13), (3, 4)])
+def test_layer_and_its_gradients_are_those_in_float64(padding, size, ways):
+    layer, x = Conv3x3(64, 128, padding), torch.randn(2, 64, *size, requires_grad=True)
+    exact, exact_x = deepcopy(layer).double(), x.detach().double().requires_grad_()
+    expected = F.conv2d(exact_x, exact.weight, exact.bias, padding=padding)
     with torch.no_grad():
         close(layer(x), expected)
-    close(layer(x).detach(), expected)
-    monkeypatch.setattr("plugins.networks.fast_conv.winograd_conv2d", lambda *_: pytest.fail("used with gradient"))
+    output, outward = layer(x), torch.randn(expected.shape)
+    close(output.detach(), expected)
+    output.backward(outward)
+    expected.backward(outward.double())
+    assert ways == ["winograd_conv2d"] * 3 + ["winograd_weight_gradient"]
+    for ours, theirs in ((x, exact_x), (layer.weight, exact.weight), (layer.bias, exact.bias)):
+        close(ours.grad, theirs.grad)
+
+
+def test_frozen_weights_and_inputs_get_no_gradient(ways):
+    layer, x = Conv3x3(64, 128), torch.randn(1, 64, 6, 6)
     layer(x).sum().backward()
+    assert ways == ["winograd_conv2d", "winograd_weight_gradient"]
+    layer = Conv3x3(64, 128).requires_grad_(False)
+    x.requires_grad_()
+    layer(x).sum().backward()
+    assert ways[2:] == ["winograd_conv2d"] * 2
+    assert layer.weight.grad is None
+    assert layer.bias.grad is None
 
 
 def test_few_channels_and_other_types_are_torchs_own():
@@ -123,16 +169,6 @@ def test_head_is_the_same_with_and_without_gradient(out_channels):
         close(ours, F.conv2d(x.double(), layer.weight.double(), layer.bias.double()))
 
 
-@pytest.fixture
-def ways(monkeypatch):
-    """Names of the fast ways that were taken."""
-    taken = []
-    for name in ("winograd_conv2d", "winograd_doubled_conv2d", "one_channel_conv2d"):
-        way = getattr(fast_conv, name)
-        monkeypatch.setattr(fast_conv, name, lambda *given, n=name, way=way: taken.append(n) or way(*given))
-    return taken
-
-
 @pytest.mark.parametrize(
     ("channels", "fast"),
     [((64, 128), True), ((128, 64), True), ((63, 128), False), ((64, 127), False), ((64, 64), False)],
@@ -186,10 +222,12 @@ def test_a_bias_is_added_once_in_both_ways(bias):
     close(winograd_doubled_conv2d(x, weight, shift), expected)
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(1, 1), (36 * 5 * 2 * 4 * 2, 2), (36 * 5 * 2 * 4 * 5, 3), (10**9, 6)])
-def test_a_band_is_the_largest_that_divides_the_rows_and_keeps_to_its_limit(monkeypatch, limit, expected):
+@pytest.mark.parametrize(
+    ("limit", "bands"), [(1, [1] * 6), (36 * 5 * 2 * 4 * 2, [2] * 3), (36 * 5 * 2 * 4 * 5, [5, 1]), (10**9, [6])]
+)
+def test_a_band_keeps_to_its_limit(monkeypatch, limit, bands):
     monkeypatch.setattr(fast_conv, "BAND_ELEMENTS", limit)
     x, weight, sizes, product = torch.randn(2, 5, 26, 18), torch.randn(7, 5, 3, 3), [], torch.bmm
     monkeypatch.setattr(torch, "bmm", lambda *given, **how: sizes.append(given[1].shape) or product(*given, **how))
     winograd_conv2d(x, weight)
-    assert sizes == [(36, 5, 2 * expected * 4)] * (6 // expected)
+    assert sizes == [(36, 5, 2 * band * 4) for band in bands]
