@@ -179,7 +179,7 @@ def inference(rounds: int, size: int = 256) -> dict[str, Any]:
     }
 
 
-def convolutions(rounds: int, size: int = 256) -> dict[str, Any]:
+def convolutions(rounds: int, size: int = 256, compiled: bool = True) -> dict[str, Any]:
     """One slice through both generators: the ways of :mod:`plugins.networks.fast_conv` against torch's own."""
     batch = example(size, 1)
     results: dict[str, Any] = {}
@@ -187,10 +187,12 @@ def convolutions(rounds: int, size: int = 256) -> dict[str, Any]:
         for method in ("TANQ", "CycleGAN"):
             network = config_of(method).get_parsed_content("network_def").eval()
             last = deepcopy(network).to(memory_format=torch.channels_last)
-            ways = {"torch": network, "channels-last": last, "compiled": torch.compile(network)}
-            with torchs_convolutions():
+            ways = {"torch": network, "channels-last": last}
+            if compiled:
                 try:
-                    ways["compiled"](batch["image"], batch["label"])
+                    ways["compiled"] = torch.compile(network)
+                    with torchs_convolutions():
+                        ways["compiled"](batch["image"], batch["label"])
                 except torch._inductor.exc.InductorError as error:
                     results[f"{method}, compiled"] = f"does not compile: {error}"
                     del ways["compiled"]
@@ -285,6 +287,7 @@ def main() -> None:
     arguments.add_argument("--size", type=int, default=256, help="side of the slices, but for memory")
     arguments.add_argument("--only", nargs="*", help="keys of the JSON file to measure; all by default")
     arguments.add_argument("--threads", type=int, default=1, help="torch's threads")
+    arguments.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     arguments.add_argument("--memory", nargs=3, metavar=("METHOD", "SIZE", "BATCH"), help="only the peak of one step")
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
@@ -298,7 +301,7 @@ def main() -> None:
         "parameters_millions": parameters,
         "normalisation": lambda: norms(4 * given.rounds),
         "inference": lambda: inference(given.rounds, given.size),
-        "convolutions": lambda: convolutions(given.rounds, given.size),
+        "convolutions": lambda: convolutions(given.rounds, given.size, not given.no_compile),
         "train_step": lambda: training(max(2, given.rounds // 2), given.size),
         "train_step_memory": memory,
     }

@@ -24,7 +24,8 @@ from monai.bundle import ConfigParser, ckpt_export
 from monai.bundle.utils import merge_kv
 
 import plugins
-from plugins.config.names import known_settings
+from plugins.config.command import COMPLETE
+from plugins.config.names import SECTIONS, all_references, as_id, known_settings, refuse_unknown_ids
 from plugins.errors import InputError, show_input_errors_as_sentences
 from plugins.files import read_json, whole_file
 from plugins.finite import refuse_broken_weights
@@ -33,13 +34,22 @@ from plugins.runtime import VENDORED
 from plugins.segmentation.model import DESCRIPTION
 from plugins.state import SUM, read_tensors
 from plugins.store import TRAINING, check_weights
+from plugins.workflow.checks import GIVEN
+from plugins.workflow.plan import INFERENCE, SEGMENTATION, TRAIN
 
 WEIGHTS, SCRIPT, SUMS = "model.pt", "model.ts", "SHA256SUMS"
 LOCATOR = ("locator.pt", "locator.pt" + SUM, "locator.json")  # of a segmentation that sees windows
 LARGE_BYTES = 25 * 2**20  # what the zoo keeps in git
 LEFT_OUT = ("eval", "models", "__pycache__", "runs", "mlruns")
 BOOTSTRAP = {"imports": ["$import sys"], "code_path": "$sys.path.insert(1, @bundle_root)"}
-PARTS = ("cyclegan_translation", "tanq_translation", "vs_cochlea_seg")  # of the driver
+PARTS = ("cyclegan_translation", "tanq_translation", SEGMENTATION)  # of the driver
+MULTI_GPU, LOCATOR_CONFIG, LOCATOR_OVERLAYS = "multi_gpu_train.json", "locator.json", "locator_"
+OF_THIS_MACHINE = GIVEN | {
+    "run_dir", "runs_dir", "run_name", "bundles_dir", "truth_dir", "source_truth_dir", "target_truth_dir", "weights",
+    "device", "devices", "executor", "num_threads", "num_workers", "initialize",
+}  # fmt: skip
+"""Ids that say where things lie and what computes: of no use to whoever gets an exported bundle."""
+_logger = logging.getLogger(__name__)
 
 
 def export(
@@ -59,7 +69,7 @@ def export(
         ckpt_dir: with ``model.pt`` (and, of the segmentation, ``model.json`` and the locator's files) of a training;
             ``None`` for none.
         overlays: config files of the bundle, or absolute paths of others, that the training was given after
-            ``train.json``; the copy's configs take their values.
+            ``train.json``; the copy's configs take their values, but for :data:`OF_THIS_MACHINE`.
         onnx: write the networks as ONNX too, see :func:`plugins.programs.write_programs`.
         pt2: write them as programs of ``torch.export`` too.
         url: where large files will be offered: they are then listed in ``large_files.yml`` and left out.
@@ -143,19 +153,46 @@ def _requiring(node: Any) -> Any:
 
 
 def _apply_overlays(folder: Path, overlays: Sequence[str]) -> None:
-    """Write the values of overlays into the configs that have such keys."""
+    """Write the values of overlays into the configs that have such keys, and of a driver's into its segmentation's."""
+    configs = folder / "configs"
+    trained = read_json(configs / TRAIN)
     for overlay in overlays:
-        file = folder / "configs" / overlay
+        file = configs / overlay
         if not file.is_file():
             raise InputError(f"{file.name} is no config of {folder.name}. Name an overlay of the training.")
+        if file.name in (*COMPLETE, "metadata.json"):
+            raise InputError(f"{file.name} is no overlay. Name only what the training was given after {TRAIN}.")
         values = ConfigParser.load_config_file(file)
-        for path in sorted((folder / "configs").glob("*.json")):
-            content = read_json(path)
-            if "bundle_root" in content:
-                parser = ConfigParser(content)
-                for name, value in known_settings(content, values).items():
-                    merge_kv(parser, name, value)
-                path.write_text(json.dumps(parser.get(), indent=4) + "\n", encoding="utf-8")
+        if not file.name.startswith(LOCATOR_OVERLAYS):
+            own = {*SECTIONS} | all_references(values)
+            refuse_unknown_ids(trained, values, f"{file.name} is no overlay of the training: {TRAIN}", own)
+        for path in sorted(configs.glob("*.json")):
+            if "bundle_root" in read_json(path) and file.name.startswith(LOCATOR_OVERLAYS) == (
+                path.name == LOCATOR_CONFIG
+            ):
+                _settle(path, values, file.name)
+    part = folder / "parts" / SEGMENTATION / "configs"
+    if overlays and part.is_dir():
+        trained = read_json(configs / TRAIN)
+        for name in trained["overlays"]:
+            if (part / name).is_file():
+                _settle(part / INFERENCE, ConfigParser.load_config_file(part / name), name)
+        _settle(part / INFERENCE, (trained["settings"] or {}).get(SEGMENTATION, {}), "settings")
+
+
+def _settle(config: Path, values: Mapping[str, Any], source: str) -> None:
+    """Write those values into a config that it knows and that are as true elsewhere."""
+    if source == MULTI_GPU:
+        _logger.info(f"{source} says on what is trained, so it is not written into the configs")
+        return
+    here = [name for name in values if as_id(name).partition("::")[0] in OF_THIS_MACHINE]
+    if here:
+        _logger.info(f"{source}: {', '.join(here)} hold for this machine only, and are not written into {config.name}")
+    content = read_json(config)
+    parser = ConfigParser(content)
+    for name, value in known_settings(content, {key: values[key] for key in values if key not in here}).items():
+        merge_kv(parser, name, value)
+    config.write_text(json.dumps(parser.get(), indent=4) + "\n", encoding="utf-8")
 
 
 def _add_weights(folder: Path, ckpt_dir: Path) -> None:

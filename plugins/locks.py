@@ -22,14 +22,13 @@ def hold(folder: str | os.PathLike[str]) -> None:
     """Hold a folder until this process ends; what a killed run left there half written is removed.
 
     Raises:
-        InputError: if another process holds it.
+        InputError: if another process holds it, or if nothing can be written there.
     """
     path = os.path.realpath(folder)
-    os.makedirs(path, exist_ok=True)
     lock = _held.setdefault(path, FileLock(os.path.join(path, LOCK)))
     if not lock.is_locked:
         try:
-            lock.acquire(timeout=0)
+            _take(lock, Path(path))
         except Timeout:
             raise InputError(
                 f"{folder}: another run is at work there. Wait for it, or choose another folder."
@@ -46,12 +45,14 @@ def sole_owner(folder: str | os.PathLike[str], what: str) -> Iterator[None]:
     Args:
         folder: is created if missing.
         what: holds it, for the message: "training".
+
+    Raises:
+        InputError: if nothing can be written there.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
     try:
-        lock.acquire(timeout=0)
+        _take(lock, folder)
     except Timeout:
         print(f"another {what} is at work in {folder}: waiting for it to end", flush=True)
         lock.acquire()
@@ -59,3 +60,14 @@ def sole_owner(folder: str | os.PathLike[str], what: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _take(lock: FileLock, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise
+    except OSError as error:
+        fault = f"{folder}: nothing can be written there ({error.strerror})"
+        raise InputError(f"{fault}. Choose another folder.") from error

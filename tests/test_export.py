@@ -20,7 +20,7 @@ from monai.bundle import ConfigParser, load, load_bundle_config
 from plugins.config.command import COMPLETE
 from plugins.config.names import nodes
 from plugins.errors import InputError
-from plugins.export import check_sums, export
+from plugins.export import MULTI_GPU, OF_THIS_MACHINE, check_sums, export
 from plugins.files import read_json, write_json
 from plugins.segmentation import EnsembleMember, FoldEnsemble, Locator, LocatorNetwork, SaveLocator, SegmentationModel
 
@@ -313,9 +313,56 @@ def test_every_overlay_can_be_settled(tmp_path, bundle, overlay):
     export(ROOT / bundle, tmp_path, overlays=[overlay])
     settled, merged = ConfigParser(read_json(tmp_path / bundle / "configs" / "train.json")), ConfigParser()
     merged.read_config([str(ROOT / bundle / "configs" / name) for name in ("train.json", overlay)])
+    plain = ConfigParser(read_json(ROOT / bundle / "configs" / "train.json"))
     for name in ConfigParser.load_config_file(ROOT / bundle / "configs" / overlay):
         name = name.removeprefix("+")
-        assert _without_requirements(settled[name]) == merged[name]
+        here = overlay == MULTI_GPU or name.partition("::")[0] in OF_THIS_MACHINE
+        if overlay == "locator_cpu.json":
+            here, config = False, ConfigParser(read_json(tmp_path / bundle / "configs" / "locator.json"))
+            assert config[name] == ConfigParser.load_config_file(ROOT / bundle / "configs" / overlay)[name]
+        else:
+            assert _without_requirements(settled[name]) == (plain if here else merged)[name]
+
+
+def test_nothing_of_this_machine_leaves_with_an_overlay(tmp_path, caplog):
+    caplog.set_level("INFO")
+    own = {name: "/mine" for name in ("ckpt_dir", "output_dir", "dataset_dir")} | {"device": "cpu", "max_epochs": 3}
+    write_json(tmp_path / "own.json", own)
+    export(ROOT / "tanq_translation", tmp_path, overlays=[MULTI_GPU, str(tmp_path / "own.json")])
+    configs = tmp_path / "tanq_translation" / "configs"
+    for path in (path for path in configs.glob("*.json") if path.name in COMPLETE):
+        settled, plain = read_json(path), read_json(ROOT / "tanq_translation" / "configs" / path.name)
+        for name in (*own, "initialize", "run"):
+            expected = 3 if name == "max_epochs" and path.name == "train.json" else plain.get(name)
+            assert _without_requirements(settled.get(name)) == expected, (path.name, name)
+    assert "own.json: ckpt_dir, output_dir, dataset_dir, device hold for this machine only" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["train.json", "inference.json", "metadata.json", "reverse.json"])
+def test_what_is_no_overlay_of_a_training_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match=rf"{name} is no overlay"):
+        export(ROOT / "cyclegan_translation", tmp_path, overlays=[name])
+    assert [*tmp_path.iterdir()] == []
+
+
+def test_overlays_of_a_segmentation_leave_its_locator_and_the_other_way_round(tmp_path):
+    export(ROOT / "vs_cochlea_seg", tmp_path, overlays=["cpu.json", "locator_cpu.json"])
+    configs, plain = tmp_path / "vs_cochlea_seg" / "configs", ROOT / "vs_cochlea_seg" / "configs"
+    for name, overlay in (("train.json", "cpu.json"), ("locator.json", "locator_cpu.json")):
+        assert read_json(configs / name)["max_epochs"] == read_json(plain / overlay)["max_epochs"]
+    assert (
+        read_json(configs / "locator.json")["iterations_per_epoch"]
+        == (read_json(plain / "locator_cpu.json") | read_json(plain / "locator.json"))["iterations_per_epoch"]
+    )
+
+
+def test_an_exported_driver_segments_as_its_run_did(tmp_path):
+    write_json(tmp_path / "own.json", {"settings": {"vs_cochlea_seg": {"sw_batch_size": 3}}})
+    export(ROOT / "vs_cochlea_uda", tmp_path, overlays=["cpu.json", str(tmp_path / "own.json")])
+    settled = read_json(tmp_path / "vs_cochlea_uda" / "parts" / "vs_cochlea_seg" / "configs" / "inference.json")
+    assert settled["test_time_mirroring"] is False
+    assert settled["sw_batch_size"] == 3
+    assert settled["device"] == read_json(ROOT / "vs_cochlea_seg" / "configs" / "inference.json")["device"]
 
 
 def _without_requirements(node):

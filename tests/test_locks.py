@@ -7,7 +7,7 @@ import pytest
 
 from plugins.errors import InputError
 from plugins.files import PART, whole_file
-from plugins.locks import LOCK, hold
+from plugins.locks import LOCK, hold, sole_owner
 
 from .interruptible import PATIENCE
 
@@ -53,3 +53,12 @@ def test_a_folder_is_refused_to_others_as_long_as_its_owner_lives(tmp_path):
         hold(tmp_path)
     other.communicate("\n", timeout=PATIENCE)
     hold(tmp_path)
+
+
+@pytest.mark.parametrize("owner", [hold, lambda folder: sole_owner(folder, "training").__enter__()])
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, owner):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        InputError, match=r"file/run: nothing can be written there \(Not a directory\)\. Choose another"
+    ):
+        owner(tmp_path / "file" / "run")

@@ -187,6 +187,7 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
     first, *overlays = given.files
     for file in given.files:
         _refuse_doubled_keys(file)
+    _refuse_wrong_places(first, overlays)
     base, whole = given.base(), read_configs(given.files)
     beside = [file for file in sorted(first.parent.glob("*.json")) if file not in given.files]
     siblings = read_configs([file for file in beside if file.name in COMPLETE])
@@ -194,16 +195,20 @@ def refuse_unknown_options(arguments: Sequence[str] | None = None) -> None:
     read = {*SECTIONS, *given.sections} | all_references(whole) | all_references(options)
     refuse_unknown(given.sections, [*whole, *given.options], first.name)
     for file in overlays:
-        try:
-            _refuse_unknown_settings(siblings | base, ConfigParser.load_config_file(file), file, read)
-        except InputError as error:
-            if file.resolve().parent == first.resolve().parent or not file.with_name("train.json").is_file():
-                raise
-            fault = f"{file} is for another bundle ({str(error).partition(': ')[0]})"
-            raise InputError(f"{fault}. Take an overlay from {first.parent}.") from error
+        _refuse_unknown_settings(siblings | base, ConfigParser.load_config_file(file), file, read)
         _refuse_overlay_without_effect(base, file, first, read)
     known = given.tracking.get("configs", {}) | {name: value for name, value in whole.items() if name in base}
     _refuse_unknown_settings(known, options, first, read)
+
+
+def _refuse_wrong_places(first: Path, overlays: Sequence[Path]) -> None:
+    """Refuse an overlay before the file whose values it is to change, and one of another bundle."""
+    complete = [file.name for file in overlays if file.name in COMPLETE]
+    if complete and first.name not in COMPLETE:
+        raise InputError(f"{first.name} stands before {complete[0]}, which replaces it. Name {complete[0]} first.")
+    for file in overlays:
+        if file.resolve().parent != first.resolve().parent and file.with_name("metadata.json").is_file():
+            raise InputError(f"{file} is for another bundle. Take an overlay from {first.parent}.")
 
 
 def _refuse_overlay_without_effect(base: Mapping[str, Any], file: Path, first: Path, read: set[str]) -> None:

@@ -121,6 +121,9 @@ def refuse_unknown_ids(config: Mapping[str, Any], ids: Iterable[str], what: str,
             prefix = "::".join(path[:depth]) + "::" if depth else ""
             if key not in known and any(f"{each}::".startswith(f"{prefix}{key}::") for each in read):
                 break
+            if level is None and depth:
+                whole = "::".join(path[:depth])
+                raise InputError(f"{what}: {whole} is null, so it has no {key!r}. Set {whole} as a whole.")
             refuse_unknown([prefix + key], [f"{prefix}{each}" for each in known], what)
             level = level[int(key)] if isinstance(level, list) else level[key]
 

@@ -15,6 +15,7 @@ import plugins
 from plugins.errors import InputError
 from plugins.files import write_json
 from plugins.locks import hold
+from plugins.state import SUM
 from plugins.store import TRAINING, difference, digest_of, read_training
 
 _logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class TrainingRecord:
         resume: whether a training goes on from its checkpoint; one that begins anew makes a new record.
         name: of the record.
         state: patterns of the files beside the weights that belong to one training, such as ``best.pt*``. One that
-            begins anew removes those of the one before.
+            begins anew removes those of the one before, and the weights.
 
     Raises:
         InputError: when the engine starts, if the folder holds a training with other data or settings, or if another
@@ -74,6 +75,7 @@ class TrainingRecord:
         if self.resume and self.weights.exists():
             _logger.warning(f"{folder} holds weights without {self.name}: taken for a training with these settings.")
         if not self.resume and engine.state.epoch == 0:  # later, as in federated learning, the files are its own
-            for old in [file for pattern in self.state for file in folder.glob(pattern)]:
-                old.unlink()
+            weights = [self.weights, self.weights.with_name(self.weights.name + SUM)]
+            for old in [*weights, *(file for pattern in self.state for file in folder.glob(pattern))]:
+                old.unlink(missing_ok=True)
         write_json(folder / self.name, record)

@@ -275,8 +275,8 @@ class DoubledConv3x3(nn.Module):
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             return self.conv(F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False))
         else:
-            even = x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0
-            if even and not torch.is_grad_enabled() and _is_suited(x, self.conv.weight):
+            suited = not torch.is_grad_enabled() and _is_suited(x, self.conv.weight)
+            if suited and x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0:
                 return winograd_doubled_conv2d(x, self.conv.weight, self.conv.bias)
             return self.conv(F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False))
 

@@ -32,7 +32,15 @@ from plugins.nnunet.dataset import (
     make_splits,
     write_dataset,
 )
-from plugins.nnunet.planning import PlanChanges, Planner, adopt_plans, check_changes, make_plans, preprocess
+from plugins.nnunet.planning import (
+    FINGERPRINT,
+    PlanChanges,
+    Planner,
+    adopt_plans,
+    check_changes,
+    make_plans,
+    preprocess,
+)
 from plugins.nnunet.processes import InlineExecutor, pools_on
 from plugins.nnunet.selection import ChosenMembers, check_members, drop_probabilities, export, select
 from plugins.nnunet.starts import check_start, compare_start
@@ -40,11 +48,12 @@ from plugins.nnunet.trainer import Configuration, TrainerSettings
 from plugins.nnunet.training import is_done, train_fold
 from plugins.nnunet.watch import TrainingWatch
 from plugins.nnunet.workers import ended_with, process_pool
-from plugins.nnunet.workspace import ANEW, Workspace
+from plugins.nnunet.workspace import ANEW, PLANS, Workspace
 from plugins.segmentation import SlidingWindow
 from plugins.segmentation.anatomy import read_settings
+from plugins.segmentation.locator import DESCRIPTION as LOCATOR_DESCRIPTION
 from plugins.segmentation.locator import WEIGHTS as LOCATOR
-from plugins.segmentation.locator import copy_locator, is_copied
+from plugins.segmentation.locator import check_locator, copy_locator, is_copied
 from plugins.segmentation.model import DESCRIPTION, WEIGHTS
 from plugins.state import read_state, recall_state
 from plugins.store import content_of
@@ -216,6 +225,7 @@ class NnUNetTraining:
                 )
             chosen = {**selection, "request": request}
         selection = {key: value for key, value in chosen.items() if key != "request"}
+        selection.setdefault("anatomy", None)
         if self.anatomy is not None:
             known = {"cochleae_mm3": cochleae_volume(self.items), **self.anatomy}
             selection |= {"anatomy": known, "keep_largest_component_of": []}
@@ -237,7 +247,9 @@ class NnUNetTraining:
 
     def _check(self) -> None:
         check_items(self.items)
-        if self.locator is None and (self.model_dir / LOCATOR).exists():
+        if self.locator is not None:
+            check_locator(self.locator)
+        elif (self.model_dir / LOCATOR).exists():
             fault = f"{self.model_dir / LOCATOR} would cut windows in inference, but locator_dir is null"
             cure = f"Give {self.model_dir} as locator_dir if it cut the scans, or another model_dir"
             raise InputError(f"{fault}. {cure}.")
@@ -267,6 +279,8 @@ class NnUNetTraining:
             "seed": self.settings.seed,
             "plan": self.plan,
             "plans_from": str(self.plans_from),
+            "plans_content": _contents(self.plans_from, (f"{PLANS}.json", FINGERPRINT)),
+            "locator": _contents(self.locator, (LOCATOR, LOCATOR_DESCRIPTION)),
             "settings": self._settings(),
         }
         wanted = json.loads(json.dumps(wanted))
@@ -286,9 +300,10 @@ class NnUNetTraining:
             splits = make_splits(self.items, self.num_folds, self.settings.seed)
             write_json(self.workspace.preprocessed / "splits_final.json", splits)
             write_json(marker, wanted)
-        elif read_state(marker, dict[str, Any], ANEW) != wanted:
+        elif not _is_of(read_state(marker, dict[str, Any], ANEW), wanted):
             raise InputError(
-                f"{self.output_dir} holds a training of other scans, plans or settings. Choose another output_dir."
+                f"{self.output_dir} holds a training of other scans, plans, settings or another locator. "
+                "Choose another output_dir."
             )
         if self.settings.init_weights is not None:
             compare_start(self.workspace, Path(self.settings.init_weights), self.configurations, self.folds[0])
@@ -336,6 +351,16 @@ class NnUNetTraining:
                     free += _freed(running)
             while running:
                 _freed(running)
+
+
+def _contents(folder: Path | None, names: Sequence[str]) -> list[str] | None:
+    """Digests of the contents of those files that a folder has; ``None`` without a folder."""
+    return None if folder is None else [content_of(folder / name) for name in names if (folder / name).is_file()]
+
+
+def _is_of(begun: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether a training was begun with what is wanted, as far as its version noted it."""
+    return begun == {key: value for key, value in wanted.items() if key in begun}
 
 
 def _freed(running: dict[Future[None], str]) -> list[str]:

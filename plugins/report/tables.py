@@ -133,8 +133,15 @@ def _bounds(found: Sequence[float] | None) -> dict[str, float | None]:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A number in few digits; ``-`` for ``None``."""
-    return UNKNOWN if value is None else f"{value:.{digits}g}"
+    """A number in few digits, a large one without decimals; ``-`` for ``None``.
+
+    Example:
+        >>> number(152100.4), number(1.23456)
+        ('152100', '1.235')
+    """
+    if value is None:
+        return UNKNOWN
+    return f"{value:.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
 
 
 def spread(found: Mapping[str, Any]) -> str:

@@ -287,14 +287,23 @@ def read_locator(model_dir: StrPath, device: Any = "cpu", enabled: bool = True) 
         raise InputError(f"{model_dir} holds no locator ({type(error).__name__}). {cure}.") from error
 
 
+def check_locator(locator_dir: StrPath) -> None:
+    """Refuse a folder without a locator, and one whose locator cannot be read.
+
+    Raises:
+        InputError: naming the folder or file.
+    """
+    if read_locator(locator_dir) is None:
+        raise InputError(f"{locator_dir}: holds no {WEIGHTS}. Train the locator first, or set locator_dir to null.")
+
+
 def copy_locator(locator_dir: StrPath, model_dir: StrPath) -> None:
     """Copy the files of a locator, each whole, the weights last.
 
     Raises:
-        InputError: if there is no locator, or it cannot be read.
+        InputError: see :func:`check_locator`.
     """
-    if read_locator(locator_dir) is None:
-        raise InputError(f"{locator_dir}: holds no {WEIGHTS}. Train the locator first, or set locator_dir to null.")
+    check_locator(locator_dir)
     with whole_file(Path(model_dir) / DESCRIPTION) as part:
         shutil.copyfile(Path(locator_dir) / DESCRIPTION, part)
     copy_weights(Path(locator_dir) / WEIGHTS, Path(model_dir) / WEIGHTS)

@@ -123,6 +123,9 @@ def read_model(model_dir: str | os.PathLike[str], folds: Sequence[int] | int | N
     """
     file = Path(model_dir) / DESCRIPTION
     folds = [folds] if isinstance(folds, int) else folds
+    if not file.is_file() and file.with_name(WEIGHTS).is_file():
+        fault = f"{model_dir} holds {WEIGHTS}, but no {DESCRIPTION}, so it is no model of a segmentation"
+        raise InputError(f"{fault}. Give the model_dir of a training.")
     if not file.is_file():
         return NOMINAL if folds is None else replace(NOMINAL, folds=list(folds))
     content = read_state(file, dict[str, Any], "Give the model_dir of a training")

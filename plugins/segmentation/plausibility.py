@@ -119,6 +119,10 @@ class SourceStatistics:
         )
 
 
+def _told(value: float) -> str:
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 def _range(values: Sequence[float]) -> list[float]:
     return [min(values), max(values)]
 
@@ -149,7 +153,7 @@ def judge(labels: Labels, choice: Choice, statistics: SourceStatistics) -> dict[
     def check(value: float, bounds: Range, factor: float, what: str, unit: str) -> None:
         low, high = bounds[0] / factor, bounds[1] * factor
         ratio = 1.0 if low <= value <= high else value / low if value < low else high / value
-        checks.append((ratio, f"{what} is {value:.4g}{unit}, not {low:.4g} to {high:.4g}"))
+        checks.append((ratio, f"{what} is {_told(value)}{unit}, not {_told(low)} to {_told(high)}"))
 
     volumes, volume_factor = statistics.volume_mm3, statistics.volume_factor
     distance_factor = statistics.distance_factor

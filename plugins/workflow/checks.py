@@ -62,6 +62,8 @@ def _check_views(plan: Plan, translators: Sequence[str]) -> None:
             raise InputError(f"views names {view!r}, but the data set has no truth for it. Choose other views.")
     if LABELLED_TARGET in plan.views and len(plan.views) > 1:
         raise InputError(f"views names {LABELLED_TARGET!r} beside others, but it is a bound. Give it alone.")
+    if plan.calibrated and not plan.translators:
+        raise InputError(f"calibrated is true, but views is {list(plan.views)}. Name a translator among them.")
     if not plan.views or len(set(plan.views)) != len(plan.views):
         raise InputError(f"views is {list(plan.views)}. Name at least one view, and each once.")
 

@@ -161,7 +161,9 @@ class UdaWorkflow:
         bundles_dir = find_bundles(root, self.bundles_dir)
         dataset_dir = dataset_or_phantom(self.dataset_dir, root).absolute()
         if self.run_dir.is_relative_to(dataset_dir) or dataset_dir.is_relative_to(self.run_dir):
-            raise InputError(f"the run folder {self.run_dir} and {dataset_dir} overlap. Choose another runs_dir.")
+            raise InputError(
+                f"the run folder {self.run_dir} and {dataset_dir} overlap. Choose another output_dir or runs_dir."
+            )
         scans = {name: crossmoda_datalist(dataset_dir, split) for name, split in SPLITS.items()}
         if self.source_truth_dir is None:
             source_truth = heldout_scans(dataset_dir)
@@ -224,11 +226,8 @@ class UdaWorkflow:
         adaptation, stages = self.checked()
         print(f"run folder: {self.run_dir}", flush=True)
         print(f"report, while it runs too: {self.run_dir / LIVE_PAGE}", flush=True)
-        judged, all_scans = len(adaptation.truth), len(adaptation.scans["validation"])
-        if 0 < judged < all_scans:
-            print(
-                f"{judged} of {all_scans} validation scans have a reference label map; metrics are of these", flush=True
-            )
+        for sentence in _on_truth(adaptation):
+            print(sentence, flush=True)
         tracked = DriverRun(
             self.train_handlers, self.run_dir, self._parameters(adaptation), self.rounds, tracking_settings()
         )
@@ -268,6 +267,18 @@ class UdaWorkflow:
             print("no reference label maps of the validation scans are known (truth_dir), so there are no metrics")
         print(f"label maps: {final_model(self.run_dir).parents[1] / 'validation'}")
         print(f"report: {self.run_dir / LIVE_PAGE}", flush=True)
+
+
+def _on_truth(adaptation: Adaptation) -> list[str]:
+    """What the user should know where only some scans have a reference."""
+    known, scans = len(adaptation.truth), len(adaptation.scans["validation"])
+    told = []
+    if 0 < known < scans:
+        told.append(f"{known} of {scans} validation scans have a reference label map; metrics are of these")
+    known, scans = len(adaptation.target_truth), len(adaptation.scans["target"])
+    if 0 < known < scans and adaptation.gate is not None and adaptation.rounds > 0:
+        told.append(f"{known} of {scans} target scans have a reference label map, so pseudo-labels are not audited")
+    return told
 
 
 def _label_maps(folder: StrPath | None, dataset_dir: Path, split: str) -> dict[str, str]:

@@ -108,12 +108,25 @@ class Thresholds:
         """
         try:
             found = cls(**settings)
+            numbers = [name for name in settings if name != "whole_scans"]
+            words = [
+                name
+                for name in numbers
+                if isinstance(settings[name], bool) or not isinstance(settings[name], int | float)
+            ]
+            if words:
+                raise ValueError(f"{words[0]} is no number")
             shares = {name: value for name, value in asdict(found).items() if name != "near_mm"}
             above_0 = ("top_share", "consensus_weight")
             odd = [name for name, value in shares.items() if not 0 <= value <= 1 or (value == 0 and name in above_0)]
-            odd += [] if isinstance(found.whole_scans, bool) else ["whole_scans"]
+            if not isinstance(found.whole_scans, bool):
+                raise ValueError("whole_scans must be true or false")
             if odd or not found.near_mm >= 0:
-                raise ValueError(f"{', '.join(odd) or 'near_mm'} is out of range")
+                raise ValueError(
+                    f"{', '.join(odd)} must be from 0 to 1, {' and '.join(above_0)} above 0"
+                    if odd
+                    else "near_mm must be 0 or more"
+                )
             unused = [name for name in OF_VOXELS if found.whole_scans and name in settings]
             if unused:
                 raise ValueError(f"whole_scans is true, so {', '.join(unused)} would have no effect")

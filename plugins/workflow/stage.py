@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ class Stage:
         config_files: names in ``<bundle>/configs``, later ones override earlier ones.
         function: dotted name of the function to call instead of a bundle.
         overrides: config ids to values for a bundle, arguments for a function; JSON.
-        inputs: files from outside the run; their names and contents enter the fingerprint.
+        inputs: files from outside the run; their names and contents enter the fingerprint, and the order of those of
+            one name.
     """
 
     name: str
@@ -75,7 +77,7 @@ def fingerprint(stage: Stage, needed: Mapping[str, str]) -> str:
         "run": stage.run_id if stage.bundle else stage.function,
         "configs": [_read_config(path) for path in stage.config_paths],
         "overrides": _with_effect(stage.overrides),
-        "inputs": sorted((os.path.basename(path), content_of(path)) for path in stage.inputs),
+        "inputs": sorted(((os.path.basename(path), content_of(path)) for path in stage.inputs), key=itemgetter(0)),
         "needs": {name: needed[name] for name in stage.needs},
         "version": plugins.__version__,
     }

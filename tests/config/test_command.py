@@ -171,9 +171,26 @@ def test_other_sections_to_run_may_come_from_an_overlay(command, tmp_path):
 
 def test_an_overlay_of_another_bundle_is_refused_as_such(command, tmp_path):
     write_json(tmp_path / "other" / "train.json", {"rounds": 1})
-    write_json(tmp_path / "other" / "cpu.json", {"rounds": 0})
-    with pytest.raises(InputError, match=r"other/cpu\.json is for another bundle .*'rounds'.*Take an overlay from"):
-        refuse_unknown_options(command(files=("train.json", "other/cpu.json")))
+    for settings in ({"rounds": 0}, {"max_epochs": 2}):
+        write_json(tmp_path / "other" / "cpu.json", settings)
+        (tmp_path / "other" / "metadata.json").touch()
+        with pytest.raises(InputError, match=r"other/cpu\.json is for another bundle\. Take an overlay from"):
+            refuse_unknown_options(command(files=("train.json", "other/cpu.json")))
+    (tmp_path / "other" / "metadata.json").unlink()  # a folder of one's own
+    refuse_unknown_options(command(files=("train.json", "other/cpu.json")))
+
+
+def test_an_overlay_before_the_file_that_it_is_to_change_is_refused(command):
+    with pytest.raises(
+        InputError, match=r"cpu\.json stands before train\.json, which replaces it\. Name train\.json first"
+    ):
+        refuse_unknown_options(command(files=("cpu.json", "train.json")))
+
+
+def test_what_is_null_has_nothing_below_it(command, tmp_path):
+    write_json(tmp_path / "own.json", {"gate": None, "training": "@gate"})
+    with pytest.raises(InputError, match=r"gate is null, so it has no 'min_vote'\. Set gate as a whole"):
+        refuse_unknown_options(command("--gate::min_vote", "0.6", files=("own.json",)))
 
 
 @pytest.mark.parametrize("text", ["{", "[1]"])

@@ -100,6 +100,18 @@ def test_a_training_that_begins_anew_removes_what_belongs_to_the_one_before(trai
     assert {*folder.iterdir()} == {folder / name for name in (*before, "resume_of_mine.pt")}
 
 
+def test_no_weights_of_the_one_before_stay_until_a_training_that_began_anew_has_ended(train, trainer, tmp_path):
+    train()
+    folder = tmp_path / "models"
+    engine = trainer(max_epochs=1)
+    TrainingRecord(folder / "model.pt", SETTINGS | {"learning_rate": 0.2}, {}, resume=False).attach(engine)
+    left = []
+    engine.add_event_handler(Events.ITERATION_STARTED, lambda _: left.extend(file.name for file in folder.iterdir()))
+    engine.run()
+    assert "training.json" in left
+    assert not {"model.pt", "model.pt.sha256"} & {*left}
+
+
 def test_an_engine_that_is_run_once_more_keeps_its_own_files(train, tmp_path):
     engine = train(resume=False, state=["best.json"])
     (tmp_path / "models" / "best.json").touch()

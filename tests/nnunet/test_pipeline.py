@@ -28,6 +28,7 @@ from plugins.locks import sole_owner
 from plugins.nnunet import InlineExecutor, NnUNetTraining, pipeline, selection, workers
 from plugins.nnunet.processes import pools_on
 from plugins.segmentation import Locator, LocatorNetwork, SaveLocator, read_model
+from plugins.store import content_of
 
 from ..dicom_series import write_series
 from ..interruptible import PATIENCE, start
@@ -343,26 +344,75 @@ def test_a_longer_training_gives_its_own_weights_even_if_the_scores_stay(
     assert exported == [longer.model_dir]
 
 
+def written_locator(folder: Path, channels: tuple[int, ...] = (2, 2, 2, 2)) -> Path:
+    engine = Engine(lambda engine, batch: None)
+    SaveLocator(Locator(LocatorNetwork(channels)), folder).attach(engine)
+    engine.run([0], max_epochs=1)
+    return folder
+
+
+def test_a_locator_is_that_of_the_training_from_its_beginning(trained: NnUNetTraining, items, tmp_path: Path):
+    settings = {"members": ["2d", "3d_fullres"], "plan_changes": CHANGES, **TINY}
+    with pytest.raises(InputError, match=r"holds no locator\.pt"):
+        NnUNetTraining(items, trained.output_dir, tmp_path / "models", locator=tmp_path, **settings).run()
+    locator, another = written_locator(tmp_path / "locator"), written_locator(tmp_path / "another", (2, 2, 2, 4))
+    with pytest.raises(InputError, match=r"holds a training of .*another locator"):
+        NnUNetTraining(items, trained.output_dir, tmp_path / "models", locator=locator, **settings).run()
+    assert not (tmp_path / "models").exists()
+
+    output = tmp_path / "output"
+    shutil.copytree(trained.output_dir, output)
+    begun = output / "nnunet" / "prepared.json"
+    contents = [content_of(locator / name) for name in ("locator.pt", "locator.json")]
+    write_json(begun, {**read_json(begun), "locator": contents})
+    for given in (None, another):
+        with pytest.raises(InputError, match=r"holds a training of .*another locator"):
+            NnUNetTraining(items, output, tmp_path / "models", locator=given, **settings).run()
+
+
 def test_the_locator_goes_along_with_the_model(trained: NnUNetTraining, items, tmp_path: Path):
     settings = {"members": ["2d", "3d_fullres"], "plan_changes": CHANGES, **TINY}
-    models = tmp_path / "models"
-    with pytest.raises(InputError, match=r"holds no locator\.pt"):
-        NnUNetTraining(items, trained.output_dir, models, locator=tmp_path, **settings).run()
-    locator = tmp_path / "locator"
-    engine = Engine(lambda engine, batch: None)
-    SaveLocator(Locator(LocatorNetwork((2, 2, 2, 2))), locator).attach(engine)
-    engine.run([0], max_epochs=1)
+    models, output, locator = tmp_path / "models", tmp_path / "output", written_locator(tmp_path / "locator")
+    shutil.copytree(trained.output_dir, output)
+    begun = output / "nnunet" / "prepared.json"
+    written = read_json(begun)
+    del written["locator"]  # as earlier versions left it
+    write_json(begun, written)
     for _ in range(2):  # also into a folder that has the model already
-        NnUNetTraining(items, trained.output_dir, models, locator=locator, **settings).run()
+        NnUNetTraining(items, output, models, locator=locator, **settings).run()
         for name in ("locator.pt", "locator.json"):
             assert (models / name).read_bytes() == (locator / name).read_bytes()
         assert (models / "model.pt").is_file()
         locator_of_another = models / "locator.pt"
         with pytest.raises(InputError, match=r"locator\.pt would cut .*as locator_dir if it cut the scans"):
-            NnUNetTraining(items, trained.output_dir, models, **settings).run()
+            NnUNetTraining(items, output, models, **settings).run()
         assert locator_of_another.read_bytes() == (locator / "locator.pt").read_bytes()
-        NnUNetTraining(items, trained.output_dir, models, locator=models, **settings).run()
+        NnUNetTraining(items, output, models, locator=models, **settings).run()
         locator_of_another.unlink()
+
+
+def test_plans_that_changed_in_place_are_refused(trained: NnUNetTraining, items, tmp_path: Path):
+    folder = tmp_path / "plans"
+    folder.mkdir()
+    for name in ("nnUNetPlans.json", "dataset_fingerprint.json"):
+        shutil.copyfile(trained.model_dir / name, folder / name)
+    settings = {**TINY, "plan_changes": None, "plans_from": folder}
+    NnUNetTraining(items, tmp_path / "out", tmp_path / "models", **settings)._prepare()
+    NnUNetTraining(items, tmp_path / "out", tmp_path / "models", **settings)._prepare()
+    plans = read_json(folder / "nnUNetPlans.json")
+    plans["configurations"]["2d"]["patch_size"] = [32, 32]
+    write_json(folder / "nnUNetPlans.json", plans)
+    with pytest.raises(InputError, match="holds a training of other scans, plans"):
+        NnUNetTraining(items, tmp_path / "out", tmp_path / "models", **settings)._prepare()
+
+
+def test_without_anatomy_none_stays_of_an_earlier_export(trained: NnUNetTraining, items, tmp_path: Path):
+    settings = {"members": ["2d", "3d_fullres"], "plan_changes": CHANGES, **TINY}
+    models, output = tmp_path / "models", tmp_path / "output"
+    shutil.copytree(trained.output_dir, output)
+    for anatomy in ({}, None):
+        NnUNetTraining(items, output, models, anatomy=anatomy, **settings).run()
+        assert (read_json(models / "model.json").get("anatomy") is None) == (anatomy is None)
 
 
 def test_a_second_training_in_the_same_folder_waits_and_then_finds_all_done(

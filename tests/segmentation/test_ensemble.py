@@ -177,6 +177,12 @@ def test_an_edited_model_is_refused_in_a_sentence(tmp_path, place, value):
         read_model(tmp_path)
 
 
+def test_weights_without_a_description_are_no_model(tmp_path):
+    (tmp_path / "model.pt").touch()
+    with pytest.raises(InputError, match=r"holds model\.pt, but no model\.json, so it is no model of a segmentation"):
+        read_model(tmp_path)
+
+
 def test_without_a_model_the_networks_have_the_size_in_the_paper(tmp_path):
     assert read_model(tmp_path) == NOMINAL
     with torch.device("meta"):

@@ -19,6 +19,7 @@ from plugins.files import read_json, write_json
 from plugins.locks import sole_owner
 from plugins.segmentation import Locator, LocatorNetwork
 from plugins.workflow import RunInference, UdaWorkflow, run_folder, run_stage
+from plugins.workflow.driver import _on_truth
 from plugins.workflow.segment import final_model
 from plugins.workflow.stage import fingerprint
 from plugins.workflow.tracking import DriverRun
@@ -424,6 +425,25 @@ def test_without_references_the_run_ends_with_label_maps(bundles, dataset, tmp_p
     assert "1 of 2 validation scans have a reference label map; metrics are of these" in capsys.readouterr().out
 
 
+def test_too_few_references_of_target_scans_for_an_audit_are_told(bundles, dataset, tmp_path):
+    data, truth = tmp_path / "data", tmp_path / "truth"
+    shutil.copytree(dataset, data, ignore=shutil.ignore_patterns("heldout"))
+    truth.mkdir()
+    for path in heldout_labels(dataset, "training_target").values():
+        shutil.copy(path, truth)
+    settings = {"rounds": 1, "gate": {}, "target_truth_dir": truth}
+
+    def planned(**changes):
+        plan = workflow(bundles, data, tmp_path, **{**settings, **changes}).adaptation()
+        return _on_truth(plan), any(stage.name.endswith("/audit") for stage in plan.stages())
+
+    assert planned() == ([], True)
+    next(truth.iterdir()).unlink()
+    told = "1 of 2 target scans have a reference label map, so pseudo-labels are not audited"
+    assert planned() == ([told], False)
+    assert planned(gate=None) == ([], False)
+
+
 BEYOND = {
     "window": [40.0, 40.0, 20.0],
     "views": ["redrawn", "tanq"],
@@ -544,6 +564,7 @@ def test_the_bounds_train_on_the_truth_in_the_same_window(bundles, dataset, tmp_
 @pytest.mark.parametrize(("settings", "message"), [
     ({"views": ["labelled_hrT2", "tanq"]}, "Give it alone"),
     ({"translate": "redrwan"}, "Did you mean 'redrawn'"),
+    ({"views": ["ceT1"], "calibrated": True}, "calibrated is true, but views is .*Name a translator among them"),
     ({"rounds": 0, "last_round_on_target": True}, "last_round_on_target is true, but rounds is 0"),
     ({"views": ["cyclegan"], "interaction": True}, "interaction is true, but views is .*Name 'tanq' among them"),
     ({"rounds": 0, "interaction": True}, "interaction is true, but rounds is 0. Set rounds to 1 or more"),

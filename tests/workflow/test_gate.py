@@ -303,11 +303,15 @@ def test_a_gate_that_keeps_no_scan_is_an_error(run):
         {"top_share": 0},
         {"whole_scans": 0.5},
         {"consensus_weight": 0},
+        {"keep_share": "a"},
+        {"near_mm": True},
     ],
 )
 def test_impossible_thresholds_are_refused(run, settings):
     run.add("a", head())
-    with pytest.raises(InputError, match="thresholds"):
+    with pytest.raises(
+        InputError, match=f"thresholds.*{next(iter(settings))} (must be|is no number)|thresholds.*unexpected"
+    ):
         run.gate(**settings)
 
 

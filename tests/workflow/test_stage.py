@@ -82,3 +82,13 @@ def test_folders_are_filled_in_at_any_depth_and_nowhere_else():
 def test_a_stage_is_a_bundle_or_a_function():
     with pytest.raises(ValueError, match="either"):
         Stage(name="x")
+
+
+def test_files_of_one_name_keep_their_order_and_others_need_none(tmp_path):
+    for folder, name in (("target", "a"), ("validation", "a"), ("target", "b")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / name).write_text(folder + name)
+    target, validation, other = (str(tmp_path / path) for path in ("target/a", "validation/a", "target/b"))
+    mark = [fingerprint(Stage("dataset", function="f", inputs=files), {}) for files in (
+        (target, validation, other), (other, target, validation), (validation, target, other))]  # fmt: skip
+    assert mark[0] == mark[1] != mark[2]
