@@ -470,10 +470,10 @@ def test_broken_plans_of_an_earlier_round_are_refused(trained, items, tmp_path: 
 
 
 def test_other_scans_in_the_same_folder_are_refused(trained: NnUNetTraining, items):
-    with pytest.raises(InputError, match="other scans, plans or settings"):
+    with pytest.raises(InputError, match="other scans, plans, settings"):
         NnUNetTraining(items[:-1], trained.output_dir, trained.model_dir, plan_changes=CHANGES, **TINY).run()
     settings = {**TINY, "initial_lr": 0.02}
-    with pytest.raises(InputError, match="other scans, plans or settings"):
+    with pytest.raises(InputError, match="other scans, plans, settings"):
         NnUNetTraining(items, trained.output_dir, trained.model_dir, plan_changes=CHANGES, **settings).run()
 
 
