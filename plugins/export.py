@@ -26,6 +26,7 @@ from monai.bundle.utils import merge_kv
 import plugins
 from plugins.config.command import COMPLETE
 from plugins.config.names import SECTIONS, all_references, as_id, known_settings, refuse_unknown_ids
+from plugins.config.places import INPUTS, OUTPUTS
 from plugins.errors import InputError, show_input_errors_as_sentences
 from plugins.files import read_json, whole_file
 from plugins.finite import refuse_broken_weights
@@ -34,18 +35,17 @@ from plugins.runtime import VENDORED
 from plugins.segmentation.model import DESCRIPTION
 from plugins.state import SUM, read_tensors
 from plugins.store import TRAINING, check_weights
-from plugins.workflow.checks import GIVEN
-from plugins.workflow.plan import INFERENCE, SEGMENTATION, TRAIN
 
 WEIGHTS, SCRIPT, SUMS = "model.pt", "model.ts", "SHA256SUMS"
 LOCATOR = ("locator.pt", "locator.pt" + SUM, "locator.json")  # of a segmentation that sees windows
 LARGE_BYTES = 25 * 2**20  # what the zoo keeps in git
 LEFT_OUT = ("eval", "models", "__pycache__", "runs", "mlruns")
 BOOTSTRAP = {"imports": ["$import sys"], "code_path": "$sys.path.insert(1, @bundle_root)"}
+TRAIN, INFERENCE, SEGMENTATION = "train.json", "inference.json", "vs_cochlea_seg"
 PARTS = ("cyclegan_translation", "tanq_translation", SEGMENTATION)  # of the driver
 MULTI_GPU, LOCATOR_CONFIG, LOCATOR_OVERLAYS = "multi_gpu_train.json", "locator.json", "locator_"
-OF_THIS_MACHINE = GIVEN | {
-    "run_dir", "runs_dir", "run_name", "bundles_dir", "truth_dir", "source_truth_dir", "target_truth_dir", "weights",
+OF_THIS_MACHINE = INPUTS | {*OUTPUTS} | {
+    "locator_dir", "source_truth_dir", "target_truth_dir", "run_name", "weights",
     "device", "devices", "executor", "num_threads", "num_workers", "initialize",
 }  # fmt: skip
 """Ids that say where things lie and what computes: of no use to whoever gets an exported bundle."""

@@ -121,12 +121,11 @@ class Thresholds:
             odd = [name for name, value in shares.items() if not 0 <= value <= 1 or (value == 0 and name in above_0)]
             if not isinstance(found.whole_scans, bool):
                 raise ValueError("whole_scans must be true or false")
-            if odd or not found.near_mm >= 0:
-                raise ValueError(
-                    f"{', '.join(odd)} must be from 0 to 1, {' and '.join(above_0)} above 0"
-                    if odd
-                    else "near_mm must be 0 or more"
-                )
+            if odd:
+                range_of = "above 0 and at most 1" if odd[0] in above_0 else "from 0 to 1"
+                raise ValueError(f"{odd[0]} must be {range_of}")
+            if not found.near_mm >= 0:
+                raise ValueError("near_mm must be 0 or more")
             unused = [name for name in OF_VOXELS if found.whole_scans and name in settings]
             if unused:
                 raise ValueError(f"whole_scans is true, so {', '.join(unused)} would have no effect")

@@ -337,7 +337,7 @@ def test_untranslated_scans_need_no_translator(bundles, dataset, tmp_path, work)
         ({"overlays": ["cpus.json"]}, "Did you mean 'cpu.json'"),
         ({"rounds": -1}, "rounds"),
         ({"gate": {"min_vot": 0.6}}, "gate, the thresholds of the pseudo-labels, is .*min_vot"),
-        ({"gate": {"min_vote": 6}}, "min_vote is out of range"),
+        ({"gate": {"min_vote": 6}}, "min_vote must be from 0 to 1"),
         ({"gate": {"top_share": None}}, "gate, the thresholds"),
         ({"gate": 0.5}, "gate, the thresholds of the pseudo-labels, is 0.5"),
         ({"gate": "x"}, "is 'x'"),
