@@ -6,12 +6,14 @@
 #   make source-only            the floor: segmentation trained on ceT1 without translation
 #   make perfect, make oracle   the bounds, if the truth is known: true hrT2 of the source, labelled hrT2 of the target
 #   make test                   lint, types, tests
+#   make canary                 the tests with the newest releases, without constraints.txt, in .venv-canary
 #   make docs                   the guide and the API pages, in build/docs
 #   make clean                  remove the environment and the caches, keep models and results
 
 PYTHON ?= $(shell for p in python3.11 python3 python3.13 python3.12 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
+CANARY := .venv-canary
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 TESTABLE := $(VENV)/.testable
@@ -20,9 +22,10 @@ UDA := bundles/vs_cochlea_uda
 CONFIGS := '$(UDA)/configs
 SMALL := $(CONFIGS)/train.json',$(CONFIGS)/cpu.json'
 TRAIN := $(BIN)/python -m monai.bundle run training --bundle_root "$(CURDIR)/$(UDA)"
+PYTEST := python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 DATA = $(if $(DATASET),--dataset_dir "$$(cd "$(DATASET)" >/dev/null && pwd)")
 
-.PHONY: help demo paper source-only perfect oracle test docs clean dataset
+.PHONY: help demo paper source-only perfect oracle test canary docs clean dataset
 .DELETE_ON_ERROR:
 
 help:
@@ -41,13 +44,18 @@ test: $(TESTABLE)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/$(PYTEST)
+
+canary:
+	$(PYTHON) -m venv --clear $(CANARY)
+	$(CANARY)/bin/python -m pip install --disable-pip-version-check -e ".[$(EXTRAS)]"
+	OMP_NUM_THREADS=1 $(CANARY)/bin/$(PYTEST)
 
 docs: $(TESTABLE)
 	$(BIN)/sphinx-build -W -q -b html docs build/docs
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
+	rm -rf $(VENV) $(CANARY) .mypy_cache .pytest_cache .ruff_cache build dist *.egg-info
 	find plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 dataset:
