@@ -518,8 +518,20 @@ def test_each_device_trains_one_network_at_a_time(
     assert set(most.values()) == {at_a_time}
 
 
-def test_torchvision_and_timm_are_never_imported(trained: NnUNetTraining):
-    assert not {"torchvision", "timm"} & set(sys.modules)
+def test_nothing_needs_torchvision_or_timm(trained: NnUNetTraining, tmp_path: Path):
+    scan = write_scan(tmp_path, "a", 3)["image"]
+    script = f"""
+import importlib, pkgutil, sys
+sys.modules.update(torchvision=None, timm=None)
+import plugins
+for module in pkgutil.walk_packages(plugins.__path__, "plugins."):
+    importlib.import_module(module.name)
+from tests.nnunet.conftest import segment
+from pathlib import Path
+segment(Path({str(trained.model_dir)!r}), {{"a": {scan!r}}}, Path({str(tmp_path / "out")!r}))
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=Path(__file__).parents[2])
+    assert (tmp_path / "out" / "a_Label.nii.gz").is_file()
 
 
 @pytest.mark.parametrize("end", ["failure", "ctrl-c"])

@@ -180,7 +180,7 @@ def test_a_killed_driver_takes_its_stage_along_and_is_continued(bundle, tmp_path
     record = read_json(run_dir / "work" / "stage.json")
     assert record["command"][1:5] == ["-m", "monai.bundle", "run", "training"]
     assert record["seconds"] > 0
-    assert record["versions"]["torch"] == torch.__version__
+    assert torch.__version__.partition("+")[0] == record["versions"]["torch"].partition("+")[0]
     assert record["peak_mib"] > 10 or sys.platform == "win32"
 
 
