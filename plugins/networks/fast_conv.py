@@ -101,7 +101,7 @@ def _tiles(x: Tensor) -> Tensor:
 
 
 def winograd_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """:func:`torch.nn.functional.conv2d` without padding, in float32 on the CPU.
+    """:func:`torch.nn.functional.conv2d` without padding, in float32 on the CPU; :class:`Conv3x3` adds the gradient.
 
     Args:
         x: :math:`(N, C, H, W)`, at least 3 pixels along each axis.
