@@ -41,6 +41,7 @@ def test_eight_scans_worst_first(scans, tmp_path):
     assert numbers["lights"] == {"red": 2, "amber": 0, "green": 6}
     assert "metrics" not in numbers
     text = page.read_text()
+    assert "<h2>Pictures</h2>" in text
     assert "scan_3: is all zero. Export it again." in text
     assert "<b onmouseover" not in text
     assert len(numbers["viewer"]) == 7

@@ -39,6 +39,7 @@ def test_its_files_and_its_numbers(study):
     assert page == folder / "report.html"
     assert page.read_text() == (folder / "report" / "index.html").read_text()
     numbers, text = read_json(folder / "report" / "report.json"), page.read_text()
+    assert "<h2>Pictures, method by method</h2>" in text
     assert numbers["comparison"] == json.loads(json.dumps(comparison))
     vs = numbers["intervals"]["a"]["vs"]["dice"]
     assert vs == {"mean": pytest.approx(2 / 3), "n": 3, "low": None, "high": None}
